@@ -1,0 +1,5 @@
+"""`python -m idgrpo` is `idgrpo`."""
+
+from idgrpo.cli.main import main
+
+main()

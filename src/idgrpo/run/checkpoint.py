@@ -1,0 +1,95 @@
+"""Checkpoints: whole directories that appear at once or not at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PREFIX = "step-"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A published checkpoint: its folder, and the JSON state saved with it."""
+
+    step: int
+    path: Path
+    state: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of a run, `folder/step-000012/` each.
+
+    Args:
+        keep_last: how many of the newest stay, at least one.
+        keep_every: steps divisible by it stay as well (0: none).
+    """
+
+    def __init__(self, folder: Path, *, keep_last: int = 2, keep_every: int = 0):
+        self.folder, self.keep_last, self.keep_every = folder, max(1, keep_last), keep_every
+
+    def save(self, step: int, files: Callable[[Path], None], state: dict[str, Any]) -> Checkpoint:
+        """Let `files` write into a draft folder, add the state, make all of it durable, and publish it by one rename.
+
+        A full disk or a kill leaves the older checkpoints as they were.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._clear_drafts()
+        draft = self.folder / f".draft-{step:06d}-{os.getpid()}"
+        target = self.folder / f"{PREFIX}{step:06d}"
+        try:
+            draft.mkdir()
+            files(draft)
+            (draft / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf-8")
+            sync_tree(draft)
+            if target.exists():
+                shutil.rmtree(target)
+            os.rename(draft, target)
+            _sync(self.folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        self._drop_old()
+        return Checkpoint(step, target, state)
+
+    def steps(self) -> list[int]:
+        """List the published steps, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        names = (path.name.removeprefix(PREFIX) for path in self.folder.glob(f"{PREFIX}*"))
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def latest(self) -> Checkpoint | None:
+        """Return the newest checkpoint, or None."""
+        for step in reversed(self.steps()):
+            path = self.folder / f"{PREFIX}{step:06d}"
+            if (path / "state.json").is_file():
+                return Checkpoint(step, path, json.loads((path / "state.json").read_text(encoding="utf-8")))
+        return None
+
+    def _drop_old(self) -> None:
+        steps = self.steps()
+        for step in steps[: -self.keep_last]:
+            if not (self.keep_every and step % self.keep_every == 0):
+                shutil.rmtree(self.folder / f"{PREFIX}{step:06d}", ignore_errors=True)
+
+    def _clear_drafts(self) -> None:
+        for path in self.folder.glob(".draft-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush every file and folder under `folder` to the disk."""
+    for path in folder.rglob("*"):
+        _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,142 @@
+"""Configuration: frozen pydantic models from TOML and `--set a.b=value`; unknown keys are errors, all at once."""
+
+import difflib
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from idgrpo.errors import UsageError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+
+class Config(BaseModel):
+    """The base of all configurations: frozen, and a key that does not exist is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+C = TypeVar("C", bound=Config)
+
+
+def load_config(
+    cls: type[C], file: Path | str | None = None, sets: list[str] | None = None, base: C | None = None
+) -> C:
+    """Build a configuration: defaults (or `base`), then the TOML file, then each `key.sub=value` in order.
+
+    Values of `sets` are read as JSON (or TOML) where they are such, otherwise as text.
+
+    Raises:
+        UsageError: all problems together, each with its key and, for an unknown key, the nearest known one.
+    """
+    values: dict[str, Any] = base.model_dump(exclude_unset=True) if base is not None else {}
+    if file is not None:
+        _merge(values, _read_toml(Path(file)))
+    for item in sets or []:
+        key, equals, text = item.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"--set {item}: expected key=value, such as --set optimizer.lr=1e-3")
+        _merge(values, _nested(key.strip().split("."), _value(text)))
+    try:
+        return cls.model_validate(_nulls(values, cls))
+    except ValidationError as error:
+        lines = [_explain(detail, cls) for detail in error.errors()]
+        raise UsageError(
+            "configuration:\n  " + "\n  ".join(lines), fix="`idgrpo config show STAGE` lists keys and defaults"
+        ) from None
+
+
+def to_toml(config: Config) -> str:
+    """Write a configuration as TOML that `load_config` reads back.
+
+    TOML has no null: None is written as the text "none", which `load_config` takes for None where a field allows it.
+    """
+    lines: list[str] = []
+    _toml_table(config.model_dump(mode="json"), (), lines)
+    return "\n".join(lines).strip() + "\n"
+
+
+def _toml_table(table: dict[str, Any], path: tuple[str, ...], lines: list[str]) -> None:
+    if path:
+        lines.append(f"\n[{'.'.join(map(_toml_key, path))}]")
+    for key, value in table.items():
+        if not isinstance(value, dict):
+            text = json.dumps("none" if value is None else value, ensure_ascii=False)
+            lines.append(f"{_toml_key(key)} = {text.replace('Infinity', 'inf').replace('NaN', 'nan')}")
+    for key, value in table.items():
+        if isinstance(value, dict):
+            _toml_table(value, (*path, key), lines)
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
+
+
+def _nulls(values: dict[str, Any], cls: type[BaseModel]) -> dict[str, Any]:
+    """Replace the text "none" by None where the field may be None."""
+    found = {}
+    for key, value in values.items():
+        annotation = cls.model_fields[key].annotation if key in cls.model_fields else None
+        inner = _model_of(annotation)
+        if isinstance(value, dict) and inner is not None:
+            value = _nulls(value, inner)
+        elif value == "none" and type(None) in get_args(annotation):
+            value = None
+        found[key] = value
+    return found
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"configuration file {path} does not exist") from None
+    except OSError as error:
+        raise UsageError(f"configuration file {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}") from None
+
+
+def _value(text: str) -> Any:
+    for read in (json.loads, lambda raw: tomllib.loads(f"value = {raw}")["value"]):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _nested(path: list[str], value: Any) -> dict[str, Any]:
+    for key in reversed(path):
+        value = {key: value}
+    return value
+
+
+def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _explain(detail: "ErrorDetails", cls: type[BaseModel]) -> str:
+    where = ".".join(str(part) for part in detail["loc"]) or "the whole"
+    if detail["type"] != "extra_forbidden":
+        got = f" (got {detail['input']!r})" if not isinstance(detail["input"], dict) else ""
+        return f"{where}: {detail['msg'].removeprefix('Value error, ')}{got}"
+    owner: Any = cls
+    for part in detail["loc"][:-1]:
+        owner = _model_of(owner.model_fields[part].annotation) if owner and part in owner.model_fields else None
+    near = difflib.get_close_matches(str(detail["loc"][-1]), owner.model_fields if owner else [], n=1)
+    return f"{where}: there is no such key" + (f"; did you mean '{near[0]}'?" if near else "")
+
+
+def _model_of(annotation: Any) -> type[BaseModel] | None:
+    candidates = (annotation, *get_args(annotation))
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)

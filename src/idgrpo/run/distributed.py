@@ -1,0 +1,163 @@
+"""The processes of one job: join whatever launched us, and the few collectives training needs (gloo or nccl)."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from idgrpo.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+ENTRY = "from idgrpo.cli.main import main; main()"
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among `size` equal ones; with size 1 every collective is free and torch.distributed is not touched."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def sum_(self, tensor: "Tensor") -> "Tensor":
+        """Add a tensor over all ranks, in place."""
+        if self.size > 1:
+            import torch.distributed as dist
+
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, value: Any) -> list[Any]:
+        """Give every rank the values of all ranks, in rank order."""
+        if self.size == 1:
+            return [value]
+        import torch.distributed as dist
+
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Tell whether the flag is set on any rank, so that all ranks stop at the same place."""
+        return any(self.gather(flag)) if self.size > 1 else flag
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            import torch.distributed as dist
+
+            dist.barrier()
+
+
+def world_from_environment(environment: dict[str, str]) -> World:
+    """Read rank and size as torchrun and the deepspeed launcher (RANK, WORLD_SIZE) or SLURM set them."""
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    elif int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment:
+        names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+    else:
+        return World()
+    rank, size = int(environment[names[0]]), int(environment[names[1]])
+    return World(rank, size, int(environment.get(names[2], rank)))
+
+
+def join_world(*, backend: str | None = None) -> World:
+    """Join the job this process was launched into and set up torch.distributed; alone, do nothing.
+
+    Raises UsageError when a launcher gave a rank but no address to meet at.
+    """
+    world = world_from_environment(dict(os.environ))
+    if world.size == 1:
+        return world
+    import torch
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        return world
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UsageError(
+            f"rank {world.rank} of {world.size} does not know where to meet: {', '.join(missing)} not set",
+            fix="start with `--nproc N`, torchrun, or export both variables in the SLURM script",
+        )
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(world.local_rank % torch.cuda.device_count())
+    dist.init_process_group(backend or ("nccl" if cuda else "gloo"), rank=world.rank, world_size=world.size)
+    return world
+
+
+def leave_world() -> None:
+    """Take torch.distributed down, where it was set up."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def launch(num_processes: int, arguments: Sequence[str]) -> int:
+    """Run `idgrpo <arguments>` in `num_processes` ranks on this machine; give the exit code.
+
+    Ours instead of torchrun's agent, which folds every failure of a child into 1: a clean stop must stay 75. Rank 0 alone
+    keeps stdout, so that one summary or JSON document comes out.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(num_processes):
+        environment = os.environ | {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(num_processes),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        output = None if rank == 0 else subprocess.DEVNULL
+        processes.append(subprocess.Popen([sys.executable, "-c", ENTRY, *arguments], env=environment, stdout=output))
+    return _wait(processes)
+
+
+def _wait(processes: list[subprocess.Popen]) -> int:
+    """Wait for all ranks; when one fails, end the others (they would hang in a collective) and give its exit code."""
+
+    def forward(number: int, frame: object) -> None:
+        for process in processes:
+            process.send_signal(number)
+
+    previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        while True:
+            codes = [process.poll() for process in processes]
+            failed = [code for code in codes if code not in (None, 0)]
+            if failed:
+                _end(processes, grace_s=10.0)
+                return failed[0] if failed[0] > 0 else 128 - failed[0]
+            if all(code == 0 for code in codes):
+                return 0
+            time.sleep(0.1)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _end(processes: list[subprocess.Popen], grace_s: float) -> None:
+    """Give the remaining ranks a moment to stop by themselves (a clean stop reaches all), then kill them."""
+    deadline = time.monotonic() + grace_s
+    while time.monotonic() < deadline and any(process.poll() is None for process in processes):
+        time.sleep(0.1)
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.wait()

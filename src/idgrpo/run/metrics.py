@@ -1,0 +1,48 @@
+"""metrics.jsonl: the truth about a run, one line per step, exact across resumes."""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class MetricsLog:
+    """Append figures to a JSON Lines file; every line is on disk before `log` returns."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def log(self, step: int, **values: float | int | str | bool | None) -> None:
+        """Append one line; numbers that are not finite are written as text, so that the file stays JSON."""
+        row: dict[str, Any] = {"step": step}
+        for key, value in values.items():
+            row[key] = str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    @staticmethod
+    def read(path: Path) -> Iterator[dict[str, Any]]:
+        """Read the lines of a log; a last line cut short by a crash is left out."""
+        if not path.exists():
+            return
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    return
+
+    def truncate_after(self, step: int) -> None:
+        """Drop lines of later steps (and a torn last line), so that a resumed run writes them once."""
+        if not self.path.exists():
+            return
+        rows = [row for row in self.read(self.path) if row["step"] <= step]
+        draft = self.path.with_suffix(".part")
+        with draft.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, self.path)

@@ -1,0 +1,40 @@
+"""Stopping cleanly: a signal asks, the loop decides when."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+from idgrpo.errors import StoppedError
+
+
+class StopSignal:
+    """While entered, SIGTERM and the first SIGINT only set `requested`; a second SIGINT interrupts at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._previous.clear()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def check(self) -> None:
+        """Raise StoppedError if a stop was asked for."""
+        if self.requested:
+            raise StoppedError(
+                "stopped by a signal; what is finished is kept", fix="run the same command again with --resume"
+            )

@@ -1,0 +1,316 @@
+"""The store: publish, find, resolve and list artifacts."""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from idgrpo import __version__
+from idgrpo.errors import ArtifactError, UsageError
+from idgrpo.store import KINDS
+from idgrpo.store.artifact import Artifact
+from idgrpo.store.manifest import InputEntry, Manifest, canonical, content_digest, environment, scan, sha256_of
+
+ROOT_VARIABLE = "IDGRPO_STORE"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+MAKERS = {
+    "cases": "`idgrpo sample --base tiny-phantom` (embedded world) or your own cases.jsonl",
+    "samples": "`idgrpo sample --base NAME`",
+    "pairs": "`idgrpo annotate --samples REF`",
+    "votes": "`idgrpo annotate --samples REF`",
+    "preferences": "`idgrpo annotate` or `idgrpo distort`",
+    "rm": "`idgrpo train-rm --data prefs.jsonl`",
+    "policy": "`idgrpo train-policy --base NAME`",
+    "report": "`idgrpo eval`",
+}
+
+
+@dataclass
+class Draft:
+    """An artifact being built: write into `path`, add to `metrics`; `artifact` is set once it is published."""
+
+    path: Path
+    metrics: dict[str, Any] = field(default_factory=dict)
+    _artifact: Artifact | None = None
+
+    @property
+    def artifact(self) -> Artifact:
+        assert self._artifact is not None, "the draft is not published yet"
+        return self._artifact
+
+
+class Store:
+    """Artifacts under `root/artifacts/<kind>/<name>/v0001/`, runs under `root/runs/`."""
+
+    def __init__(self, root: Path | str):
+        self.root = Path(root).absolute()
+
+    @classmethod
+    def default(cls) -> "Store":
+        """Open the store named by $IDGRPO_STORE, or ./idgrpo-store."""
+        return cls(Path(os.environ.get(ROOT_VARIABLE) or "idgrpo-store"))
+
+    def run_dir(self, name: str) -> Path:
+        """Return the folder of the run called `name`."""
+        return self.root / "runs" / name
+
+    def _kind_dir(self, kind: str) -> Path:
+        if kind not in KINDS:
+            raise UsageError(f"unknown kind of artifact '{kind}' (known: {', '.join(KINDS)})")
+        return self.root / "artifacts" / kind
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def list(self, kind: str | None = None) -> Iterator[Artifact]:
+        """Give the artifacts of one kind or of all, newest first within a kind."""
+        for one in (kind,) if kind else KINDS:
+            found = [
+                (_created(path), version, folder.name, path)
+                for folder in _folders(self._kind_dir(one))
+                for version, path in _versions(folder)
+            ]
+            for _, version, name, path in sorted(found, reverse=True):
+                yield Artifact(one, name, version, path)
+
+    def resolve(self, ref: str, kind: str | None = None) -> Artifact:
+        """Find the artifact that a reference names, and check it.
+
+        `rm` (newest), `rm@v3`, `rm/name@v3`, `name` and `name@v3` (when `kind` is given), `rm:best` (a tag),
+        `rm@sha256:..`, or the path of an artifact's folder.
+
+        Raises:
+            ArtifactError: nothing fits (says which command makes one), more than one does, or its files have changed.
+        """
+        artifact = self._find_ref(ref, kind)
+        if kind is not None and artifact.kind != kind:
+            raise ArtifactError(f"{ref} is a {artifact.kind} artifact, a {kind} artifact is needed here")
+        artifact.verify(every_byte=False)
+        return artifact
+
+    def _find_ref(self, ref: str, kind: str | None) -> Artifact:
+        if (Path(ref) / "manifest.json").is_file():
+            return self._at_path(Path(ref))
+        head, _, tail = ref.partition("@")
+        head, _, tag = head.partition(":")
+        first, slash, name = head.partition("/")
+        if not slash and first not in KINDS and kind is not None:
+            first, name = kind, first
+        if first not in KINDS:
+            raise ArtifactError(
+                f"'{ref}' names no artifact and no existing folder", fix="`idgrpo artifacts list` shows what is there"
+            )
+        if tag:
+            return self._tagged(first, name, tag, ref)
+        if tail.startswith("sha256:"):
+            return self._by_digest(first, tail, ref)
+        if tail and not re.fullmatch(r"v\d+", tail):
+            raise ArtifactError(f"'{ref}': '{tail}' is neither a version such as v3 nor sha256:..")
+        version = int(tail[1:]) if tail else None
+        folders = [self._kind_dir(first) / name] if name else list(_folders(self._kind_dir(first)))
+        found = [
+            (folder.name, number, path)
+            for folder in folders
+            for number, path in _versions(folder)[None if version else -1 :]
+            if version in (None, number)
+        ]
+        if not found:
+            raise ArtifactError(f"there is no '{ref}' in {self.root}", fix=f"make one: {MAKERS[first]}")
+        if version is not None and not name and len(found) > 1:
+            names = ", ".join(f"{first}/{owner}@v{version}" for owner, _, _ in sorted(found))
+            raise ArtifactError(f"'{ref}' could be {names}", fix="say which")
+        owner, number, path = max(found, key=lambda item: _created(item[2])) if len(found) > 1 else found[0]
+        return Artifact(first, owner, number, path)
+
+    def _at_path(self, path: Path) -> Artifact:
+        manifest = Artifact("?", path.name, 0, path).manifest
+        return Artifact(manifest.kind, manifest.name, manifest.version, path.absolute())
+
+    def _by_digest(self, kind: str, digest: str, ref: str) -> Artifact:
+        found = [artifact for artifact in self.list(kind) if artifact.digest.startswith(digest)]
+        if len({artifact.digest for artifact in found}) != 1:
+            problem = "several artifacts have" if found else "no artifact has"
+            raise ArtifactError(f"'{ref}': {problem} a digest that starts so")
+        return found[0]
+
+    def _tags_path(self, kind: str) -> Path:
+        return self._kind_dir(kind) / "tags.json"
+
+    def tags(self, kind: str) -> dict[str, str]:
+        """Return the tags of a kind: `name:tag` or `tag` -> reference."""
+        path = self._tags_path(kind)
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def tag(self, artifact: Artifact, tag: str) -> None:
+        """Let `kind:tag` mean this artifact from now on."""
+        if not NAME.fullmatch(tag):
+            raise UsageError(f"'{tag}' cannot be a tag: letters, digits, '.', '_' and '-' only")
+        path = self._tags_path(artifact.kind)
+        draft = path.with_suffix(f".{os.getpid()}.part")
+        draft.write_text(json.dumps({**self.tags(artifact.kind), tag: artifact.ref}, indent=1), encoding="utf-8")
+        os.replace(draft, path)
+
+    def _tagged(self, kind: str, name: str, tag: str, ref: str) -> Artifact:
+        target = self.tags(kind).get(tag)
+        if target is None or (name and not target.startswith(f"{kind}/{name}@")):
+            known = ", ".join(sorted(self.tags(kind))) or "none"
+            raise ArtifactError(
+                f"there is no tag '{ref}' (tags of {kind}: {known})", fix=f"idgrpo artifacts tag {kind}@vN {tag}"
+            )
+        return self._find_ref(target, kind)
+
+    def lineage(self, artifact: Artifact) -> Iterator[tuple[int, str, Artifact | None]]:
+        """Walk what an artifact was made from: (depth, reference, artifact or None for files and lost ones)."""
+        stack: list[tuple[int, str]] = [(0, artifact.ref)]
+        while stack:
+            depth, ref = stack.pop()
+            try:
+                found = self._find_ref(ref, None)
+            except ArtifactError:
+                found = None
+            yield depth, ref, found
+            if found is not None:
+                stack += [(depth + 1, entry.ref) for entry in reversed(found.manifest.inputs.values())]
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def find(
+        self, kind: str, name: str, *, inputs: dict[str, Artifact | Path], config: dict[str, Any]
+    ) -> Artifact | None:
+        """Return the newest artifact that was made from the same inputs with the same configuration, if it is whole."""
+        wanted, settings = _digests(_pin(inputs)), canonical(config)
+        for _, path in reversed(_versions(self._kind_dir(kind) / name)):
+            # What is damaged counts as not there: the stage makes it again.
+            with contextlib.suppress(ArtifactError):
+                artifact = self._at_path(path)
+                if _digests(artifact.manifest.inputs) == wanted and canonical(artifact.manifest.config) == settings:
+                    artifact.verify(every_byte=False)
+                    return artifact
+        return None
+
+    @contextlib.contextmanager
+    def publish(
+        self,
+        kind: str,
+        name: str,
+        *,
+        inputs: dict[str, Artifact | Path],
+        config: dict[str, Any],
+        command: Sequence[str] | None = None,
+        metrics: dict[str, Any] | None = None,
+    ) -> Iterator[Draft]:
+        """Build an artifact beside its place and publish it whole: files, flush, manifest last, one rename.
+
+        An exception inside leaves nothing behind; a kill leaves a hidden draft that the next publisher removes.
+        """  # fmt: skip
+        if not NAME.fullmatch(name):
+            raise UsageError(f"'{name}' cannot be a name: letters, digits, '.', '_' and '-' only")
+        folder = self._kind_dir(kind) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        self.remove_abandoned(folder)
+        started, pinned = time.monotonic(), _pin(inputs)
+        draft = Draft(Path(tempfile.mkdtemp(prefix=f".draft-{os.getpid()}-", dir=folder)), dict(metrics or {}))
+        os.chmod(draft.path, 0o755)
+        try:
+            yield draft
+            files = scan(draft.path)
+            while True:
+                version = max((number for number, _ in _versions(folder)), default=0) + 1
+                manifest = Manifest(
+                    kind=kind, name=name, version=version, digest=content_digest(files), files=files, inputs=pinned,
+                    config=json.loads(canonical(config)), command=list(command or _command()), code_version=__version__,
+                    environment=environment(), metrics=json.loads(json.dumps(draft.metrics, default=str)),
+                    created_utc=datetime.now(UTC).isoformat(timespec="microseconds"), seconds=round(time.monotonic() - started, 3),
+                )  # fmt: skip
+                target = folder / f"v{version:04d}"
+                (draft.path / "manifest.json").write_text(
+                    manifest.sealed().model_dump_json(indent=1) + "\n", encoding="utf-8"
+                )
+                _sync_tree(draft.path)
+                try:
+                    os.rename(draft.path, target)
+                    break
+                except OSError as error:
+                    # Another publisher took this number meanwhile: its folder is there and not empty. Take the next.
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+            _sync(folder)
+            draft._artifact = Artifact(kind, name, version, target)
+            draft.path = target
+        except BaseException:
+            shutil.rmtree(draft.path, ignore_errors=True)
+            raise
+
+    def remove_abandoned(self, folder: Path) -> int:
+        """Remove drafts whose process is gone; returns how many."""
+        removed = 0
+        for path in folder.glob(".draft-*"):
+            owner = path.name.split("-")[1]
+            if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+                shutil.rmtree(path, ignore_errors=True)
+                removed += 1
+        return removed
+
+
+def _created(path: Path) -> str:
+    """Return when an artifact was made; what cannot be read sorts as oldest."""
+    try:
+        return str(json.loads((path / "manifest.json").read_bytes())["created_utc"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _folders(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        yield from (Path(entry.path) for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _versions(folder: Path) -> list[tuple[int, Path]]:
+    if not folder.is_dir():
+        return []
+    names = [entry.name for entry in os.scandir(folder) if re.fullmatch(r"v\d{4,}", entry.name)]
+    return sorted((int(name[1:]), folder / name) for name in names)
+
+
+def _pin(inputs: dict[str, Artifact | Path]) -> dict[str, InputEntry]:
+    pinned = {}
+    for key, value in inputs.items():
+        if isinstance(value, Artifact):
+            pinned[key] = InputEntry(ref=value.ref, digest=value.digest)
+        elif value.is_dir():
+            pinned[key] = InputEntry(ref=str(value), digest=content_digest(scan(value)))
+        else:
+            pinned[key] = InputEntry(ref=str(value), digest="sha256:" + sha256_of(value))
+    return pinned
+
+
+def _digests(inputs: dict[str, InputEntry]) -> dict[str, str]:
+    return {key: entry.digest for key, entry in inputs.items()}
+
+
+def _command() -> list[str]:
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]
+
+
+def _sync_tree(folder: Path) -> None:
+    for root, _, names in os.walk(folder):
+        for name in names:
+            _sync(Path(root) / name)
+        _sync(Path(root))
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

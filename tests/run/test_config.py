@@ -1,0 +1,68 @@
+import pytest
+
+from idgrpo.errors import UsageError
+from idgrpo.run.config import Config, load_config, to_toml
+
+
+class Inner(Config):
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+class Outer(Config):
+    seed: int = 0
+    name: str | None = None
+    optimizer: Inner = Inner()
+
+
+def test_file_then_sets_in_order(tmp_path):
+    file = tmp_path / "c.toml"
+    file.write_text("seed = 3\n[optimizer]\nlr = 0.5\n")
+    config = load_config(Outer, file, ["optimizer.betas=[0.5, 0.6]", "name=tiny", "seed=4"])
+    assert (config.seed, config.name, config.optimizer.lr, config.optimizer.betas) == (4, "tiny", 0.5, (0.5, 0.6))
+
+
+def test_all_errors_come_at_once_with_the_nearest_key():
+    with pytest.raises(UsageError) as caught:
+        load_config(Outer, None, ["optimizer.lrr=1", "sed=1", "optimizer.lr=fast"])
+    text = caught.value.message
+    assert "optimizer.lrr: there is no such key; did you mean 'lr'?" in text
+    assert "sed: there is no such key; did you mean 'seed'?" in text
+    assert "optimizer.lr: Input should be a valid number" in text and "'fast'" in text
+
+
+def test_configurations_round_trip_through_toml(tmp_path):
+    config = load_config(Outer, None, ["optimizer.lr=2e-4", 'name="a \\"b\\""'])
+    path = tmp_path / "c.toml"
+    path.write_text(to_toml(config))
+    assert load_config(Outer, path) == config
+
+
+def test_none_survives_the_way_through_toml(tmp_path):
+    class Levels(Config):
+        top: float | None = 0.9
+        mode: str = "none"
+
+    path = tmp_path / "c.toml"
+    path.write_text(to_toml(load_config(Levels, None, ["top=null"])))
+    assert load_config(Levels, path) == Levels(top=None, mode="none")
+
+
+def test_a_folder_is_no_configuration_file(tmp_path):
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_config(Outer, tmp_path)
+
+
+def test_bad_files_and_sets_are_named(tmp_path):
+    with pytest.raises(UsageError, match="does not exist"):
+        load_config(Outer, tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("seed = = 3")
+    with pytest.raises(UsageError, match="is not TOML"):
+        load_config(Outer, tmp_path / "bad.toml")
+    with pytest.raises(UsageError, match="key=value"):
+        load_config(Outer, None, ["seed"])
+
+
+def test_configurations_are_frozen():
+    with pytest.raises(Exception, match="frozen"):
+        Outer().seed = 5

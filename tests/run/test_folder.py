@@ -1,0 +1,140 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from idgrpo.errors import ArtifactError, BusyError, StoppedError, UsageError
+from idgrpo.run.checkpoint import Checkpoints
+from idgrpo.run.draws import generator, seed_of
+from idgrpo.run.flatten import flatten
+from idgrpo.run.folder import RunFolder
+from idgrpo.run.metrics import MetricsLog
+from idgrpo.run.progress import progress
+from idgrpo.run.signals import StopSignal
+
+
+def test_draws_depend_on_every_part_and_nothing_else():
+    assert seed_of("noise", 1, 2) == seed_of("noise", 1, 2)
+    assert (
+        len({seed_of("a", 1), seed_of("a", "1"), seed_of("a1"), seed_of(1, "a"), seed_of("a", 11), seed_of("a", 1, 1)})
+        == 6
+    )
+    assert 0 <= seed_of("x") < 2**63
+    import torch
+
+    assert torch.equal(torch.rand(3, generator=generator("x", 1)), torch.rand(3, generator=generator("x", 1)))
+
+
+def test_a_second_process_on_the_same_run_is_refused(tmp_path):
+    code = f"from pathlib import Path\nfrom idgrpo.run.folder import RunFolder\nwith RunFolder.open(Path({str(tmp_path)!r}), fingerprint={{}}, resume=True): pass"
+    with RunFolder.open(tmp_path, fingerprint={}, resume=False):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert "BusyError" in done.stderr
+        with pytest.raises(BusyError), RunFolder.open(tmp_path, fingerprint={}, resume=True):
+            pass
+    with RunFolder.open(tmp_path, fingerprint={}, resume=True):
+        pass
+
+
+def test_a_run_keeps_its_settings(tmp_path):
+    with RunFolder.open(tmp_path, fingerprint={"config": {"lr": 1, "seed": 2}}, resume=False) as run:
+        run.checkpoints.save(0, lambda folder: None, {})
+    with (
+        pytest.raises(UsageError, match=r"config\.lr was 1, is 3"),
+        RunFolder.open(tmp_path, fingerprint={"config": {"lr": 3, "seed": 2}}, resume=True),
+    ):
+        pass
+    with (
+        pytest.raises(UsageError, match="begun") as caught,
+        RunFolder.open(tmp_path, fingerprint={"config": {"lr": 1, "seed": 2}}, resume=False),
+    ):
+        pass
+    assert "--resume" in caught.value.fix
+
+
+def test_checkpoints_appear_whole_and_old_ones_go(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep_last=2, keep_every=10)
+    for step in (0, 5, 10, 15, 20, 25):
+        checkpoints.save(step, lambda folder, step=step: (folder / "x").write_text(str(step)), {"counter": step})
+    assert checkpoints.steps() == [0, 10, 20, 25]
+    latest = checkpoints.latest()
+    assert latest.step == 25 and latest.state["counter"] == 25 and (latest.path / "x").read_text() == "25"
+
+    def broken(folder):
+        (folder / "x").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        checkpoints.save(30, broken, {})
+    assert checkpoints.steps() == [0, 10, 20, 25]
+    assert not list(tmp_path.glob(".draft-*"))
+
+
+def test_metrics_are_truncated_to_the_checkpoint_and_torn_lines_ignored(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    for step in range(5):
+        log.log(step, loss=step / 2, bad=float("nan"))
+    with log.path.open("a") as file:
+        file.write('{"step": 5, "lo')
+    assert [row["step"] for row in log.read(log.path)] == [0, 1, 2, 3, 4]
+    log.truncate_after(2)
+    assert [row["step"] for row in log.read(log.path)] == [0, 1, 2]
+    assert next(log.read(log.path))["bad"] == "nan"
+
+
+def test_a_signal_asks_and_the_loop_stops():
+    with StopSignal() as stop:
+        stop.check()
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(StoppedError) as caught:
+            stop.check()
+    assert caught.value.exit_code == 75
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_progress_without_a_terminal_writes_lines_to_stderr_only(capsys, monkeypatch):
+    monkeypatch.setattr("idgrpo.run.progress.LINE_EVERY_S", 0.0)
+    with progress(4, "work", unit="clips") as bar:
+        for _ in range(4):
+            bar.advance(1, loss=0.5)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "work: 4/4 clips" in captured.err and "loss 0.5" in captured.err
+
+
+def test_flatten():
+    assert dict(flatten({"a": {"b": 1, "c": {"d": 2}}, "e": {}})) == {"a.b": 1, "a.c.d": 2, "e": {}}
+
+
+def test_a_kill_between_checkpoints_leaves_the_last_one(tmp_path):
+    code = textwrap.dedent(
+        f"""
+        import os, signal
+        from pathlib import Path
+        from idgrpo.run.checkpoint import Checkpoints
+        c = Checkpoints(Path({str(tmp_path)!r}))
+        c.save(1, lambda f: (f / "w").write_text("1"), {{}})
+        def die(folder):
+            (folder / "w").write_text("2")
+            os.kill(os.getpid(), signal.SIGKILL)
+        c.save(2, die, {{}})
+        """
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    assert Checkpoints(tmp_path).latest().step == 1
+
+
+def test_a_damaged_card_and_a_file_in_the_way_are_named(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text('{"a": ')
+    with (
+        pytest.raises(ArtifactError, match=r"run\.json is damaged"),
+        RunFolder.open(tmp_path / "run", fingerprint={}, resume=True),
+    ):
+        pass
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is a file"), RunFolder.open(tmp_path / "file", fingerprint={}, resume=True):
+        pass
