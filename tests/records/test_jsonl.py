@@ -1,4 +1,5 @@
 import json
+import threading
 
 import pytest
 from hypothesis import given
@@ -109,6 +110,72 @@ def test_csv_cases(tmp_path):
     path.write_text("ref_paths,prompt\na.png,x\n,y\n")
     with pytest.raises(DataError, match=r"cases.csv:3"):
         list(read_cases(path))
+
+
+def test_an_unknown_field_inside_a_reference_gets_the_nearest_of_the_reference(tmp_path):
+    inside = {"persn": "a", "images": ["a.png"]}
+    path = lines(tmp_path / "prefs.jsonl", [{**PREFERENCE, "references": [inside]}])
+    with pytest.raises(DataError, match=r"field 'references\.0\.persn': unknown \(did you mean 'person'\?\)"):
+        list(read_records(path, Preference))
+
+
+def test_text_that_is_no_utf8_is_named_by_line_and_can_be_put_aside(tmp_path):
+    path = tmp_path / "prefs.jsonl"
+    good = json.dumps(PREFERENCE).encode()
+    path.write_bytes(good + b'\n{"pair_id": "caf\xe9"}\r\n' + good + b"\n")
+    with pytest.raises(DataError, match=r"prefs\.jsonl:2: not UTF-8 text \(.* at byte 17 of the line\)"):
+        list(read_records(path, Preference))
+    rejected = []
+    assert len(list(read_records(path, Preference, skip_invalid=rejected.append))) == 2
+    assert [(item.line, item.text) for item in rejected] == [(2, '{"pair_id": "caf\ufffd"}')]
+
+
+def test_a_byte_order_mark_is_no_error(tmp_path):
+    path = tmp_path / "prefs.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(PREFERENCE).encode())
+    assert len(list(read_records(path, Preference))) == 1
+    (tmp_path / "cases.csv").write_bytes(b"\xef\xbb\xbfref_paths,prompt\na.png,x\n")
+    assert len(list(read_cases(tmp_path / "cases.csv"))) == 1
+
+
+def test_rows_of_csv_are_named_by_the_line_they_begin_in_and_all_at_once(tmp_path):
+    path = tmp_path / "cases.csv"
+    path.write_bytes(
+        b'ref_paths,prompt\na.png,"two\nlines"\n\n,empty\nb.png,too, many\nc.png,"in\nquotes"\nd.png,caf\xe9\ne.png,\n'
+    )
+    with pytest.raises(DataError) as caught:
+        list(read_cases(path))
+    told = [line.removeprefix(f"{path}:") for line in caught.value.message.splitlines()]
+    assert [int(line.partition(":")[0]) for line in told] == [5, 6, 9, 10]
+    assert "ref_paths must not be empty" in told[0] and "3 columns instead of 2" in told[1]
+    assert "not UTF-8" in told[2] and "prompt must not be empty" in told[3]
+    path.write_text("ref_paths,prompt\n" + "a.png,\n" * 30)
+    with pytest.raises(DataError) as caught:
+        list(read_cases(path))
+    assert caught.value.message.count("must not be empty") == 20 and "first 20" in caught.value.message
+    path.write_text('ref_paths,prompt\na.png,"never closed\n')
+    with pytest.raises(DataError, match=r"cases\.csv:2: not valid CSV"):
+        list(read_cases(path))
+    path.write_text("")
+    with pytest.raises(DataError, match="column prompt, ref_paths is missing"):
+        list(read_cases(path))
+
+
+def test_writers_at_once_leave_one_whole_file(tmp_path):
+    path = tmp_path / "cases.jsonl"
+    reference = Reference(person="a", images=["/a.png"])
+
+    def write(number):
+        write_records(path, (Case(id=f"{number}-{k}", prompt="x", references=[reference]) for k in range(50)))
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = [case.id for case in read_records(path, Case, unique="id")]
+    assert len(found) == 50 and len({case_id.partition("-")[0] for case_id in found}) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["cases.jsonl"]
 
 
 @given(

@@ -63,6 +63,27 @@ def test_bad_files_and_sets_are_named(tmp_path):
         load_config(Outer, None, ["seed"])
 
 
+def test_text_fields_take_what_looks_like_a_number_as_text():
+    class Named(Config):
+        name: str = "a"
+        other: str | None = None
+        size: int | str = 1
+        inner: Outer = Outer()
+
+    config = load_config(Named, None, ["name=123", "other= 1e3", "size=7", "inner.name=true", "inner.seed=4"])
+    assert (config.name, config.other, config.size, config.inner.name, config.inner.seed) == (
+        "123",
+        "1e3",
+        7,
+        "true",
+        4,
+    )
+    with pytest.raises(UsageError) as caught:
+        load_config(Named, None, ["name=123", "inner.seed=x", "inner.nme=5"])
+    assert "inner.seed: " in caught.value.message and "did you mean 'name'?" in caught.value.message
+    assert "valid string" not in caught.value.message
+
+
 def test_configurations_are_frozen():
     with pytest.raises(Exception, match="frozen"):
         Outer().seed = 5

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -6,7 +7,7 @@ import textwrap
 
 import pytest
 
-from idgrpo.errors import ArtifactError, BusyError, StoppedError, UsageError
+from idgrpo.errors import ArtifactError, BusyError, MachineError, StoppedError, UsageError
 from idgrpo.run.checkpoint import Checkpoints
 from idgrpo.run.draws import generator, seed_of
 from idgrpo.run.flatten import flatten
@@ -71,6 +72,69 @@ def test_checkpoints_appear_whole_and_old_ones_go(tmp_path):
         checkpoints.save(30, broken, {})
     assert checkpoints.steps() == [0, 10, 20, 25]
     assert not list(tmp_path.glob(".draft-*"))
+
+
+def test_saving_a_step_again_never_leaves_the_run_without_it(tmp_path):
+    code = textwrap.dedent(
+        f"""
+        import os, signal
+        from pathlib import Path
+        from idgrpo.run.checkpoint import Checkpoints
+        c = Checkpoints(Path({str(tmp_path)!r}))
+        c.save(1, lambda f: (f / "w").write_text("old"), {{}})
+        rename, calls = os.rename, []
+        def dying(source, target):
+            calls.append(target)
+            if len(calls) == KILL_AT:
+                os.kill(os.getpid(), signal.SIGKILL)
+            rename(source, target)
+        os.rename = dying
+        c.save(1, lambda f: (f / "w").write_text("new"), {{}})
+        os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    for kill_at, expected in ((1, "old"), (2, "old"), (3, "new")):
+        done = subprocess.run([sys.executable, "-c", code.replace("KILL_AT", str(kill_at))], check=False)
+        assert done.returncode == -signal.SIGKILL
+        checkpoints = Checkpoints(tmp_path)
+        assert checkpoints.steps() == [1]
+        assert (checkpoints.latest().path / "w").read_text() == expected
+        checkpoints.save(2, lambda folder: None, {})
+        assert checkpoints.steps() == [1, 2]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000001", "step-000002"]
+        shutil.rmtree(tmp_path / "step-000001")
+        shutil.rmtree(tmp_path / "step-000002")
+
+
+def test_the_log_is_on_disk_before_a_checkpoint_counts(tmp_path, monkeypatch):
+    events = []
+    fsync, rename = os.fsync, os.rename
+
+    def note_fsync(handle):
+        events.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")))
+        fsync(handle)
+
+    def note_rename(source, target):
+        events.append("published")
+        rename(source, target)
+
+    with RunFolder.open(tmp_path, fingerprint={}, resume=False) as run:
+        run.checkpoints.save(0, lambda folder: None, {})  # a run without figures has no log yet
+        run.metrics.log(1, loss=0.5)
+        monkeypatch.setattr(os, "fsync", note_fsync)
+        monkeypatch.setattr(os, "rename", note_rename)
+        run.checkpoints.save(1, lambda folder: None, {})
+    assert "metrics.jsonl" in events[: events.index("published")]
+
+
+def test_a_checkpoint_that_will_not_fit_is_refused_before_it_is_written(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, lambda folder: (folder / "w").write_text("x" * 3000), {})
+    monkeypatch.setattr("idgrpo.run.machine.free_disk_bytes", lambda path: 2000)
+    with pytest.raises(MachineError, match=r"the disk has 0 MiB left") as caught:
+        checkpoints.save(2, lambda folder: pytest.fail("nothing may be written"), {})
+    assert caught.value.exit_code == 6
+    assert checkpoints.steps() == [1]
 
 
 def test_metrics_are_truncated_to_the_checkpoint_and_torn_lines_ignored(tmp_path):
@@ -138,3 +202,14 @@ def test_a_damaged_card_and_a_file_in_the_way_are_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="is a file"), RunFolder.open(tmp_path / "file", fingerprint={}, resume=True):
         pass
+
+
+def test_a_stop_in_the_last_moment_of_a_stage_reaches_the_loop_around_it():
+    with StopSignal() as around:
+        with StopSignal() as inner:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert inner.requested and around.requested
+        with pytest.raises(StoppedError):
+            around.check()
+    with StopSignal() as again:
+        assert not again.requested

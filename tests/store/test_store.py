@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -156,6 +157,50 @@ def test_a_killed_publisher_leaves_nothing_visible_and_its_draft_is_removed(stor
     assert len(list((store.root / "artifacts/rm/base").glob(".draft-*"))) == 1
     assert publish(store).version == 1
     assert not list((store.root / "artifacts/rm/base").glob(".draft-*"))
+
+
+def test_drafts_of_other_machines_are_left_alone(store, monkeypatch):
+    folder = publish(store).path.parent
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    host = socket.gethostname()
+    mine, alive, theirs = (
+        folder / name
+        for name in (
+            f".draft-{host}-{gone.pid}-a1",
+            f".draft-{host}-{os.getpid()}-a2",
+            f".draft-a-b-{host}-{gone.pid}-a3",
+        )
+    )
+    for path in (mine, alive, theirs):
+        path.mkdir()
+    publish(store, text="y")
+    assert not mine.exists()
+    assert alive.exists() and theirs.exists()
+
+
+def test_taggers_at_once_lose_no_tag(store):
+    artifact = publish(store)
+    threads = [threading.Thread(target=store.tag, args=(artifact, f"t{number}")) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert store.tags("rm") == {f"t{number}": artifact.ref for number in range(20)}
+    assert not list((store.root / "artifacts/rm").glob(".*.part"))
+
+
+def test_damaged_tags_are_named(store):
+    publish(store)
+    (store.root / "artifacts/rm/tags.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"tags\.json is damaged"):
+        store.resolve("rm:best")
+
+
+def test_a_file_is_no_store(tmp_path):
+    (tmp_path / "x").write_text("")
+    with pytest.raises(UsageError, match="x is a file, a store is a folder"):
+        Store(tmp_path / "x")
 
 
 def test_a_damaged_manifest_is_named(store):

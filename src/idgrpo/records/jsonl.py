@@ -2,16 +2,15 @@
 
 import csv
 import difflib
-import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from idgrpo.errors import DataError
+from idgrpo.records.atomic import replacing
 from idgrpo.records.case import Case
 from idgrpo.records.record import Record
 from idgrpo.records.reference import Reference
@@ -25,7 +24,7 @@ MAX_ERRORS = 20
 
 @dataclass(frozen=True)
 class RejectedLine:
-    """A line that is no valid record, and why."""
+    """A line that is no valid record, and why; bytes that are no UTF-8 stand as U+FFFD in `text`."""
 
     path: Path
     line: int
@@ -39,6 +38,7 @@ def read_records(
     *,
     unique: str | None = None,
     skip_invalid: Callable[[RejectedLine], None] | None = None,
+    check: Callable[[R, int], str | None] | None = None,
     base_dir: Path | None = None,
 ) -> Iterator[R]:
     """Read records one by one, paths made absolute against the file's folder (or `base_dir`).
@@ -48,115 +48,178 @@ def read_records(
 
     Args:
         unique: name of a field whose values may occur once only.
+        check: says what is wrong with a record, paths absolute, and its line beyond its form (a file that is not
+            there), or None.
 
     Raises:
         DataError: file missing or unreadable, or a line that is not such a record.
     """
     path = Path(path)
     folder = Path(base_dir) if base_dir is not None else path.parent
-    errors: list[str] = []
+    errors = LineErrors(path)
     seen: dict[str, int] = {}
-    for number, text in _lines(path):
-        problem, record = _parse(text, model)
+    for number, line in _lines(path):
+        problem, record = _parse(line, model)
         if record is not None and unique is not None:
             key = str(getattr(record, unique))
             if key in seen:
                 problem, record = f"field '{unique}': '{key}' stands already in line {seen[key]}", None
             else:
                 seen[key] = number
-        if record is None:
-            if skip_invalid is not None:
-                skip_invalid(RejectedLine(path, number, text, problem))
-                continue
-            errors.append(f"{path}:{number}: {problem}")
-            if len(errors) == MAX_ERRORS:
-                break
-        elif not errors:
-            yield record.resolved(folder)
-    if errors:
-        more = f"\n  (stopped after the first {MAX_ERRORS})" if len(errors) == MAX_ERRORS else ""
-        raise DataError("\n".join(errors) + more, fix="mend these lines; nothing was written")
+        if record is not None:
+            record = record.resolved(folder)
+            if check is not None and (wrong := check(record, number)):
+                problem, record = wrong, None
+        if record is None and skip_invalid is not None:
+            skip_invalid(RejectedLine(path, number, line.decode(errors="replace").rstrip("\r\n"), problem))
+        elif record is None:
+            errors.add(number, problem)
+        elif record is not None and not errors.found:
+            yield record
+    errors.raise_any()
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+class LineErrors:
+    """Gathers what is wrong with a file, line by line, and raises all of it together, at the latest at the twentieth."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.found: list[str] = []
+
+    def add(self, line: int, problem: str) -> None:
+        """Note a problem; DataError when it is the last that is told."""
+        self.found.append(f"{self.path}:{line}: {problem}")
+        if len(self.found) == MAX_ERRORS:
+            self.raise_any()
+
+    def raise_any(self) -> None:
+        """Raise DataError if anything was noted."""
+        if self.found:
+            more = f"\n  (stopped after the first {MAX_ERRORS})" if len(self.found) == MAX_ERRORS else ""
+            raise DataError("\n".join(self.found) + more, fix="mend these lines; nothing was written")
+
+
+def _lines(path: Path, *, with_empty: bool = False) -> Iterator[tuple[int, bytes]]:
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line.rstrip("\n")
+                line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                if with_empty or line.strip():
+                    yield number, line
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     except IsADirectoryError:
         raise DataError(f"{path} is a folder, a JSON Lines file was expected") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
-def _parse(text: str, model: type[R]) -> tuple[str, R | None]:
+def _parse(line: bytes, model: type[R]) -> tuple[str, R | None]:
     try:
-        return "", model.model_validate_json(text)
+        return "", model.model_validate_json(line.decode())
+    except UnicodeDecodeError as error:
+        return _no_utf8(error), None
     except ValidationError as error:
-        return "; ".join(_explain(detail, model) for detail in error.errors()), None
+        return "; ".join(explain(detail, model) for detail in error.errors()), None
 
 
-def _explain(detail: "ErrorDetails", model: type[Record]) -> str:
+def _no_utf8(error: UnicodeDecodeError) -> str:
+    return f"not UTF-8 text ({error.reason} at byte {error.start + 1} of the line)"
+
+
+def explain(detail: "ErrorDetails", model: type[Record]) -> str:
+    """Say in a few words which field is wrong and why."""
     where = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "json_invalid":
         return f"not valid JSON: {detail['ctx']['error'] if 'ctx' in detail else detail['msg']}"
     if detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(detail["loc"][-1]), model.model_fields, n=1)
+        known = _fields_at(model, detail["loc"][:-1])
+        near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
         return f"field '{where}': unknown" + (f" (did you mean '{near[0]}'?)" if near else "")
     if detail["type"] == "literal_error":
         return f"field '{where}': {detail['input']!r} is not known (known: {detail['ctx']['expected']})"
     return f"field '{where}': {detail['msg'][0].lower()}{detail['msg'][1:]}"
 
 
+def _fields_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    """Name the fields that are known at a place inside a record, such as ("references", 0)."""
+    owner: type[BaseModel] | None = model
+    for part in place:
+        if isinstance(part, str) and owner is not None:
+            owner = _record_in(owner.model_fields[part].annotation) if part in owner.model_fields else None
+    return list(owner.model_fields) if owner is not None else []
+
+
+def _record_in(annotation: Any) -> type[BaseModel] | None:
+    """Find the record class inside an annotation such as list[Reference] | None."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _record_in(part)) is not None), None)
+
+
 def write_records(path: Path | str, records: Iterable[Record]) -> int:
     """Write records with paths relative to the file's folder; the file appears whole or not at all. Returns their number."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     count = 0
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            for record in records:
-                file.write(record.relative_to(path.parent).model_dump_json() + "\n")
-                count += 1
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with replacing(path) as draft, draft.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(record.relative_to(path.parent).model_dump_json() + "\n")
+            count += 1
     return count
 
 
 def read_cases(path: Path | str) -> Iterator[Case]:
-    """Read cases from JSON Lines, or from CSV with the columns `ref_paths` (separated by ;) and `prompt`."""
+    """Read cases from JSON Lines, or from CSV with the columns `ref_paths` (separated by ;) and `prompt`.
+
+    Raises DataError as `read_records` does; a CSV row is named by the line it begins in.
+    """
     path = Path(path)
     if path.suffix.lower() != ".csv":
         yield from read_records(path, Case, unique="id")
         return
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            missing = {"ref_paths", "prompt"} - set(rows.fieldnames or ())
-            if missing:
-                raise DataError(f"{path}:1: column {', '.join(sorted(missing))} is missing (found: {rows.fieldnames})")
-            for index, row in enumerate(rows):
-                images = [part.strip() for part in (row["ref_paths"] or "").split(";") if part.strip()]
-                if not images or not (row["prompt"] or "").strip():
-                    raise DataError(f"{path}:{index + 2}: 'ref_paths' and 'prompt' must not be empty")
-                people = [
-                    Reference(person=f"{path.stem}-{index:04d}-{k}", images=[image]) for k, image in enumerate(images)
-                ]
-                case = Case(id=f"{path.stem}-{index:04d}", prompt=row["prompt"].strip(), references=people)
-                yield case.resolved(path.parent)
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
+    errors = LineErrors(path)
+    rows = csv_rows(path, errors)
+    _, header = next(rows, (1, []))
+    missing = {"ref_paths", "prompt"} - set(header)
+    if missing:
+        raise DataError(
+            f"{path}:1: column {', '.join(sorted(missing))} is missing (found: {', '.join(header) or 'none'})"
+        )
+    for index, (line, row) in enumerate(rows):
+        if len(row) != len(header):
+            errors.add(line, f"{len(row)} columns instead of {len(header)}; put text with commas in double quotes")
+            continue
+        cells = dict(zip(header, row, strict=True))
+        images = [part.strip() for part in cells["ref_paths"].split(";") if part.strip()]
+        empty = [name for name, value in (("ref_paths", images), ("prompt", cells["prompt"].strip())) if not value]
+        if empty:
+            errors.add(line, f"column {' and '.join(empty)} must not be empty")
+        elif not errors.found:
+            name = f"{path.stem}-{index:04d}"
+            people = [Reference(person=f"{name}-{k}", images=[image]) for k, image in enumerate(images)]
+            yield Case(id=name, prompt=cells["prompt"].strip(), references=people).resolved(path.parent)
+    errors.raise_any()
 
 
-def dump_json(path: Path, document: object) -> None:
-    """Write one JSON document, atomically."""
-    draft = path.with_name(f".{path.name}.part")
-    draft.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(draft, path)
+def csv_rows(path: Path, errors: LineErrors) -> Iterator[tuple[int, list[str]]]:
+    """Give each row that is not empty with the line it begins in: a quoted cell may hold line breaks."""
+
+    def texts() -> Iterator[str]:
+        for number, line in _lines(path, with_empty=True):
+            try:
+                yield line.decode()
+            except UnicodeDecodeError as error:
+                errors.add(number, _no_utf8(error))
+                yield line.decode(errors="replace")
+
+    reader = csv.reader(texts(), strict=True)
+    while True:
+        begin = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            errors.add(begin, f"not valid CSV: {error}")
+            continue
+        if row:
+            yield begin, row

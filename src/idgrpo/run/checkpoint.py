@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from idgrpo.run.machine import require_disk
+
 PREFIX = "step-"
 
 
@@ -26,31 +28,47 @@ class Checkpoints:
     Args:
         keep_last: how many of the newest stay, at least one.
         keep_every: steps divisible by it stay as well (0: none).
+        before_publish: called when a checkpoint is written and not yet published; what it says must be on disk by then.
     """
 
-    def __init__(self, folder: Path, *, keep_last: int = 2, keep_every: int = 0):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep_last: int = 2,
+        keep_every: int = 0,
+        before_publish: Callable[[], None] = lambda: None,
+    ):
         self.folder, self.keep_last, self.keep_every = folder, max(1, keep_last), keep_every
+        self.before_publish = before_publish
 
     def save(self, step: int, files: Callable[[Path], None], state: dict[str, Any]) -> Checkpoint:
         """Let `files` write into a draft folder, add the state, make all of it durable, and publish it by one rename.
 
-        A full disk or a kill leaves the older checkpoints as they were.
+        A full disk or a kill leaves the older checkpoints as they were; so it does with an older one of the same step,
+        which steps aside and counts until the new one is there. Raises MachineError, before anything is written, when
+        there is less room than the newest checkpoint takes.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._clear_drafts()
+        newest = self.latest()
+        if newest is not None:
+            require_disk(self.folder, sum(path.stat().st_size for path in newest.path.rglob("*") if path.is_file()))
         draft = self.folder / f".draft-{step:06d}-{os.getpid()}"
-        target = self.folder / f"{PREFIX}{step:06d}"
+        target, aside = self._target(step), self._aside(step)
         try:
             draft.mkdir()
             files(draft)
             (draft / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf-8")
             sync_tree(draft)
+            self.before_publish()
             if target.exists():
-                shutil.rmtree(target)
+                os.rename(target, aside)
             os.rename(draft, target)
             _sync(self.folder)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
         self._drop_old()
         return Checkpoint(step, target, state)
 
@@ -58,24 +76,38 @@ class Checkpoints:
         """List the published steps, oldest first."""
         if not self.folder.is_dir():
             return []
-        names = (path.name.removeprefix(PREFIX) for path in self.folder.glob(f"{PREFIX}*"))
+        names = {path.name.lstrip(".").removeprefix(PREFIX) for path in self.folder.glob(f"*{PREFIX}*")}
         return sorted(int(name) for name in names if name.isdigit())
 
     def latest(self) -> Checkpoint | None:
         """Return the newest checkpoint, or None."""
         for step in reversed(self.steps()):
-            path = self.folder / f"{PREFIX}{step:06d}"
-            if (path / "state.json").is_file():
-                return Checkpoint(step, path, json.loads((path / "state.json").read_text(encoding="utf-8")))
+            for path in (self._target(step), self._aside(step)):
+                if (path / "state.json").is_file():
+                    return Checkpoint(step, path, json.loads((path / "state.json").read_text(encoding="utf-8")))
         return None
+
+    def _target(self, step: int) -> Path:
+        return self.folder / f"{PREFIX}{step:06d}"
+
+    def _aside(self, step: int) -> Path:
+        """Where a checkpoint waits while another of the same step takes its place."""
+        return self.folder / f".{PREFIX}{step:06d}"
 
     def _drop_old(self) -> None:
         steps = self.steps()
         for step in steps[: -self.keep_last]:
             if not (self.keep_every and step % self.keep_every == 0):
-                shutil.rmtree(self.folder / f"{PREFIX}{step:06d}", ignore_errors=True)
+                shutil.rmtree(self._target(step), ignore_errors=True)
 
     def _clear_drafts(self) -> None:
+        """Remove what a kill left: drafts, and what stepped aside (which comes back where nothing took its place)."""
+        for path in self.folder.glob(f".{PREFIX}*"):
+            target = self.folder / path.name.removeprefix(".")
+            if target.exists():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                os.rename(path, target)
         for path in self.folder.glob(".draft-*"):
             shutil.rmtree(path, ignore_errors=True)
 

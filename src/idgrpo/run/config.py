@@ -29,12 +29,14 @@ def load_config(
 ) -> C:
     """Build a configuration: defaults (or `base`), then the TOML file, then each `key.sub=value` in order.
 
-    Values of `sets` are read as JSON (or TOML) where they are such, otherwise as text.
+    Values of `sets` are read as JSON (or TOML) where they are such, otherwise as text; where a field wants text, what
+    stands behind the `=` is its text, so that `--set name=123` names something 123.
 
     Raises:
         UsageError: all problems together, each with its key and, for an unknown key, the nearest known one.
     """
     values: dict[str, Any] = base.model_dump(exclude_unset=True) if base is not None else {}
+    texts: dict[tuple[str, ...], str] = {}
     if file is not None:
         _merge(values, _read_toml(Path(file)))
     for item in sets or []:
@@ -42,13 +44,28 @@ def load_config(
         if not equals or not key.strip():
             raise UsageError(f"--set {item}: expected key=value, such as --set optimizer.lr=1e-3")
         _merge(values, _nested(key.strip().split("."), _value(text)))
+        texts[tuple(key.strip().split("."))] = text.strip()
     try:
-        return cls.model_validate(_nulls(values, cls))
+        return _validated(cls, values, texts)
     except ValidationError as error:
         lines = [_explain(detail, cls) for detail in error.errors()]
         raise UsageError(
             "configuration:\n  " + "\n  ".join(lines), fix="`idgrpo config show STAGE` lists keys and defaults"
         ) from None
+
+
+def _validated(cls: type[C], values: dict[str, Any], texts: dict[tuple[str, ...], str]) -> C:
+    """Validate; fields that want text and got a number from `--set` take it as it was written."""
+    try:
+        return cls.model_validate(_nulls(values, cls))
+    except ValidationError as error:
+        wanted = {detail["loc"] for detail in error.errors() if detail["type"] in ("string_type", "path_type")}
+        plain = [place for place in texts if place in wanted]
+        if not plain:
+            raise
+        for place in plain:
+            _merge(values, _nested(list(place), texts[place]))
+        return cls.model_validate(_nulls(values, cls))
 
 
 def to_toml(config: Config) -> str:

@@ -2,13 +2,13 @@
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from idgrpo.errors import ArtifactError, BusyError, UsageError
+from idgrpo.records.atomic import replacing
 from idgrpo.run.checkpoint import Checkpoints
 from idgrpo.run.metrics import MetricsLog
 
@@ -19,7 +19,7 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         self.metrics = MetricsLog(path / "metrics.jsonl")
-        self.checkpoints = Checkpoints(path / "checkpoints")
+        self.checkpoints = Checkpoints(path / "checkpoints", before_publish=self.metrics.sync)
 
     @classmethod
     @contextmanager
@@ -54,9 +54,8 @@ def _check(path: Path, fingerprint: dict[str, Any], resume: bool) -> None:
     card = path / "run.json"
     ways = f"use another --name, or remove {path}"
     if not card.exists():
-        draft = path / "run.json.part"
-        draft.write_text(json.dumps(fingerprint, indent=1), encoding="utf-8")
-        os.replace(draft, card)
+        with replacing(card) as draft:
+            draft.write_text(json.dumps(fingerprint, indent=1), encoding="utf-8")
         return
     try:
         before = json.loads(card.read_text(encoding="utf-8"))

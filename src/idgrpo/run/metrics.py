@@ -1,5 +1,6 @@
 """metrics.jsonl: the truth about a run, one line per step, exact across resumes."""
 
+import contextlib
 import json
 import math
 import os
@@ -7,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from idgrpo.records.atomic import replacing
+
 
 class MetricsLog:
-    """Append figures to a JSON Lines file; every line is on disk before `log` returns."""
+    """Append figures to a JSON Lines file; a line outlives its process at once, and the machine from `sync` on."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -22,6 +25,11 @@ class MetricsLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def sync(self) -> None:
+        """Flush the lines to the disk: a checkpoint must never know of steps that a power cut takes from the log."""
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+            os.fsync(file.fileno())
 
     @staticmethod
     def read(path: Path) -> Iterator[dict[str, Any]]:
@@ -40,9 +48,5 @@ class MetricsLog:
         if not self.path.exists():
             return
         rows = [row for row in self.read(self.path) if row["step"] <= step]
-        draft = self.path.with_suffix(".part")
-        with draft.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, self.path)
+        with replacing(self.path) as draft:
+            draft.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

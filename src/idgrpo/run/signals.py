@@ -8,7 +8,11 @@ from idgrpo.errors import StoppedError
 
 
 class StopSignal:
-    """While entered, SIGTERM and the first SIGINT only set `requested`; a second SIGINT interrupts at once."""
+    """While entered, SIGTERM and the first SIGINT only set `requested`; a second SIGINT interrupts at once.
+
+    One inside another passes what it noticed on when it is left, so that a stop in the last moment of a stage reaches the
+    loop around it.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -25,6 +29,9 @@ class StopSignal:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+            around = getattr(handler, "__self__", None)
+            if self.requested and isinstance(around, StopSignal):
+                around.requested = True
         self._previous.clear()
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -1,8 +1,11 @@
 """DeepSpeed as an engine: ZeRO 0 to 3 over adapters or full weights, with a plain AdamW as its optimizer."""
 
+import contextlib
+import logging
 import math
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,15 +54,21 @@ class ZeroEngine:
         )
         self.client = optimizer
         ensure_process_group(world)
-        self.engine, _, _, _ = deepspeed.initialize(
-            model=module,
-            model_parameters=list(weights.values()),
-            optimizer=optimizer,
-            config=deepspeed_config(stage, settings.max_grad_norm),
-        )
+        with contextlib.redirect_stdout(sys.stderr):
+            self.engine, _, _, _ = deepspeed.initialize(
+                model=module,
+                model_parameters=list(weights.values()),
+                optimizer=optimizer,
+                config=deepspeed_config(stage, settings.max_grad_norm),
+            )
 
     def backward(self, loss: Tensor, is_last: bool) -> None:
-        """Add a share of the global loss; DeepSpeed averages over ranks, so the share is scaled up by their number."""
+        """Add a share of the global loss; DeepSpeed averages over ranks, so the share is scaled up by their number.
+
+        The module is called directly, so the engine's own `forward` never tells its optimizer that another micro-batch
+        has begun; untold, ZeRO 3 overwrites the gradient of the micro-batch before instead of adding to it.
+        """
+        self.engine.optimizer.clear_backward_seen_flag()
         self.engine.set_gradient_accumulation_boundary(is_last)
         self.engine.backward(loss * self.world.size)
 
@@ -81,6 +90,28 @@ class ZeroEngine:
             return
         with self._deepspeed.zero.GatheredParameters(list(self.weights.values())):
             yield
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Make all weights whole, frozen ones too, and forwards free of collectives; entered and left on all ranks.
+
+        Under ZeRO 3 only; what is written to the weights inside is lost. Hooks that fetch and release each layer's weights
+        are taken off meanwhile, so ranks may compute unequally much inside (evaluation runs on the main rank alone).
+        """
+        if self.stage < 3:
+            yield
+            return
+        offload = self.engine.optimizer.parameter_offload
+        with self._deepspeed.zero.GatheredParameters(list(self.engine.module.parameters())):
+            for hook in (*offload.forward_hooks, *offload.backward_hooks):
+                hook.remove()
+            offload.forward_hooks, offload.backward_hooks = [], []
+            try:
+                yield
+            finally:
+                for parameter in self.engine.module.parameters():
+                    parameter.ds_active_sub_modules.clear()
+                offload._register_deepspeed_module(offload.module)
 
     def prepare_save(self, scratch: Path) -> None:
         """Let every rank write its part; called on all ranks before the main one saves."""
@@ -111,7 +142,8 @@ def deepspeed_config(stage: int, max_grad_norm: float) -> dict[str, Any]:
     """Give the configuration; without `bf16`, which would cast everything, adapters too."""
     zero: dict[str, Any] = {"stage": stage}
     if stage == 3:
-        zero |= {"stage3_param_persistence_threshold": 0, "stage3_gather_16bit_weights_on_model_save": False}
+        # DeepSpeed's own linear layer adds the bias in a second rounding, which in bf16 moves the velocity.
+        zero |= {"stage3_param_persistence_threshold": 0, "memory_efficient_linear": False}
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -131,18 +163,23 @@ def import_deepspeed() -> Any:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     try:
-        import deepspeed
-        from deepspeed.ops import __compatible_ops__
+        with contextlib.redirect_stdout(sys.stderr):  # it logs to stdout, which carries the result alone
+            import deepspeed
+            from deepspeed.ops import __compatible_ops__
     except ImportError as error:
         raise MachineError(
             f"ZeRO needs DeepSpeed: {error}", fix="pip install deepspeed, or leave engine.zero out"
         ) from error
+    for handler in logging.getLogger("DeepSpeed").handlers:  # set up already where another library imported it first
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr)
     __compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
 
 def ensure_process_group(world: World) -> None:
-    """Give a single process the process group that DeepSpeed insists on."""
+    """Give a single process the process group that DeepSpeed insists on, and any its local rank (SLURM sets none)."""
+    os.environ.setdefault("LOCAL_RANK", str(world.local_rank))
     if world.size == 1 and not torch.distributed.is_initialized():
         store = torch.distributed.HashStore()
         backend = "nccl" if torch.cuda.is_available() else "gloo"

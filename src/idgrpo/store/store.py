@@ -7,10 +7,8 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,12 @@ from idgrpo import __version__
 from idgrpo.errors import ArtifactError, UsageError
 from idgrpo.store import KINDS
 from idgrpo.store.artifact import Artifact
+from idgrpo.store.draft import Draft, new_draft_folder, remove_abandoned
 from idgrpo.store.manifest import InputEntry, Manifest, canonical, content_digest, environment, scan, sha256_of
+from idgrpo.store.tags import read_tags, write_tag
 
 ROOT_VARIABLE = "IDGRPO_STORE"
+VERSION = re.compile(r"v\d{4,}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 MAKERS = {
     "cases": "`idgrpo sample --base tiny-phantom` (embedded world) or your own cases.jsonl",
@@ -35,25 +36,13 @@ MAKERS = {
 }
 
 
-@dataclass
-class Draft:
-    """An artifact being built: write into `path`, add to `metrics`; `artifact` is set once it is published."""
-
-    path: Path
-    metrics: dict[str, Any] = field(default_factory=dict)
-    _artifact: Artifact | None = None
-
-    @property
-    def artifact(self) -> Artifact:
-        assert self._artifact is not None, "the draft is not published yet"
-        return self._artifact
-
-
 class Store:
     """Artifacts under `root/artifacts/<kind>/<name>/v0001/`, runs under `root/runs/`."""
 
     def __init__(self, root: Path | str):
         self.root = Path(root).absolute()
+        if self.root.exists() and not self.root.is_dir():
+            raise UsageError(f"{self.root} is a file, a store is a folder", fix="point --store elsewhere")
 
     @classmethod
     def default(cls) -> "Store":
@@ -75,9 +64,9 @@ class Store:
         """Give the artifacts of one kind or of all, newest first within a kind."""
         for one in (kind,) if kind else KINDS:
             found = [
-                (_created(path), version, folder.name, path)
+                (_created(path := _version_path(folder, version)), version, folder.name, path)
                 for folder in _folders(self._kind_dir(one))
-                for version, path in _versions(folder)
+                for version in _versions(folder)
             ]
             for _, version, name, path in sorted(found, reverse=True):
                 yield Artifact(one, name, version, path)
@@ -118,10 +107,9 @@ class Store:
         version = int(tail[1:]) if tail else None
         folders = [self._kind_dir(first) / name] if name else list(_folders(self._kind_dir(first)))
         found = [
-            (folder.name, number, path)
+            (folder.name, number, _version_path(folder, number))
             for folder in folders
-            for number, path in _versions(folder)[None if version else -1 :]
-            if version in (None, number)
+            for number in _wanted(folder, version)
         ]
         if not found:
             raise ArtifactError(f"there is no '{ref}' in {self.root}", fix=f"make one: {MAKERS[first]}")
@@ -142,22 +130,15 @@ class Store:
             raise ArtifactError(f"'{ref}': {problem} a digest that starts so")
         return found[0]
 
-    def _tags_path(self, kind: str) -> Path:
-        return self._kind_dir(kind) / "tags.json"
-
     def tags(self, kind: str) -> dict[str, str]:
-        """Return the tags of a kind: `name:tag` or `tag` -> reference."""
-        path = self._tags_path(kind)
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        """Return the tags of a kind: tag -> reference."""
+        return read_tags(self._kind_dir(kind))
 
     def tag(self, artifact: Artifact, tag: str) -> None:
         """Let `kind:tag` mean this artifact from now on."""
         if not NAME.fullmatch(tag):
             raise UsageError(f"'{tag}' cannot be a tag: letters, digits, '.', '_' and '-' only")
-        path = self._tags_path(artifact.kind)
-        draft = path.with_suffix(f".{os.getpid()}.part")
-        draft.write_text(json.dumps({**self.tags(artifact.kind), tag: artifact.ref}, indent=1), encoding="utf-8")
-        os.replace(draft, path)
+        write_tag(self._kind_dir(artifact.kind), tag, artifact.ref)
 
     def _tagged(self, kind: str, name: str, tag: str, ref: str) -> Artifact:
         target = self.tags(kind).get(tag)
@@ -184,11 +165,12 @@ class Store:
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def find(
-        self, kind: str, name: str, *, inputs: dict[str, Artifact | Path], config: dict[str, Any]
+        self, kind: str, name: str, *, inputs: Mapping[str, Artifact | Path], config: dict[str, Any]
     ) -> Artifact | None:
         """Return the newest artifact that was made from the same inputs with the same configuration, if it is whole."""
         wanted, settings = _digests(_pin(inputs)), canonical(config)
-        for _, path in reversed(_versions(self._kind_dir(kind) / name)):
+        folder = self._kind_dir(kind) / name
+        for path in (_version_path(folder, number) for number in reversed(_versions(folder))):
             # What is damaged counts as not there: the stage makes it again.
             with contextlib.suppress(ArtifactError):
                 artifact = self._at_path(path)
@@ -203,7 +185,7 @@ class Store:
         kind: str,
         name: str,
         *,
-        inputs: dict[str, Artifact | Path],
+        inputs: Mapping[str, Artifact | Path],
         config: dict[str, Any],
         command: Sequence[str] | None = None,
         metrics: dict[str, Any] | None = None,
@@ -216,22 +198,21 @@ class Store:
             raise UsageError(f"'{name}' cannot be a name: letters, digits, '.', '_' and '-' only")
         folder = self._kind_dir(kind) / name
         folder.mkdir(parents=True, exist_ok=True)
-        self.remove_abandoned(folder)
+        remove_abandoned(folder)
         started, pinned = time.monotonic(), _pin(inputs)
-        draft = Draft(Path(tempfile.mkdtemp(prefix=f".draft-{os.getpid()}-", dir=folder)), dict(metrics or {}))
-        os.chmod(draft.path, 0o755)
+        draft = Draft(new_draft_folder(folder), dict(metrics or {}))
         try:
             yield draft
             files = scan(draft.path)
             while True:
-                version = max((number for number, _ in _versions(folder)), default=0) + 1
+                version = max(_versions(folder), default=0) + 1
                 manifest = Manifest(
                     kind=kind, name=name, version=version, digest=content_digest(files), files=files, inputs=pinned,
                     config=json.loads(canonical(config)), command=list(command or _command()), code_version=__version__,
                     environment=environment(), metrics=json.loads(json.dumps(draft.metrics, default=str)),
                     created_utc=datetime.now(UTC).isoformat(timespec="microseconds"), seconds=round(time.monotonic() - started, 3),
                 )  # fmt: skip
-                target = folder / f"v{version:04d}"
+                target = _version_path(folder, version)
                 (draft.path / "manifest.json").write_text(
                     manifest.sealed().model_dump_json(indent=1) + "\n", encoding="utf-8"
                 )
@@ -250,16 +231,6 @@ class Store:
             shutil.rmtree(draft.path, ignore_errors=True)
             raise
 
-    def remove_abandoned(self, folder: Path) -> int:
-        """Remove drafts whose process is gone; returns how many."""
-        removed = 0
-        for path in folder.glob(".draft-*"):
-            owner = path.name.split("-")[1]
-            if owner.isdigit() and not Path(f"/proc/{owner}").exists():
-                shutil.rmtree(path, ignore_errors=True)
-                removed += 1
-        return removed
-
 
 def _created(path: Path) -> str:
     """Return when an artifact was made; what cannot be read sorts as oldest."""
@@ -274,14 +245,26 @@ def _folders(path: Path) -> Iterator[Path]:
         yield from (Path(entry.path) for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _versions(folder: Path) -> list[tuple[int, Path]]:
+def _versions(folder: Path) -> list[int]:
+    """List the versions under a name, oldest first."""
     if not folder.is_dir():
         return []
-    names = [entry.name for entry in os.scandir(folder) if re.fullmatch(r"v\d{4,}", entry.name)]
-    return sorted((int(name[1:]), folder / name) for name in names)
+    with os.scandir(folder) as entries:
+        return sorted(int(entry.name[1:]) for entry in entries if VERSION.fullmatch(entry.name))
 
 
-def _pin(inputs: dict[str, Artifact | Path]) -> dict[str, InputEntry]:
+def _wanted(folder: Path, version: int | None) -> list[int]:
+    """Give the version asked for, or the newest; nothing when it is not there."""
+    if version is None:
+        return _versions(folder)[-1:]
+    return [version] if _version_path(folder, version).is_dir() else []
+
+
+def _version_path(folder: Path, version: int) -> Path:
+    return folder / f"v{version:04d}"
+
+
+def _pin(inputs: Mapping[str, Artifact | Path]) -> dict[str, InputEntry]:
     pinned = {}
     for key, value in inputs.items():
         if isinstance(value, Artifact):
