@@ -1,0 +1,125 @@
+"""How samples are made; what is left out takes the base's published default."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from idgrpo.bases.contract import BaseEntry, Guidance, VideoSize
+from idgrpo.bases.entries import ENTRIES
+from idgrpo.errors import UsageError
+from idgrpo.flow import LAWS, SOLVERS
+from idgrpo.run.config import Config
+
+
+class SamplerConfig(Config):
+    """Settings of the sampler. None means: what the authors of the base publish (`entries.py`)."""
+
+    num_steps: int | None = Field(default=None, ge=1, le=1000)
+    shift: float | None = Field(default=None, gt=0)
+    width: int | None = Field(default=None, ge=1)
+    height: int | None = Field(default=None, ge=1)
+    frames: int | None = Field(default=None, ge=1)
+    guidance: float | None = Field(default=None, description="guidance scale (Phantom: of the text)")
+    image_guidance: float | None = Field(default=None, description="Phantom's image guidance scale")
+    guidance_mode: Literal["none", "both-grad", "detach-uncond"] | None = None
+    solver: str = Field(default="euler", description="deterministic solver")
+    law: str | None = Field(default=None, description="stochastic law; replaces the solver")
+    eta: float | None = Field(default=None, ge=0, description="strength of the stochastic law")
+    batch_size: int = Field(default=4, ge=1)
+
+    @model_validator(mode="after")
+    def _known_names(self) -> "SamplerConfig":
+        if self.solver not in SOLVERS:
+            raise ValueError(f"solver '{self.solver}' is unknown; known: {', '.join(SOLVERS)}")
+        if self.law is not None and self.law not in LAWS:
+            raise ValueError(f"law '{self.law}' is unknown; known: {', '.join(LAWS)}")
+        if self.eta is not None and self.law is None:
+            raise ValueError("eta needs a stochastic law")
+        return self
+
+    def resolved(self, entry: BaseEntry) -> "ResolvedSampler":
+        """Fill what was left out with the base's defaults; what the user said is never changed."""
+        default = entry.guidance
+        scale = default.scale if self.guidance is None else self.guidance
+        asked = self.guidance is not None or self.image_guidance is not None
+        mode = self.guidance_mode or ("both-grad" if asked and default.mode == "none" else default.mode)
+        image = self.image_guidance
+        if image is None and entry.family == "phantom":
+            image = scale if default.image_scale is None else default.image_scale
+        return ResolvedSampler.model_validate(
+            self.model_dump()
+            | {
+                "num_steps": self.num_steps or entry.num_steps,
+                "shift": self.shift or entry.shift,
+                "width": self.width or entry.size.width,
+                "height": self.height or entry.size.height,
+                "frames": self.frames or entry.size.frames,
+                "guidance": scale,
+                "image_guidance": image,
+                "guidance_mode": mode,
+            }
+        )
+
+    def size(self, entry: BaseEntry) -> VideoSize:
+        """Give the size of the clips for a base."""
+        full = self.resolved(entry)
+        return VideoSize(full.width, full.height, full.frames)
+
+    def guidance_for(self, entry: BaseEntry) -> Guidance:
+        """Give the guidance for a base."""
+        full = self.resolved(entry)
+        return Guidance(scale=full.guidance, image_scale=full.image_guidance, mode=full.guidance_mode)
+
+
+class ResolvedSampler(SamplerConfig):
+    """A sampler with every default filled in."""
+
+    num_steps: int
+    shift: float
+    width: int
+    height: int
+    frames: int
+    guidance: float
+    guidance_mode: Literal["none", "both-grad", "detach-uncond"]
+
+
+class SampleConfig(Config):
+    """Configuration of `idgrpo sample`."""
+
+    base: str | None = None
+    revision: str | None = Field(default=None, description="commit of the base's hub repository; None: what is here")
+    num_per_case: int = Field(default=1, ge=1)
+    seed: int | None = Field(default=None, description="None: each case's own, else 0")
+    lossless: bool | None = Field(default=None, description="None: yes for tiny bases, no for others")
+    device: str | None = Field(default=None, description="None: the GPU if there is one")
+    vae_tiling: bool = Field(default=False, description="decode in tiles: less memory, slight differences at seams")
+    sampler: SamplerConfig = SamplerConfig()
+
+    @property
+    def named_base(self) -> str:
+        """Give the base; UsageError when none is named."""
+        if self.base is None:
+            raise UsageError("no base given", fix=f"say --base, one of {', '.join(ENTRIES)}, or a path")
+        if self.revision is None:
+            return self.base
+        if self.base not in ENTRIES:
+            raise UsageError(f"revision {self.revision}: only a base called by name alone has one, not {self.base}")
+        return f"{self.base}@{self.revision}"
+
+    @property
+    def base_name(self) -> str:
+        """Give the name of the base without its folder or revision, for artifact names."""
+        return Path((self.base or "base").partition("@")[0]).stem
+
+    def resolved(self, entry: BaseEntry) -> dict[str, Any]:
+        """Give what decides the result, with all defaults filled in: device and batch size do not."""
+        return {
+            "base": self.base,
+            "revision": self.revision,
+            "num_per_case": self.num_per_case,
+            "seed": self.seed,
+            "lossless": entry.lossless if self.lossless is None else self.lossless,
+            "vae_tiling": self.vae_tiling,
+            "sampler": self.sampler.resolved(entry).model_dump(mode="json", exclude={"batch_size"}),
+        }

@@ -1,0 +1,224 @@
+"""Load a base by name or path: find its parts, check that they are what they should be, put them on a device."""
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from idgrpo.bases.architectures import CLASS_OF_FAMILY
+from idgrpo.bases.contract import BaseEntry
+from idgrpo.bases.entries import ENTRIES, entry_for_checkpoint, entry_named
+from idgrpo.bases.geometry import Geometry
+from idgrpo.bases.single_file import load_original_transformer, original_hidden_size
+from idgrpo.bases.text import TextEncoder
+from idgrpo.bases.weights import locate, missing_weights, reading_weights, snapshot_commit
+from idgrpo.errors import ArtifactError, MachineError, UsageError
+
+if TYPE_CHECKING:
+    from idgrpo.bases.wan import WanBase
+
+
+def load_base(
+    name_or_path: str,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    encoder_device: str | torch.device | None = None,
+    vae_tiling: bool = False,
+    **options: Any,
+) -> "WanBase":
+    """Load a base: a name of `entries.ENTRIES` (with `@commit` to pin a hub revision), a diffusers folder, or one file.
+
+    dtype is that of the transformer: None takes float32 on the CPU and bfloat16 elsewhere (diffusers keeps norms, time
+    embedding and modulation in float32). The VAE is always float32. encoder_device (None = `device`) is where the text
+    encoder works; its weights are read at the first prompt. options go to the
+    family's class (`reversed_order` of VACE). vae_tiling decodes in overlapping tiles of 256 px: less memory, and pixels
+    near the seams differ slightly.
+
+    Raises UsageError (unknown name, wrong class of checkpoint), MachineError (weights not here), ArtifactError
+    (damaged).
+    """
+    device = _checked_device(device)
+    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    entry = resolve_entry(name_or_path)
+    main, parts = find_parts(entry)
+    entry = dataclasses.replace(entry, revision=snapshot_commit(main))
+    vae = _load_vae(parts["vae"], entry)
+    transformer = _load_transformer(entry, main, parts.get("transformer"), dtype)
+    _check_fit(entry, transformer, vae)
+    text_dtype = torch.float32 if entry.architecture == "tiny" else torch.bfloat16
+    text_encoder = TextEncoder(
+        parts["text_encoder"],
+        parts["tokenizer"],
+        entry.text_length,
+        dtype=text_dtype,
+        device=torch.device(encoder_device) if encoder_device is not None else device,
+    )
+    transformer = transformer.eval().requires_grad_(False).to(device)
+    vae = vae.eval().requires_grad_(False).to(device)
+    if vae_tiling:
+        vae.enable_tiling()
+    return _family_class(entry.family)(entry, transformer, vae, text_encoder, device=device, dtype=dtype, **options)
+
+
+def _checked_device(name: str | torch.device) -> torch.device:
+    """Give the device. Raises UsageError for a name that is none, MachineError for a GPU that is not here."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"'{name}' is no device", fix="use cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise MachineError(f"there is no {device} here ({torch.cuda.device_count()} GPUs)", fix="use --device cpu")
+    return device
+
+
+def _family_class(family: str) -> "type[WanBase]":
+    from idgrpo.bases.phantom import PhantomBase
+    from idgrpo.bases.vace import VaceBase
+
+    return {"vace": VaceBase, "phantom": PhantomBase}[family]
+
+
+def resolve_entry(name_or_path: str) -> BaseEntry:
+    """Give the entry of a name, a name with `@commit`, or a path. Raises UsageError, ArtifactError."""
+    name, _, revision = name_or_path.partition("@")
+    if name in ENTRIES:
+        if revision and not ENTRIES[name].source.startswith("hub:"):
+            raise UsageError(f"{name} ships with idgrpo and has no revisions", fix=f"say {name}")
+        return dataclasses.replace(ENTRIES[name], revision=revision or None)
+    path = Path(name_or_path)
+    if not path.exists():
+        return entry_named(name_or_path)  # raises, with the nearest known name
+    path = path.resolve()
+    config = path / "transformer" / "config.json"
+    if path.is_dir() and config.is_file():
+        with reading_weights(config):
+            values = json.loads(config.read_text())
+            hidden = values["num_attention_heads"] * values["attention_head_dim"]
+        return entry_for_checkpoint(_family_of_class(values.get("_class_name"), path), hidden, str(path))
+    if path.is_file():
+        return entry_for_checkpoint("phantom", original_hidden_size(path), str(path))
+    raise UsageError(
+        f"{path} is no checkpoint of a base: it has no transformer/config.json",
+        fix="give a diffusers folder (transformer/, vae/, text_encoder/, tokenizer/) or an original Phantom file",
+    )
+
+
+def _family_of_class(class_name: str | None, path: Path) -> str:
+    for family, expected in CLASS_OF_FAMILY.items():
+        if class_name == expected:
+            return family
+    raise UsageError(
+        f"{path} holds a {class_name or 'transformer without a class name'}, not a base",
+        fix=f"a base is one of {', '.join(CLASS_OF_FAMILY.values())}",
+    )
+
+
+def find_parts(entry: BaseEntry) -> tuple[Path, dict[str, Path]]:
+    """Find the source and the folder of each component: in the source, else in its companion.
+
+    Raises MachineError that names the first missing part and the command that gets it.
+    """
+    main = locate(entry.source, entry.revision)
+    if main is None:
+        raise missing_weights(entry, entry.source.partition(":")[2] or entry.source)
+    folders = [main] if main.is_dir() else []
+    folders += _companions(main, entry)
+    parts: dict[str, Path] = {}
+    for part in ("transformer", "vae", "text_encoder", "tokenizer"):
+        found = next((folder / part for folder in folders if (folder / part).is_dir()), None)
+        if found is not None:
+            parts[part] = found
+    if main.is_file() or "*" in entry.source:
+        parts.pop("transformer", None)  # a companion's transformer is another model
+        needed: tuple[str, ...] = ("vae", "text_encoder", "tokenizer")
+    else:
+        needed = ("transformer", "vae", "text_encoder", "tokenizer")
+        if parts.get("transformer", main).parent != main:
+            parts.pop("transformer")
+    for part in needed:
+        if part not in parts:
+            raise missing_weights(entry, f"its {part.replace('_', ' ')}")
+    return main, parts
+
+
+def _companions(main: Path, entry: BaseEntry) -> list[Path]:
+    """Give the folders that may hold what the source lacks: model_index's `_companion`, siblings, the entry's."""
+    folders = []
+    index = main / "model_index.json"
+    if index.is_file():
+        with contextlib.suppress(ValueError):
+            named = json.loads(index.read_text()).get("_companion")
+            folders += [main / named] if named else []
+    if main.is_file():
+        folders += [main.parent, *sorted(p for p in main.parent.iterdir() if (p / "text_encoder").is_dir())]
+    companion = locate(entry.companion) if entry.companion else None
+    return [folder for folder in [*folders, companion] if folder is not None]
+
+
+def _load_vae(folder: Path, entry: BaseEntry) -> Any:
+    from diffusers import AutoencoderKLWan
+
+    _expect_class(folder, "AutoencoderKLWan", entry)
+    vae = _from_folder(AutoencoderKLWan, folder, torch.float32)
+    if entry.architecture != "tiny":
+        vae.enable_slicing()  # clips of a batch one after the other: the decoder's memory is that of one clip
+    return vae
+
+
+def _load_transformer(entry: BaseEntry, main: Path, folder: Path | None, dtype: torch.dtype) -> Any:
+    if folder is None:
+        return load_original_transformer(main, entry, dtype)
+    import diffusers
+
+    class_name = CLASS_OF_FAMILY[entry.family]
+    _expect_class(folder, class_name, entry)
+    return _from_folder(getattr(diffusers, class_name), folder, dtype)
+
+
+def _expect_class(folder: Path, expected: str, entry: BaseEntry) -> None:
+    """Refuse a component of another class than the base needs."""
+    with reading_weights(folder / "config.json"):
+        found = json.loads((folder / "config.json").read_text()).get("_class_name")
+    if found != expected:
+        raise UsageError(
+            f"base '{entry.name}': {folder} holds a {found}, this base needs a {expected}",
+            fix=f"use --base with the family that fits ({', '.join(CLASS_OF_FAMILY)})",
+        )
+
+
+def _from_folder(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """Read a diffusers component; any missing or unexpected key is an error that lists it."""
+    with reading_weights(folder):
+        model, info = model_class.from_pretrained(
+            folder, torch_dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+    problems = [
+        f"{kind}: {', '.join(sorted(map(str, info[kind]))[:8])} ({len(info[kind])} in all)"
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+        if info.get(kind)
+    ]
+    if problems:
+        raise ArtifactError(
+            f"weights at {folder} do not fit {model_class.__name__}: {'; '.join(problems)}",
+            fix="config.json and the weight files are from different models; get both again",
+        )
+    return model
+
+
+def _check_fit(entry: BaseEntry, transformer: Any, vae: Any) -> None:
+    """Refuse a transformer whose channels do not fit the VAE: another task's model of the same class."""
+    geometry = Geometry.of(vae.config, transformer.config)
+    expected = {"in_channels": geometry.z}
+    if entry.family == "vace":
+        expected["vace_in_channels"] = 2 * geometry.z + geometry.mask_channels
+    for name, value in expected.items():
+        found = getattr(transformer.config, name)
+        if found != value:
+            raise UsageError(
+                f"base '{entry.name}': the transformer's {name} is {found}, its VAE makes {value}",
+                fix="this checkpoint is for another task (image-to-video, say) or its VAE is another model's",
+            )

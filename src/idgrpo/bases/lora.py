@@ -1,0 +1,265 @@
+"""LoRA adapters on a base: attach, train, switch off for the reference pass, merge for fast rollout, save and load.
+
+Adapters are PEFT's; files are diffusers' (`load_lora_weights` of the Wan pipelines reads them).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from idgrpo.bases.contract import Base
+from idgrpo.bases.weights import reading_weights, sort_header
+from idgrpo.errors import ArtifactError, UsageError
+from idgrpo.run.draws import generator
+
+ATTENTION_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+FEED_FORWARD_TARGETS = ("ffn.net.0.proj", "ffn.net.2")
+TARGET_SETS = {
+    "attention": ATTENTION_TARGETS,
+    "attention+ffn": ATTENTION_TARGETS + FEED_FORWARD_TARGETS,
+}
+"""Target lists by name; both hold in `blocks` (and `vace_blocks` of VACE), self- and cross-attention."""
+
+POLICY = "policy"
+REFERENCE = "reference"
+WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
+
+
+def attach(
+    base: Base, *, rank: int, alpha: float | None = None, targets: Sequence[str] | None = None, seed: int = 0
+) -> list[nn.Parameter]:
+    """Put a fresh trainable adapter on the transformer; it changes nothing until it is trained (B is zero).
+
+    A is uniform in +-1/sqrt(fan in), drawn from (seed, module name), so that it depends on no global generator.
+    Adapters are float32 whatever the base's dtype. alpha None means rank. Full-size bases recompute activations in the
+    backward pass from then on. Raises UsageError when a target matches no module.
+    """
+    from peft import LoraConfig
+
+    targets = tuple(targets or ATTENTION_TARGETS)
+    names = [name for name, module in base.transformer.named_modules() if isinstance(module, nn.Linear)]
+    unmatched = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
+    if unmatched:
+        raise UsageError(
+            f"LoRA targets match no layer of {base.name}: {', '.join(unmatched)}",
+            fix=f"use some of {', '.join(ATTENTION_TARGETS + FEED_FORWARD_TARGETS)}",
+        )
+    base.transformer.requires_grad_(False)
+    config = LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=list(targets))
+    transformer: Any = base.transformer  # diffusers adds the adapter methods
+    transformer.add_adapter(config, adapter_name=POLICY)
+    with torch.no_grad():
+        for name, layer in lora_layers(base):
+            first = layer.lora_A[POLICY].weight
+            bound = 1.0 / math.sqrt(first.shape[1])
+            drawn = torch.empty(first.shape).uniform_(-bound, bound, generator=generator("lora", seed, name))
+            first.data = drawn.to(first.device)
+            layer.lora_B[POLICY].weight.data = torch.zeros_like(layer.lora_B[POLICY].weight, dtype=torch.float32)
+    _recompute_activations(base)
+    return trainable_parameters(base)
+
+
+def _recompute_activations(base: Base) -> None:
+    """Trade a second forward for memory: the activations of all blocks of a full-size base fit no GPU. Same gradients."""
+    if base.entry.architecture != "tiny":
+        base.transformer.enable_gradient_checkpointing()
+
+
+def lora_layers(base: Base) -> list[tuple[str, Any]]:
+    """Give (name, PEFT LoraLayer) of every layer that carries an adapter."""
+    from peft.tuners.lora import LoraLayer
+
+    return [(name, module) for name, module in base.transformer.named_modules() if isinstance(module, LoraLayer)]
+
+
+def trainable_parameters(base: Base) -> list[nn.Parameter]:
+    """Give the parameters of the policy adapter, in a fixed order."""
+    return [parameter for parameter in base.transformer.parameters() if parameter.requires_grad]
+
+
+def keep_reference(base: Base) -> None:
+    """Freeze a copy of the present adapter as the reference of the KL term; `reference_pass` uses it from now on.
+
+    For training that starts from an adapter. Without it the reference is the base itself.
+    """
+    transformer: Any = base.transformer  # diffusers adds the adapter methods
+    # PEFT marks the newest adapter as trainable and active: put both back afterwards.
+    transformer.add_adapter(transformer.peft_config[POLICY], adapter_name=REFERENCE)
+    with torch.no_grad():
+        for _, layer in lora_layers(base):
+            for matrices in (layer.lora_A, layer.lora_B):
+                matrices[REFERENCE].weight.data = matrices[POLICY].weight.detach().clone()
+    transformer.set_adapter(POLICY)
+    for _, layer in lora_layers(base):
+        for matrices in (layer.lora_A, layer.lora_B):
+            matrices[REFERENCE].weight.requires_grad_(False)
+
+
+@contextmanager
+def reference_pass(base: Base) -> Iterator[None]:
+    """Compute with the reference: the kept start adapter if there is one, else the base without any adapter.
+
+    Numbers equal the base's exactly. Which parameters are trainable is left as it was.
+    """
+    layers = [layer for _, layer in lora_layers(base)]
+    trainable = [parameter for parameter in base.transformer.parameters() if parameter.requires_grad]
+    kept = REFERENCE in getattr(base.transformer, "peft_config", {})
+    for layer in layers:
+        if kept:
+            layer.set_adapter(REFERENCE)
+        else:
+            layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            if kept:
+                layer.set_adapter(POLICY)
+            else:
+                layer.enable_adapters(True)
+            for matrices in (layer.lora_A, layer.lora_B):
+                for matrix in matrices.values():
+                    matrix.weight.requires_grad_(False)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def merged(base: Base) -> Iterator[None]:
+    """Fold the policy adapter into the weights for as long as the block runs: no adapter arithmetic in each forward.
+
+    The weights come back from a copy, bit for bit: adding and subtracting in bf16 would drift by up to 4e-3. Merged and
+    unmerged velocities differ by rounding. In bf16 that shows in log probabilities, so a rollout that is replayed must
+    not be merged there. In float32 it may be, and the tiny recipe does so: on both tiny bases, with random rank-16
+    adapters, merging shifted log p by at most 3e-8 (48 sampled steps), far below the on-policy check's 1e-5.
+    """
+    copies: list[tuple[Any, torch.Tensor]] = []
+    layers = [layer for _, layer in lora_layers(base)]
+    try:
+        with torch.no_grad():
+            for layer in layers:
+                inner = layer.get_base_layer()
+                copies.append((inner, inner.weight.data))
+                delta = layer.get_delta_weight(POLICY)
+                inner.weight.data = (inner.weight.data.float() + delta.float()).to(inner.weight.dtype)
+        with _adapters_off(base, layers):
+            yield
+    finally:
+        for inner, weight in copies:
+            inner.weight.data = weight
+
+
+@contextmanager
+def _adapters_off(base: Base, layers: Sequence[Any]) -> Iterator[None]:
+    trainable = trainable_parameters(base)
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        for parameter in base.transformer.parameters():
+            parameter.requires_grad_(False)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def adapter_state(base: Base) -> dict[str, torch.Tensor]:
+    """Give the policy adapter's weights by diffusers name, float32 on the CPU."""
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(base.transformer, adapter_name=POLICY)
+    return {key: value.detach().to("cpu", torch.float32).contiguous() for key, value in state.items()}
+
+
+def save_adapter(base: Base, folder: Path) -> Path:
+    """Write the policy adapter in diffusers' format with its metadata (rank, alpha), without which alpha is lost.
+
+    Equal adapters give equal bytes.
+    """
+    from diffusers import WanPipeline
+
+    folder.mkdir(parents=True, exist_ok=True)
+    transformer: Any = base.transformer
+    config = transformer.peft_config[POLICY].to_dict()
+    metadata = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    WanPipeline.save_lora_weights(
+        folder,
+        transformer_lora_layers=adapter_state(base),
+        transformer_lora_adapter_metadata=metadata,
+        weight_name=WEIGHTS_FILE,
+    )
+    sort_header(folder / WEIGHTS_FILE)
+    return folder / WEIGHTS_FILE
+
+
+def load_adapter(base: Base, source: Path, *, trainable: bool = False) -> list[nn.Parameter]:
+    """Load an adapter file or folder onto a base without one, and check that it changed the output.
+
+    Raises ArtifactError: file missing or damaged, layers that the base lacks, or an adapter without effect although its
+    weights are not zero (files with PEFT's own key prefix load silently as nothing). Returns what is trainable.
+    """
+    path = source / WEIGHTS_FILE if source.is_dir() else source
+    if not path.is_file():
+        raise ArtifactError(
+            f"no adapter at {source}: {path.name} is missing", fix="give the folder of a policy artifact"
+        )
+    if lora_layers(base):
+        raise UsageError(f"base {base.name} already carries an adapter", fix="load the base again for another adapter")
+    from safetensors.torch import load_file
+
+    with reading_weights(path):
+        state = load_file(path)
+    unlike = [key for key in state if not key.startswith("transformer.")]
+    if unlike:
+        raise ArtifactError(
+            f"{path} is not in diffusers' format: {', '.join(unlike[:3])}", fix="export it again, or convert its keys"
+        )
+    modules = dict(base.transformer.named_modules())
+    strange = {key.removeprefix("transformer.").split(".lora_")[0] for key in state} - set(modules)
+    if strange:
+        raise ArtifactError(
+            f"{path} is for another base: no layer {', '.join(sorted(strange)[:3])} in {base.name}",
+            fix="use the base that the policy was trained on",
+        )
+    before = _probe(base)
+    with reading_weights(path):
+        transformer: Any = base.transformer
+        transformer.load_lora_adapter(str(path.parent), weight_name=path.name, adapter_name=POLICY)
+    for _, layer in lora_layers(base):
+        for matrices in (layer.lora_A, layer.lora_B):
+            matrices[POLICY].weight.data = matrices[POLICY].weight.data.float()
+    is_zero = not any(bool(value.any()) for key, value in state.items() if "lora_B" in key)
+    if not is_zero and torch.equal(before, _probe(base)):
+        raise ArtifactError(f"the adapter at {path} was loaded and changes nothing", fix="its keys do not fit the base")
+    base.transformer.requires_grad_(False)
+    if trainable:
+        _recompute_activations(base)
+        for _, layer in lora_layers(base):
+            for matrices in (layer.lora_A, layer.lora_B):
+                matrices[POLICY].weight.requires_grad_(True)
+    return trainable_parameters(base)
+
+
+@torch.no_grad()
+def _probe(base: Base) -> torch.Tensor:
+    """Give the transformer's output on a fixed input of one token row: cheap on any size of model."""
+    config: Any = base.transformer.config
+    t, h, w = config.patch_size
+
+    def wave(channels: int) -> torch.Tensor:
+        values = torch.linspace(-1.0, 1.0, channels * 2 * t * h * w).sin() * 3.0
+        return values.reshape(1, channels, 2 * t, h, w).to(base.device, base.dtype)
+
+    text = torch.linspace(-1.0, 1.0, 4 * config.text_dim).reshape(1, 4, -1).to(base.device, base.dtype)
+    inputs = {"hidden_states": wave(config.in_channels), "encoder_hidden_states": text}
+    if base.entry.family == "vace":
+        inputs["control_hidden_states"] = wave(config.vace_in_channels)
+    timestep = torch.full((1,), 500.0, device=base.device)
+    return base.transformer(timestep=timestep, return_dict=False, **inputs)[0].float()

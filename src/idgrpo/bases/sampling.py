@@ -1,0 +1,135 @@
+"""The `sample` stage: cases to videos, records and contact sheets; a killed run goes on where it stopped."""
+
+import hashlib
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from idgrpo.bases.conditions import ConditionCache
+from idgrpo.bases.config import SamplerConfig
+from idgrpo.bases.contract import Base
+from idgrpo.bases.cost import clip_size_bytes
+from idgrpo.bases.generate import Job, generate, read_references
+from idgrpo.records.case import Case
+from idgrpo.records.jsonl import write_records
+from idgrpo.records.sample import Sample
+from idgrpo.run.machine import require_disk
+from idgrpo.run.progress import progress
+from idgrpo.video.read import read_video
+from idgrpo.video.sheet import contact_sheet
+from idgrpo.video.write import write_image, write_video
+
+SHEET_FRAMES = 5
+"""Frames of each clip on a contact sheet, spread over its length."""
+COPIES = 2
+"""How often a clip lies on the disk: in the run, and in the artifact that is published from it."""
+
+
+def sample_to_folder(
+    base: Base,
+    jobs: Sequence[Job],
+    folder: Path,
+    *,
+    sampler: SamplerConfig,
+    lossless: bool | None = None,
+    policy: str | None = None,
+    read: Callable[[Case], list[Tensor]] = read_references,
+    check: Callable[[], None] = lambda: None,
+) -> list[Sample]:
+    """Make the clips of jobs into `folder`: videos/, samples.jsonl, contact_sheets/<case>.png.
+
+    A video appears under its name only when it is complete, and depends on (case id, seed) only: videos that are there
+    are kept, the missing ones are made, and the result is that of a run that was never interrupted. `check` is called
+    after each clip and may raise (StopSignal.check). lossless None takes the base's habit. policy: what the adapter on
+    the base is called. Returns the samples in the order of jobs.
+
+    Raises MachineError before anything is made when the disk has no room for it.
+    """
+    lossless = base.entry.lossless if lossless is None else lossless
+    videos = folder / "videos"
+    videos.mkdir(parents=True, exist_ok=True)
+    paths = {(job.case.id, job.seed): videos / f"{sample_id(job.case.id, job.seed)}.mp4" for job in jobs}
+    missing = [job for job in jobs if not paths[job.case.id, job.seed].exists()]
+    require_disk(folder, COPIES * len(missing) * clip_size_bytes(sampler.size(base.entry), lossless=lossless))
+    cache = ConditionCache(None if base.entry.architecture == "tiny" else folder / "conditions")
+    with progress(len(jobs), f"sample {base.name}", unit="clips") as bar:
+        bar.advance(len(jobs) - len(missing))
+        for clip in generate(base, missing, sampler=sampler, cache=cache, read=read):
+            write_video(paths[clip.case.id, clip.seed], clip.frames, fps=base.entry.fps, lossless=lossless)
+            bar.advance(1)
+            check()
+    samples = [_record(base, job, paths[job.case.id, job.seed], sampler, policy) for job in jobs]
+    write_records(folder / "samples.jsonl", samples)
+    _write_sheets(folder / "contact_sheets", jobs, paths, read)
+    return samples
+
+
+def copy_samples(samples: Sequence[Sample], source: Path, target: Path) -> list[Sample]:
+    """Copy finished samples (videos, contact sheets) to another folder and write their records there.
+
+    Records are written anew because their paths are relative to their folder.
+    """
+    for part in ("videos", "contact_sheets"):
+        (target / part).mkdir(parents=True, exist_ok=True)
+        for path in sorted((source / part).glob("[!.]*")):
+            shutil.copyfile(path, target / part / path.name)
+    copied = [
+        sample.model_copy(update={"video": str(target / "videos" / Path(sample.video).name)}) for sample in samples
+    ]
+    write_records(target / "samples.jsonl", copied)
+    return copied
+
+
+def sample_id(case_id: str, seed: int) -> str:
+    """Give a file name for a clip; ids that are no file names get a digest so that they stay apart."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", case_id)[:80]
+    digest = "" if plain == case_id else "-" + hashlib.sha256(case_id.encode()).hexdigest()[:8]
+    return f"{plain}{digest}--s{seed}"
+
+
+def _record(base: Base, job: Job, video: Path, sampler: SamplerConfig, policy: str | None) -> Sample:
+    return Sample(
+        id=sample_id(job.case.id, job.seed),
+        case_id=job.case.id,
+        prompt=job.case.prompt,
+        references=job.case.references,
+        video=str(video.absolute()),
+        base=base.name,
+        policy=policy,
+        seed=job.seed,
+        sampler=sampler_record(base, sampler),
+    )
+
+
+def sampler_record(base: Base, sampler: SamplerConfig) -> dict[str, Any]:
+    """Give every setting that decides the pixels; batch size is not among them."""
+    values = sampler.resolved(base.entry).model_dump(mode="json", exclude={"batch_size"})
+    return values | {"dtype": str(base.dtype).removeprefix("torch."), "revision": base.entry.revision}
+
+
+def _write_sheets(
+    folder: Path,
+    jobs: Sequence[Job],
+    paths: dict[tuple[str, int], Path],
+    read: Callable[[Case], list[Tensor]],
+) -> None:
+    """Write one PNG per case: a row for each seed, references beside frames."""
+    folder.mkdir(parents=True, exist_ok=True)
+    by_case: dict[str, list[Job]] = {}
+    for job in jobs:
+        by_case.setdefault(job.case.id, []).append(job)
+    for case_id, members in by_case.items():
+        references = read(members[0].case)
+        rows: list[list[Tensor]] = []
+        for job in members:
+            clip = read_video(paths[case_id, job.seed])
+            last = len(clip) - 1
+            spread = sorted({round(last * place / (SHEET_FRAMES - 1)) for place in range(SHEET_FRAMES)})
+            rows.append([*references, *(clip[index] for index in spread)])
+        captions = [f"{case_id}, seed {job.seed}" for job in members]
+        name = sample_id(case_id, 0).removesuffix("--s0")
+        write_image(folder / f"{name}.png", contact_sheet(rows, captions))

@@ -1,0 +1,83 @@
+"""The UMT5 text encoder: prompts to embeddings, padded with zeros; loaded when first needed and released afterwards."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from idgrpo.bases.prompt import clean_prompt
+from idgrpo.bases.weights import reading_weights
+
+EMBEDDING_NAMES = {"shared.weight", "encoder.embed_tokens.weight"}
+
+
+class TextEncoder:
+    """Encodes prompts with the UMT5 encoder of a diffusers folder.
+
+    The weights (11.4 GB in bf16 for UMT5-XXL) are read at the first prompt, so that a run whose conditions are cached
+    never touches them; `release` gives the memory back.
+    """
+
+    def __init__(
+        self, model_dir: Path, tokenizer_dir: Path, text_length: int, *, dtype: torch.dtype, device: torch.device
+    ):
+        self.model_dir, self.tokenizer_dir = model_dir, tokenizer_dir
+        self.text_length, self.dtype, self.device = text_length, dtype, device
+        # Any: the classes of transformers would have to be imported, which takes seconds.
+        self._model: Any = None
+        self._tokenizer: Any = None
+
+    @property
+    def loaded(self) -> bool:
+        return self._model is not None
+
+    def load(self) -> None:
+        """Read tokenizer and weights if that has not happened. Raises ArtifactError when they are damaged."""
+        if self._model is not None:
+            return
+        from transformers import AutoTokenizer, UMT5EncoderModel
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # it writes to pipes and files too; reading 22 tensors needs no bar
+        with reading_weights(self.tokenizer_dir):
+            self._tokenizer = AutoTokenizer.from_pretrained(self.tokenizer_dir, local_files_only=True)
+        with reading_weights(self.model_dir):
+            loaded: Any = UMT5EncoderModel.from_pretrained(
+                self.model_dir, local_files_only=True, dtype=self.dtype, output_loading_info=True
+            )
+            model, info = loaded
+            missing = set(info["missing_keys"])
+            if not missing >= EMBEDDING_NAMES:  # the table is stored once, under either name
+                missing -= EMBEDDING_NAMES
+            if missing:
+                raise KeyError(f"missing keys: {', '.join(sorted(missing)[:8])}")
+        self._model = model.eval().requires_grad_(False).to(self.device)
+
+    def release(self) -> None:
+        """Forget the weights; the next `encode` reads them again."""
+        self._model = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Encode prompts to [prompt, text_length, channel] on the CPU.
+
+        Longer prompts are cut. Positions after the end are zeros and the transformer gets no mask: that is how the Wan
+        family was trained, and it makes text_length part of the model (512; 226 gives other videos).
+        """
+        self.load()
+        inputs = self._tokenizer(
+            [clean_prompt(prompt) for prompt in prompts],
+            padding="max_length",
+            max_length=self.text_length,
+            truncation=True,
+            add_special_tokens=True,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        mask = inputs.attention_mask.to(self.device)
+        hidden = self._model(inputs.input_ids.to(self.device), mask).last_hidden_state
+        return (hidden * mask.unsqueeze(-1).to(hidden.dtype)).cpu()

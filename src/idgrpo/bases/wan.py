@@ -1,0 +1,183 @@
+"""What VACE and Phantom share: text, VAE, geometry, and velocity by buckets of equal numbers of references."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from idgrpo.bases.contract import BaseEntry, Condition, ConditionBatch, Guidance, VideoSize
+from idgrpo.bases.geometry import Geometry
+from idgrpo.bases.guidance import guided_velocity
+from idgrpo.bases.prompt import checked_prompt
+from idgrpo.bases.references import check_references
+from idgrpo.bases.text import TextEncoder
+from idgrpo.errors import UsageError
+from idgrpo.flow.schedule import NUM_TRAIN_TIMESTEPS
+
+
+class WanBase:
+    """A generator of the Wan 2.1 family. Subclasses say how references enter the transformer."""
+
+    fit: Callable[[Tensor, int, int], Tensor]
+    """Fits a photo into the frame; float32 [3, height, width] in -1..1."""
+    weights: Callable[[Guidance], dict[str, float]]
+    """Guidance branches and their weights; the fully conditional one last."""
+    slots_in_state: bool
+    """Whether the state holds reference slots in front of the video."""
+
+    def __init__(
+        self,
+        entry: BaseEntry,
+        transformer: Any,
+        vae: Any,
+        text_encoder: TextEncoder,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ):
+        self.name, self.entry = entry.name, entry
+        self.transformer, self.vae, self.text_encoder = transformer, vae, text_encoder
+        self.device, self.dtype = device, dtype
+        self.geometry = Geometry.of(vae.config, transformer.config)
+        shape = (1, self.geometry.z, 1, 1, 1)
+        self._latents_mean = torch.tensor(vae.config.latents_mean, dtype=torch.float32).view(shape)
+        self._latents_std = torch.tensor(vae.config.latents_std, dtype=torch.float32).view(shape)
+        self._negative: Tensor | None = None
+
+    # --- conditions ---
+
+    @torch.no_grad()
+    def encode(self, prompt: str, references: Sequence[Tensor], size: VideoSize) -> Condition:
+        """Encode one case; see `contract.Base.encode`."""
+        self.geometry.check(size)
+        check_references(references, min_px=self.entry.min_reference_px, max_references=self.entry.max_references)
+        text = self.text_encoder.encode([checked_prompt(prompt)])[0]
+        if self._negative is None:
+            self._negative = self.text_encoder.encode([self.entry.negative_prompt])[0]
+        fitted = [type(self).fit(image, size.height, size.width) for image in references]
+        latents = [self._encode_pixels(image[None, :, None]) for image in fitted]
+        return Condition(
+            text=text,
+            negative=self._negative,
+            references=torch.cat(latents, dim=2)[0],
+            background=self._background(size),
+            size=size,
+        )
+
+    def collate(self, conditions: Sequence[Condition]) -> ConditionBatch:
+        """Stack conditions; see `contract.Base.collate`."""
+        sizes = {condition.size for condition in conditions}
+        if len(sizes) != 1:
+            raise UsageError(f"one batch needs one size, got {', '.join(map(str, sorted(sizes)))}")
+        counts = [condition.num_references for condition in conditions]
+        return ConditionBatch(
+            text=torch.stack([condition.text for condition in conditions]).to(self.device, self.dtype),
+            negative=torch.stack([condition.negative for condition in conditions]).to(self.device, self.dtype),
+            visual=[self._visual(condition).to(self.device, self.dtype) for condition in conditions],
+            num_references=counts,
+            num_slots=max(counts) if self.slots_in_state else 0,
+            size=conditions[0].size,
+            keys=[condition.key for condition in conditions],
+        )
+
+    def _background(self, size: VideoSize) -> Tensor | None:
+        """Give what a condition needs besides its references; nothing by default."""
+        return None
+
+    def _visual(self, condition: Condition) -> Tensor:
+        """Give the tensor that carries the references into the transformer."""
+        raise AssertionError("a subclass says how")
+
+    # --- state ---
+
+    def latent_shape(self, size: VideoSize, num_references: int) -> tuple[int, int, int, int]:
+        """Give the state's shape [channel, frame, height, width]; see `contract.Base.latent_shape`."""
+        frames, height, width = self.geometry.latent_size(size)
+        return self.geometry.z, frames + (num_references if self.slots_in_state else 0), height, width
+
+    def video_mask(self, batch: ConditionBatch) -> Tensor:
+        """Mark the video frames of the state with 1; see `contract.Base.video_mask`."""
+        frames = self.geometry.latent_frames(batch.size.frames)
+        mask = torch.ones(len(batch), 1, batch.num_slots + frames, 1, 1, device=self.device)
+        mask[:, :, : batch.num_slots] = 0.0
+        return mask
+
+    # --- velocity ---
+
+    def velocity(self, latents: Tensor, sigma: Tensor, batch: ConditionBatch, guidance: Guidance | None) -> Tensor:
+        """Predict the velocity; see `contract.Base.velocity`.
+
+        The transformer has no attention mask, so samples with different numbers of references go through it in buckets.
+        """
+        guidance = self.entry.guidance if guidance is None else guidance
+        weights = type(self).weights(guidance)
+        frames = self.geometry.latent_frames(batch.size.frames)
+        expected = (len(batch), self.geometry.z, batch.num_slots + frames)
+        if tuple(latents.shape[:3]) != expected or tuple(sigma.shape) != expected[:1]:
+            raise ValueError(f"latents {tuple(latents.shape)}, sigma {tuple(sigma.shape)}; batch needs {expected}")
+        buckets: dict[int, list[int]] = {}
+        for index, count in enumerate(batch.num_references):
+            buckets.setdefault(count, []).append(index)
+        pieces, order = [], []
+        for count, members in buckets.items():
+            padding = batch.num_slots - count if self.slots_in_state else 0
+            part = batch if len(members) == len(batch) else batch.select(members)
+            state = latents if part is batch else latents[members]
+            time = sigma if part is batch else sigma[members]
+            piece = self._bucket_velocity(state[:, :, padding:], time, part, weights, guidance.mode)
+            pieces.append(nn.functional.pad(piece, (0, 0, 0, 0, padding, 0)) if padding else piece)
+            order += members
+        if len(pieces) == 1:
+            return pieces[0]
+        return torch.cat(pieces)[torch.tensor(order, device=latents.device).argsort()]
+
+    def _bucket_velocity(
+        self, latents: Tensor, sigma: Tensor, batch: ConditionBatch, weights: dict[str, float], mode: str
+    ) -> Tensor:
+        """Give the guided velocity of samples with equal numbers of references."""
+        hidden = latents.to(self.dtype)
+        timestep = sigma.to(torch.float32) * NUM_TRAIN_TIMESTEPS
+        visual = torch.stack(batch.visual)
+
+        def forward(names: Sequence[str]) -> list[Tensor]:
+            inputs = [self._branch(name, hidden, visual, batch) for name in names]
+            stacked = {key: torch.cat([branch[key] for branch in inputs]) for key in inputs[0]}
+            output = self.transformer(timestep=timestep.repeat(len(names)), return_dict=False, **stacked)[0]
+            return list(output.float()[:, :, : latents.shape[2]].chunk(len(names)))
+
+        return guided_velocity(weights, mode, forward)
+
+    def _branch(self, name: str, hidden: Tensor, visual: Tensor, batch: ConditionBatch) -> dict[str, Tensor]:
+        """Give the transformer's inputs of one guidance branch."""
+        raise AssertionError("a subclass says how")
+
+    # --- pixels ---
+
+    @torch.no_grad()
+    def _encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Encode [batch, 3, frame, height, width] in -1..1 to normalised float32 latents on the CPU (mode)."""
+        parameter = next(self.vae.parameters())
+        latents = self.vae.encode(pixels.to(parameter.device, parameter.dtype)).latent_dist.mode().float().cpu()
+        return (latents - self._latents_mean) * (1.0 / self._latents_std)
+
+    def encode_clips(self, pixels: Tensor, batch: ConditionBatch) -> Tensor:
+        """Encode clips to clean states; see `contract.Base.encode_clips`."""
+        surplus = self.geometry.encodable_frames(batch.size.frames) - batch.size.frames
+        padded = torch.cat([pixels, pixels[:, -1:].expand(-1, surplus, -1, -1, -1)], dim=1)
+        latents = self._encode_pixels(padded.permute(0, 2, 1, 3, 4) * 2.0 - 1.0)
+        latents = latents[:, :, : self.geometry.latent_frames(batch.size.frames)]
+        slots = latents.new_zeros(len(batch), self.geometry.z, batch.num_slots, *latents.shape[-2:])
+        for index, count in enumerate(batch.num_references if batch.num_slots else ()):
+            # What the reference slots of a finished state hold: the references themselves.
+            slots[index, :, batch.num_slots - count :] = batch.visual[index][: self.geometry.z, :count].float().cpu()
+        return torch.cat([slots, latents], dim=2).to(self.device)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, batch: ConditionBatch) -> Tensor:
+        """Decode the video part; see `contract.Base.decode`."""
+        video = latents[:, :, batch.num_slots :].float()
+        video = video / (1.0 / self._latents_std.to(video.device)) + self._latents_mean.to(video.device)
+        parameter = next(self.vae.parameters())
+        pixels = self.vae.decode(video.to(parameter.device, parameter.dtype), return_dict=False)[0]
+        return (pixels.float() / 2.0 + 0.5).clamp(0.0, 1.0).permute(0, 2, 1, 3, 4)

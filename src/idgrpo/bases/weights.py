@@ -1,0 +1,123 @@
+"""Where weights are on this machine, and reading them with errors that people understand."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from idgrpo.bases.contract import BaseEntry
+from idgrpo.errors import ArtifactError, IdgrpoError, MachineError
+
+WEIGHTS_ENV = "IDGRPO_WEIGHTS"
+"""Folder with copies of hub repositories as `<owner>/<name>` or `<name>`; looked at before the hub's own cache."""
+
+SMALL_FILE_SIZE_BYTES = 32 * 1024**2
+
+
+@contextmanager
+def reading_weights(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong while weights are read into an ArtifactError that names the file."""
+    try:
+        yield
+    except (IdgrpoError, MemoryError):
+        raise
+    except Exception as error:  # libraries raise anything here: SafetensorError, UnpicklingError, OSError, KeyError
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        reason = str(error).strip().splitlines()
+        raise ArtifactError(
+            f"weights at {path} cannot be read: {type(error).__name__}: {reason[0][:300] if reason else ''}",
+            fix="the file is damaged or not what its name says; get it again",
+        ) from error
+
+
+def locate(source: str, revision: str | None = None) -> Path | None:
+    """Find a source on this machine without any network; None when it is not there.
+
+    `package:<folder>` is inside idgrpo; `hub:<owner>/<name>[/<file pattern>]` is in $IDGRPO_WEIGHTS or the hub's cache;
+    anything else is a path. A hub source with a file pattern gives the file, or the folder when several shards match.
+    With a revision only the hub's cache counts: a copy elsewhere does not say which revision it is.
+    """
+    kind, _, rest = source.partition(":")
+    if kind == "package":
+        import idgrpo
+
+        path = Path(idgrpo.__file__).parent / rest
+    elif kind == "hub":
+        owner, name, *pattern = rest.split("/")
+        folder = _hub_folder(f"{owner}/{name}", revision)
+        if folder is None:
+            return None
+        if not pattern:
+            return folder
+        files = sorted(folder.glob("/".join(pattern)))
+        if not files:
+            return None
+        return files[0] if len(files) == 1 else folder
+    else:
+        path = Path(source)
+    return path if path.exists() else None
+
+
+def _hub_folder(repository: str, revision: str | None) -> Path | None:
+    """Find the folder of a hub repository on this machine."""
+    root = os.environ.get(WEIGHTS_ENV) if revision is None else None
+    for candidate in (Path(root) / repository, Path(root) / repository.split("/")[1]) if root else ():
+        if candidate.is_dir():
+            return candidate
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HfHubHTTPError, ValueError, OSError):
+        return None
+
+
+def weights_digest(paths: list[Path]) -> str:
+    """Give a digest that changes when weights change: contents of small files, names and sizes of large ones."""
+    digest = hashlib.sha256()
+    for root in paths:
+        files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+        for path in files:
+            size_bytes = path.stat().st_size
+            digest.update(f"{path.relative_to(root.parent)} {size_bytes}\n".encode())
+            if size_bytes <= SMALL_FILE_SIZE_BYTES:
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def missing_weights(entry: BaseEntry, what: str) -> MachineError:
+    """Make the error for weights that are not on this machine: what is missing and the one command that gets it."""
+    if not entry.download:
+        return MachineError(f"base '{entry.name}': {what} not found", fix="check the path")
+    missing = f"base '{entry.name}': {what} is not on this machine ({entry.download_size})"
+    if entry.revision is None:
+        return MachineError(missing, fix=f"{entry.download}   (or put copies under ${WEIGHTS_ENV})")
+    repository = "/".join(entry.source.removeprefix("hub:").split("/")[:2])
+    command = entry.download.replace(repository, f"{repository} --revision {entry.revision}", 1)
+    return MachineError(f"{missing} at revision {entry.revision}", fix=command)
+
+
+def snapshot_commit(path: Path) -> str | None:
+    """Give the commit of a hub snapshot from its path (`.../snapshots/<commit>/...`), or None for other folders."""
+    parts = path.parts
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else None
+
+
+def sort_header(path: Path) -> None:
+    """Rewrite a safetensors file with its metadata in sorted order: the library writes it in random order, and then equal
+    adapters would have different digests.
+
+    Layout: 8 bytes length (little endian), JSON header padded with spaces to a multiple of 8, data.
+    """
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])

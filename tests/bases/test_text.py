@@ -1,0 +1,47 @@
+import pytest
+import torch
+
+from idgrpo.bases.entries import WAN_NEGATIVE_PROMPT
+from idgrpo.bases.prompt import checked_prompt, clean_prompt
+from idgrpo.errors import DataError
+
+
+@pytest.mark.parametrize(
+    ("raw", "cleaned"),
+    [
+        ("  a man \n\t walks ", "a man walks"),
+        ("Tom &amp;amp; Ann", "Tom & Ann"),
+        ("“hi” it’s", '"hi" it\'s'),
+        ("ＡＢ，c　d", "AB,c d"),
+        ("", ""),
+    ],
+)
+def test_cleaning(raw, cleaned):
+    assert clean_prompt(raw) == cleaned
+
+
+def test_negative_prompt_gets_narrow_commas_and_keeps_its_characters():
+    cleaned = clean_prompt(WAN_NEGATIVE_PROMPT)
+    assert "，" not in cleaned
+    assert cleaned.count(",") == WAN_NEGATIVE_PROMPT.count("，")
+    assert cleaned.startswith("色调艳丽,过曝")
+
+
+@pytest.mark.parametrize("prompt", ["", " ", "\n\t", "&nbsp;"])
+def test_empty_prompts_are_refused(prompt):
+    with pytest.raises(DataError, match="empty"):
+        checked_prompt(prompt)
+
+
+def test_padding_is_zero_and_has_the_models_length(phantom):
+    short, long = phantom.text_encoder.encode(["a man", "a " * 40])
+    assert short.shape == long.shape == (16, 16)
+    assert short[:3].abs().sum(1).min() > 0
+    assert not short[3:].any()  # two words and the end token
+    assert long.abs().sum(1).min() > 0, "longer prompts are cut"
+
+
+def test_a_prompt_does_not_depend_on_its_neighbours(phantom):
+    together = phantom.text_encoder.encode(["a man", "a woman with red hair and a green shirt"])
+    alone = phantom.text_encoder.encode(["a man"])
+    assert torch.allclose(together[:1], alone, atol=1e-6)
