@@ -1,0 +1,91 @@
+"""Features of many clips, computed once and kept on disk in chunks: a stopped run goes on, another run starts at once."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from idgrpo.reward.data import Clip, read_clip
+from idgrpo.reward.inputs import InputBuilder
+from idgrpo.reward.model import RewardNetwork
+from idgrpo.reward.score import clip_features
+
+CHUNK = 256
+
+
+def features_of(
+    clips: Sequence[Clip],
+    network: RewardNetwork,
+    builder: InputBuilder,
+    *,
+    folder: Path | None = None,
+    batch: int = 16,
+    advance: Callable[[int], None] = lambda num: None,
+) -> dict[Clip, Tensor]:
+    """Return float32 features "width" of each distinct clip, in bounded memory.
+
+    Args:
+        folder: where chunks of 256 clips are kept; a chunk that is there is read, not computed. The folder belongs to
+            one list of clips and one backbone (see `feature_folder`).
+        advance: called with the number of clips done.
+
+    Raises:
+        DataError: a clip cannot be decoded; the message names the file.
+    """
+    unique = list(dict.fromkeys(clips))
+    found: dict[Clip, Tensor] = {}
+    for start in range(0, len(unique), CHUNK):
+        part = unique[start : start + CHUNK]
+        path = folder / f"features-{start // CHUNK:05d}.safetensors" if folder else None
+        if path is not None and path.is_file():
+            rows = load_file(path)["features"]
+        else:
+            decoded = [read_clip(clip) for clip in part]
+            rows = clip_features(
+                network,
+                builder,
+                [d[0] for d in decoded],
+                [d[1] for d in decoded],
+                [c.prompt for c in part],
+                batch=batch,
+            )
+            if path is not None:
+                _publish(rows, path)
+        found.update(zip(part, rows, strict=True))
+        advance(len(part))
+    return found
+
+
+def feature_folder(root: Path, model: str, clips: Sequence[Clip], batch: int) -> Path:
+    """Name the folder below `root` that holds the features of these clips, in this order, by this model.
+
+    Videos and photos count with path, size and time of change, so that a file made again is read again. The list counts
+    as a whole, because a batch's company may move the last bit of a feature and equal runs must end with equal weights.
+
+    Args:
+        model: digest of checkpoint and preprocessing.
+    """
+    digest = hashlib.sha256(f"{model}\n{batch}\n".encode())
+    for clip in clips:
+        for path in (clip.video, *clip.photos):
+            facts = os.stat(path)
+            digest.update(f"{path}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+        digest.update(f"{clip.prompt}\n".encode())
+    return root / digest.hexdigest()[:24]
+
+
+def feature_scale(differences: Tensor) -> Tensor:
+    """Return the root mean square of each column of feature differences, floored, so that none is blown up."""
+    scale = differences.square().mean(0).sqrt()
+    return scale.clamp(min=float(scale.max()) * 1e-3 + 1e-12)
+
+
+def _publish(rows: Tensor, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".partial")
+    save_file({"features": rows.contiguous().to(torch.float32)}, temporary)
+    os.replace(temporary, path)

@@ -1,0 +1,139 @@
+"""Score over HTTP, for callers on another machine: `idgrpo artifacts serve rm --device cuda:0 --device cuda:1`.
+
+POST /score takes a request of `wire.py`; GET /health tells model, devices and load. One model and one worker thread per
+device; more waiting requests than allowed are turned away with 503 and Retry-After, so that callers slow down.
+"""
+
+import asyncio
+import queue
+import socket
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from idgrpo.errors import BusyError, DataError, IdgrpoError, UsageError
+from idgrpo.reward.score import RewardModel
+from idgrpo.reward.wire import pack_scores, unpack_request
+
+DRAIN_S = 60
+
+
+class Desk:
+    """The counter of the service: who waits, what was scored, and the model that is free."""
+
+    def __init__(self, models: Sequence[RewardModel], max_waiting: int, max_bytes: int):
+        self.models = models
+        self.max_waiting = max_waiting
+        self.max_bytes = max_bytes
+        self.num_pending = 0
+        self.num_scored = 0
+        self.failure: str | None = None
+        self._idle: queue.SimpleQueue[RewardModel] = queue.SimpleQueue()
+        for model in models:
+            self._idle.put(model)
+        self._threads = ThreadPoolExecutor(len(models), thread_name_prefix="score")
+
+    async def score(self, request: Request) -> JSONResponse:
+        """Answer one request with results, or with the reason why there are none."""
+        if self.num_pending >= self.max_waiting:
+            return JSONResponse(
+                {"error": f"{self.max_waiting} requests are waiting"}, 503, headers={"Retry-After": "1"}
+            )
+        self.num_pending += 1
+        try:
+            body = await self._read(request)
+            if body is None:
+                return JSONResponse({"error": f"a request may have {self.max_bytes} bytes"}, 413)
+            results = await asyncio.get_running_loop().run_in_executor(self._threads, self._work, body)
+        except DataError as error:
+            return JSONResponse({"error": error.message}, 422)
+        except Exception as error:  # a device that fell over must be an answer and visible in /health
+            self.failure = error.message if isinstance(error, IdgrpoError) else f"{type(error).__name__}: {error}"
+            return JSONResponse({"error": self.failure}, 500)
+        finally:
+            self.num_pending -= 1
+        self.failure = None
+        self.num_scored += len(results)
+        return JSONResponse({"results": results, "model": self.models[0].digest})
+
+    async def health(self, request: Request) -> JSONResponse:
+        """Tell model, devices and load; status 503 while the newest scoring failed."""
+        document = {
+            "status": "failing" if self.failure else "ok",
+            "model": self.models[0].digest,
+            "devices": [str(model.device) for model in self.models],
+            "pending": self.num_pending,
+            "max_waiting": self.max_waiting,
+            "scored": self.num_scored,
+            **({"error": self.failure} if self.failure else {}),
+        }
+        return JSONResponse(document, 503 if self.failure else 200)
+
+    async def _read(self, request: Request) -> bytes | None:
+        # Counted while it comes in: a chunked body states no length.
+        if int(request.headers.get("content-length", "0")) > self.max_bytes:
+            return None
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > self.max_bytes:
+                return None
+        return bytes(body)
+
+    def _work(self, body: bytes) -> list[dict]:
+        request = unpack_request(body)
+        model = self._idle.get()
+        try:
+            return pack_scores(model.score(*request))
+        finally:
+            self._idle.put(model)
+
+
+def make_app(models: Sequence[RewardModel], *, max_waiting: int = 16, max_bytes: int = 2 * 2**30) -> Starlette:
+    """Return the web application over models that are all the same, one per device.
+
+    Args:
+        max_waiting: requests that may wait or run at one time; further ones get 503.
+        max_bytes: largest request body.
+    """
+    desk = Desk(models, max_waiting, max_bytes)
+    return Starlette(routes=[Route("/score", desk.score, methods=["POST"]), Route("/health", desk.health)])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take a port (0: any free one); BusyError when another process has it."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except socket.gaierror:
+        raise UsageError(f"there is no host {host} on this machine") from None
+    except OSError as error:
+        raise BusyError(f"port {port} of {host} cannot be had: {error.strerror}", fix="--port 0 takes any") from None
+    listener.listen()
+    return listener
+
+
+def serve(app: Starlette, listener: socket.socket, should_stop: Callable[[], bool]) -> None:
+    """Answer requests until a stop is asked for; what is being scored then still gets its answer."""
+    import uvicorn
+
+    settings = uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=DRAIN_S
+    )
+    server = uvicorn.Server(settings)
+    vars(server)["capture_signals"] = nullcontext  # our caller owns the signals
+
+    async def run() -> None:
+        serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+        while not serving.done() and not should_stop():
+            await asyncio.sleep(0.1)
+        server.should_exit = True
+        await serving
+
+    asyncio.run(run())

@@ -1,0 +1,220 @@
+"""Training end to end on tiny checkpoints: both modes, resume, batch layouts, saved models that score the same."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from preferences import write_preferences
+from safetensors.torch import load_file
+from tiny_vlm import write_tiny_vlm
+
+from idgrpo.errors import ArtifactError, DataError, MachineError, StoppedError
+from idgrpo.reward.backbone import load_backbone
+from idgrpo.reward.checkpoint import default_vlm, find_vlm
+from idgrpo.reward.config import RewardConfig
+from idgrpo.reward.data import clips_of, read_clip
+from idgrpo.reward.score import RewardFailure, RewardModel
+from idgrpo.reward.train import train
+from idgrpo.run.folder import RunFolder
+
+RATES = {"lora": 1e-3, "vision": 1e-4, "merger": 1e-3, "head": 1e-2, "token": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    return write_preferences(tmp_path_factory.mktemp("data"), 40, ties=4)
+
+
+def settings(vlm: Path, **changes) -> RewardConfig:
+    values = {"vlm": str(vlm), "log_every": 1, **changes}
+    return RewardConfig.model_validate(values)
+
+
+def full(**changes) -> dict:
+    values = {
+        "rates": RATES,
+        "lora": {"rank": 4, "alpha": 8, "dropout": 0.1},
+        "epochs": 1,
+        "batch_pairs": 2,
+        "accumulation": 2,
+        "gradient_checkpointing": False,
+    }
+    return {"mode": "full", "full": {**values, **changes}}
+
+
+def run_training(pairs, config: RewardConfig, folder: Path, *, resume: bool = False) -> dict:
+    with RunFolder.open(folder / "run", fingerprint={"test": 1}, resume=resume) as run:
+        return train(pairs, config, run, folder / "rm")
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_backbone(folder).state_dict()
+
+
+def digest(folder: Path) -> str:
+    found = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def test_head_only_learns_and_saves_a_model_that_scores(tiny_vlm, pairs, tmp_path) -> None:
+    card = run_training(pairs, settings(tiny_vlm), tmp_path)
+    assert card["mode"] == "head" and card["train"]["accuracy_decided"] > 0.7
+    assert card["train"]["num_decided"] + card["validation"]["num_decided"] + card["test"]["num_decided"] == 36
+    model = RewardModel.load(tmp_path / "rm")
+    judged = 0
+    for pair in pairs:
+        (video_a, photos), (video_b, _) = map(read_clip, clips_of(pair))
+        first, second = model.score([video_a, video_b], [photos] * 2, [pair.prompt] * 2)
+        judged += pair.label != "tie" and (first > second) == (pair.label == "a")
+    parts = [card[part] for part in ("train", "validation", "test")]
+    expected = sum(part["accuracy_decided"] * part["num_decided"] for part in parts if part["num_decided"])
+    assert judged == pytest.approx(expected)
+    assert json.loads((tmp_path / "rm" / "reward.json").read_text())["tie_threshold"] == model.tie_threshold
+
+
+def test_full_training_changes_every_part_and_only_those(tiny_vlm, pairs, tmp_path) -> None:
+    card = run_training(pairs, settings(tiny_vlm, **full()), tmp_path)
+    assert card["mode"] == "full"
+    before, after = weights_of(tiny_vlm), weights_of(tmp_path / "rm")
+
+    def changed(name: str) -> bool:
+        return not torch.equal(before[name], after[name][: len(before[name])])
+
+    names = [name for name in after if "embed_tokens" not in name]
+    moved = {name for name in names if changed(name)}
+    assert {n for n in moved if n.startswith("language_model")} == {
+        n for n in names if n.startswith("language_model") and "_proj.weight" in n
+    }
+    assert any("merger" in n for n in moved) and any("visual.blocks" in n for n in moved)
+    assert not changed("language_model.embed_tokens.weight")  # only the reward token's own new row may move
+    model = RewardModel.load(tmp_path / "rm")
+    assert model.builder.reward_id == len(model.builder.tokenizer) - 1
+
+
+def test_frozen_parts_stay_where_they_were(tiny_vlm, pairs, tmp_path) -> None:
+    rates = {"lora": 1e-3, "vision": 0, "merger": 0, "head": 1e-2, "token": 0}
+    run_training(pairs[:12], settings(tiny_vlm, **full(rates=rates)), tmp_path)
+    before, after = weights_of(tiny_vlm), weights_of(tmp_path / "rm")
+    vision = [name for name in after if name.startswith("visual")]
+    assert vision and all(torch.equal(before[name], after[name]) for name in vision)
+
+
+def test_batch_layouts_give_the_same_model(tiny_vlm, pairs, tmp_path) -> None:
+    weights = []
+    for batch, accumulation in ((8, 1), (4, 2), (1, 8)):
+        lora = {"rank": 4, "alpha": 8, "dropout": 0.0}
+        config = settings(tiny_vlm, **full(batch_pairs=batch, accumulation=accumulation, lora=lora))
+        folder = tmp_path / f"{batch}x{accumulation}"
+        run_training(pairs, config, folder)
+        weights.append(load_file(folder / "rm" / "model.safetensors"))
+    for other in weights[1:]:
+        for name, value in weights[0].items():
+            torch.testing.assert_close(other[name], value, atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["head", "full"])
+def test_stop_and_resume_gives_the_same_weights(tiny_vlm, pairs, tmp_path, monkeypatch, mode) -> None:
+    changes = full() if mode == "full" else {"mode": "head"}
+    config = settings(tiny_vlm, save_every=2, **changes)
+    run_training(pairs, config, tmp_path / "whole")
+    monkeypatch.setattr("idgrpo.reward.trainer.RunCallback.on_step_end", _stop_after(3))
+    with pytest.raises(StoppedError):
+        run_training(pairs, config, tmp_path / "cut")
+    assert not (tmp_path / "cut" / "rm").exists()
+    monkeypatch.undo()
+    broken = tmp_path / "cut" / "run" / "student" / "checkpoint-99"  # what a kill while saving leaves behind
+    broken.mkdir()
+    (broken / "optimizer.pt").write_bytes(b"PK half")
+    run_training(pairs, config, tmp_path / "cut", resume=True)
+    assert digest(tmp_path / "cut" / "rm") == digest(tmp_path / "whole" / "rm")
+
+
+def _stop_after(num_updates: int):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= num_updates:
+            self._stop_requested.__closure__[0].cell_contents.stop.requested = True
+            control.should_save = control.should_training_stop = True
+        return control
+
+    return on_step_end
+
+
+def test_teacher_and_cosine_mix_run_together(tiny_vlm, pairs, tmp_path) -> None:
+    card = run_training(pairs, settings(tiny_vlm, data={"mix": "cosine", "teacher": True}), tmp_path)
+    assert 0 <= card["teacher"]["kept_share"] <= 1
+    assert card["num_training_pairs"] < len(pairs)
+
+
+def test_scores_do_not_depend_on_company_or_reference_order(tiny_vlm, pairs, tmp_path) -> None:
+    run_training(pairs[:12], settings(tiny_vlm), tmp_path)
+    model = RewardModel.load(tmp_path / "rm", batch=3)
+    clips = [read_clip(clips_of(pair)[0]) for pair in pairs[:5]]
+    videos, photos = [c[0] for c in clips], [c[1] for c in clips]
+    prompts = ["short", "a longer prompt", "x", "y", "z"]
+    together = model.score(videos, photos, prompts)
+    assert together == pytest.approx(
+        [model.score([v], [p], [t])[0] for v, p, t in zip(videos, photos, prompts, strict=True)], abs=1e-5
+    )
+    assert together == pytest.approx(model.score(videos, [p[::-1] for p in photos], prompts), abs=1e-6)
+
+
+def test_average_order_is_symmetric_too(tiny_vlm, pairs, tmp_path) -> None:
+    run_training(pairs[:12], settings(tiny_vlm, inputs={"reference_order": "average"}), tmp_path)
+    model = RewardModel.load(tmp_path / "rm")
+    video, photos = read_clip(clips_of(pairs[0])[0])
+    forward, backward = model.score([video, video], [photos, photos[::-1]], ["x", "x"])
+    assert forward == pytest.approx(backward, abs=1e-5)
+
+
+def test_a_bad_clip_is_a_failure_and_spares_the_others(tiny_vlm, pairs, tmp_path) -> None:
+    run_training(pairs[:12], settings(tiny_vlm), tmp_path)
+    model = RewardModel.load(tmp_path / "rm")
+    video, photos = read_clip(clips_of(pairs[0])[0])
+    results = model.score([video, video[:0], video.float(), video], [photos, photos, photos, []], ["x"] * 4)
+    assert isinstance(results[0], float)
+    assert [type(r) for r in results[1:]] == [RewardFailure] * 3 and all(r.reason for r in results[1:])
+    with torch.no_grad():
+        model.network.head.weight.fill_(float("nan"))
+    assert model.score([video], [photos], ["x"])[0] == RewardFailure("the score is nan")
+
+
+def test_damaged_models_are_refused(tiny_vlm, pairs, tmp_path) -> None:
+    run_training(pairs[:12], settings(tiny_vlm), tmp_path)
+    saved = tmp_path / "rm" / "preprocessing.json"
+    saved.write_text(saved.read_text().replace('"num_frames": 4', '"num_frames": 6'))
+    with pytest.raises(ArtifactError, match="digest"):
+        RewardModel.load(tmp_path / "rm")
+    saved.unlink()
+    with pytest.raises(ArtifactError, match="preprocessing.json is missing"):
+        RewardModel.load(tmp_path / "rm")
+    with pytest.raises(ArtifactError, match="reward.json is missing"):
+        RewardModel.load(tiny_vlm)
+
+
+def test_missing_files_are_named(tiny_vlm, pairs, tmp_path) -> None:
+    gone = pairs[0].model_copy(update={"video_a": str(tmp_path / "gone.mp4")})
+    with pytest.raises(DataError, match=r"pair pair-0: field 'video_a': .*gone.mp4"):
+        run_training([gone, *pairs[1:]], settings(tiny_vlm), tmp_path)
+
+
+def test_checkpoints_are_found_or_their_download_is_named(tmp_path) -> None:
+    assert default_vlm(32, 32) == "tiny-vlm" and default_vlm(416, 240).startswith("Qwen/")
+    with pytest.raises(MachineError, match="hf download Qwen/Qwen2.5-VL-3B-Instruct"):
+        find_vlm("Qwen/Qwen2.5-VL-3B-Instruct")
+    with pytest.raises(ArtifactError, match="config.json is missing"):
+        find_vlm(str(tmp_path))
+    with pytest.raises(ArtifactError, match="neither a directory nor a model id"):
+        find_vlm("./nowhere")
+
+
+def test_real_sized_patches_and_wording(pairs, tmp_path) -> None:
+    vlm = write_tiny_vlm(tmp_path / "vlm", patch_size=14, min_pixels=784, max_pixels=4 * 784)
+    config = settings(vlm, inputs={"max_pixels": 3136, "min_pixels": 784, "num_frames": 4})
+    card = run_training(pairs[:12], config, tmp_path)
+    assert card["mode"] == "head"
+    model = RewardModel.load(tmp_path / "rm")
+    assert model.builder.settings.template_name == "identity_v1"
