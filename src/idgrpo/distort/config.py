@@ -1,0 +1,115 @@
+"""Settings of `idgrpo distort`."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from idgrpo.distort.registry import known
+from idgrpo.errors import UsageError
+from idgrpo.run.config import Config
+
+Share = float
+
+
+class StrengthConfig(Config):
+    """Say how strong distortions are.
+
+    Strengths are uniform in `low`..`high`; a share `tie_share` is drawn below `tie_below` and labelled as ties, because a
+    difference nobody sees must not be learnt as an order. `curriculum` moves the range along the file: `easy-first` begins with
+    the strongest, `hard-first` with the weakest.
+    """
+
+    low: float = Field(0.3, ge=0, le=1)
+    high: float = Field(1.0, ge=0, le=1)
+    tie_below: float = Field(0.1, ge=0, le=1)
+    tie_share: Share = Field(0.06, ge=0, le=1)
+    curriculum: Literal["none", "easy-first", "hard-first"] = "none"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "StrengthConfig":
+        if self.low > self.high:
+            raise ValueError(f"low ({self.low}) is above high ({self.high})")
+        if self.tie_share > 0 and self.tie_below > self.low:
+            raise ValueError(
+                f"tie_below ({self.tie_below}) is above low ({self.low}): one strength would have two labels"
+            )
+        return self
+
+
+class BalanceConfig(Config):
+    """Say in which shares of the pairs other things than identity are balanced, so that they cannot be learnt.
+
+    `both_sides`: the same kind of artefact on both; `better_side`: on the better side only; `graded`: both sides damaged, one
+    less; `mirrored`: references of the stranger, so that the damaged clip is the right one; `unsteady_better`: of distortions
+    within the clip (a swap half-way), this share is the better side, against a stranger in every frame.
+    """
+
+    both_sides: Share = Field(0.15, ge=0, le=1)
+    better_side: Share = Field(0.10, ge=0, le=1)
+    graded: Share = Field(0.15, ge=0, le=1)
+    mirrored: Share = Field(0.5, ge=0, le=1)
+    unsteady_better: Share = Field(0.5, ge=0, le=1)
+
+
+class PeopleConfig(Config):
+    """Say how people are found in clips whose truth is not known.
+
+    `max_likeness`: somebody of another clip who is more alike (cosine of embeddings) counts as the same person, never as a stranger.
+    """
+
+    finder: str = "facenet"
+    min_coverage: Share = Field(0.5, ge=0, le=1)
+    min_similarity: float = Field(-1.0, ge=-1, le=1)
+    max_strangers: int = Field(2000, ge=0)
+    max_likeness: float = Field(0.6, ge=-1, le=1)
+
+
+class DistortConfig(Config):
+    """Say how many pairs of which kinds are made from each clip.
+
+    `mix` gives weights by name; empty means the default mix of the registry. Videos are written `lossless` when asked, or
+    (auto) when they are smaller than 128 px on a side, where chroma subsampling would eat the people. Clips longer than
+    `max_frames` are cut there.
+    """
+
+    per_video: int = Field(4, ge=1)
+    mix: dict[str, float] = Field(default_factory=dict)
+    strength: StrengthConfig = StrengthConfig()
+    balance: BalanceConfig = BalanceConfig()
+    people: PeopleConfig = PeopleConfig()
+    lossless: Literal["auto", "yes", "no"] = "auto"
+    max_frames: int = Field(257, ge=2)
+    seed: int = 0
+
+    @field_validator("mix")
+    @classmethod
+    def _known_names(cls, mix: dict[str, float]) -> dict[str, float]:
+        from idgrpo.distort.registry import entry_of
+
+        for name, weight in mix.items():
+            try:
+                entry_of(name)
+            except UsageError as error:
+                raise ValueError(error.message) from error
+            if not weight >= 0:
+                raise ValueError(f"the weight of {name!r} is {weight}: it must be at least 0")
+        if mix and not any(mix.values()):
+            raise ValueError("all weights are 0")
+        return mix
+
+    def weights(self) -> dict[str, float]:
+        """Give the weights in force, those above 0."""
+        table = self.mix or {name: entry.weight for name, entry in known().items()}
+        return {name: weight for name, weight in table.items() if weight > 0}
+
+
+def parse_mix(text: str) -> dict[str, float]:
+    """Read `swap_late=2,replace,blend=0.5` (a name alone weighs 1)."""
+    mix: dict[str, float] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, _, weight = item.partition("=")
+        try:
+            mix[name.strip()] = float(weight) if weight else 1.0
+        except ValueError:
+            raise UsageError(f"--mix: {item!r} is not NAME or NAME=WEIGHT") from None
+    return mix

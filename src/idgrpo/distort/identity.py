@@ -1,0 +1,143 @@
+"""Distortions that change who somebody looks like, and nothing else. Each writes a script for the painter."""
+
+import numpy as np
+
+from idgrpo.distort.contract import (
+    Outcome,
+    Scene,
+    move,
+    own_weights,
+    repaint,
+    some_slots,
+    some_stranger,
+    window,
+)
+from idgrpo.people.painter import Identity, Script
+
+
+def _all(scene: Scene) -> np.ndarray:
+    return np.arange(scene.num_frames)
+
+
+def swap(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
+    """Exchange two people in the whole clip; the strength is the mix.
+
+    Wrong only where the prompt says who does what: a measure that matches tracks to references once per video is blind to it.
+    """
+    a, b = some_slots(scene, 2, rng)
+    weights, identities = own_weights(scene)
+    move(weights, _all(scene), a, b, strength)
+    move(weights, _all(scene), b, a, strength)
+    return repaint(scene, Script(weights, identities))
+
+
+def swap_late(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
+    """Exchange two people from a frame on (or up to it): half of the clip at strength 1, where confusion is largest."""
+    a, b = some_slots(scene, 2, rng)
+    at_end = bool(rng.integers(2))
+    count = int(np.ceil(round(strength * scene.num_frames / 2, 6)))
+    count = min(count, scene.num_frames // 2)
+    frames = np.arange(scene.num_frames - count, scene.num_frames) if at_end else np.arange(count)
+    weights, identities = own_weights(scene)
+    move(weights, frames, a, b, 1.0)
+    move(weights, frames, b, a, 1.0)
+    return repaint(scene, Script(weights, identities))
+
+
+def exchange(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
+    """Exchange one part between two people in the whole clip (each gets the other's hair); the strength is the mix.
+
+    One part of three or four: with half of them exchanged, who is who would be open.
+    """
+    a, b = some_slots(scene, 2, rng)
+    part = scene.painter.parts[int(rng.integers(len(scene.painter.parts)))]
+    weights, identities = own_weights(scene, Identity(a, b, (part,)), Identity(b, a, (part,)))
+    move(weights, _all(scene), a, scene.num_slots, strength)
+    move(weights, _all(scene), b, scene.num_slots + 1, strength)
+    return repaint(scene, Script(weights, identities))
+
+
+def _replace(scene: Scene, strength: float, rng: np.random.Generator, hardness: float) -> Outcome:
+    (slot,) = some_slots(scene, 1, rng)
+    stranger = some_stranger(scene, slot, hardness, rng)
+    weights, identities = own_weights(scene, Identity(stranger))
+    move(weights, _all(scene), slot, scene.num_slots, strength)
+    return repaint(scene, Script(weights, identities), (slot, stranger))
+
+
+def replace(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
+    """Replace one person by a stranger in the whole clip; the strength is the mix."""
+    return _replace(scene, strength, rng, 0.0)
+
+
+def replace_alike(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
+    """Replace one person by a look-alike: a hard negative."""
+    return _replace(scene, strength, rng, 1.0)
+
+
+def replace_late(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
+    """Replace one person by a stranger from a frame on; at strength 1 from the start."""
+    (slot,) = some_slots(scene, 1, rng)
+    stranger = some_stranger(scene, slot, 0.0, rng)
+    count = int(np.ceil(round(strength * scene.num_frames, 6)))
+    weights, identities = own_weights(scene, Identity(stranger))
+    move(weights, np.arange(scene.num_frames - count, scene.num_frames), slot, scene.num_slots, 1.0)
+    return repaint(scene, Script(weights, identities), (slot, stranger) if count == scene.num_frames else None)
+
+
+def blend(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
+    """Blend two people into each other; at strength 1 both are the same half-and-half person."""
+    a, b = some_slots(scene, 2, rng)
+    weights, identities = own_weights(scene)
+    move(weights, _all(scene), a, b, strength / 2)
+    move(weights, _all(scene), b, a, strength / 2)
+    return repaint(scene, Script(weights, identities))
+
+
+def drift(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
+    """Let one person turn into somebody else: a mix that grows from 0 in the first frame to the strength in the last."""
+    (slot,) = some_slots(scene, 1, rng)
+    stranger = some_stranger(scene, slot, 0.0, rng)
+    weights, identities = own_weights(scene, Identity(stranger))
+    ramp = strength * np.linspace(0, 1, scene.num_frames, dtype=np.float32)
+    move(weights, _all(scene), slot, scene.num_slots, ramp)
+    return repaint(scene, Script(weights, identities))
+
+
+def duplicate(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
+    """Give one person's look to another as well, so that one is there twice and one is missing."""
+    a, b = some_slots(scene, 2, rng)
+    weights, identities = own_weights(scene)
+    move(weights, _all(scene), a, b, strength)
+    return repaint(scene, Script(weights, identities))
+
+
+def flicker(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
+    """Show another look in single frames, up to half of them; frames of small strengths are among those of large ones."""
+    (slot,) = some_slots(scene, 1, rng)
+    stranger = some_stranger(scene, slot, 0.0, rng)
+    offset = int(rng.integers(2))
+    odd = rng.permutation(np.arange(offset, scene.num_frames, 2))
+    count = int(np.ceil(round(strength * len(odd), 6)))
+    weights, identities = own_weights(scene, Identity(stranger))
+    move(weights, np.sort(odd[:count]), slot, scene.num_slots, 1.0)
+    return repaint(scene, Script(weights, identities))
+
+
+def attribute(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
+    """Change one part of one person (hair, skin, clothes) to that of a stranger; the strength is the mix."""
+    (slot,) = some_slots(scene, 1, rng)
+    stranger = some_stranger(scene, slot, 0.0, rng)
+    part = scene.painter.parts[int(rng.integers(len(scene.painter.parts)))]
+    weights, identities = own_weights(scene, Identity(slot, stranger, (part,)))
+    move(weights, _all(scene), slot, scene.num_slots, strength)
+    return repaint(scene, Script(weights, identities))
+
+
+def drop(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
+    """Leave one person out for a share of the frames; what is behind shows."""
+    (slot,) = some_slots(scene, 1, rng)
+    frames = window(scene.num_frames, strength, rng)
+    weights, identities = own_weights(scene)
+    weights[frames, slot, :] = 0
+    return repaint(scene, Script(weights, identities))

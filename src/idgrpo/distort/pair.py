@@ -1,0 +1,166 @@
+"""One pair from one clip: the distortion, what is balanced around it, and the label."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+
+from idgrpo.distort.config import DistortConfig
+from idgrpo.distort.contract import NotPossible, Scene
+from idgrpo.distort.controls import ARTEFACTS
+from idgrpo.distort.registry import Entry, entry_of, load_distortion
+from idgrpo.people.painter import Mirrored
+
+MIN_GRADED_GAP = 0.35
+STEADY = "replace"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Hold every draw of one pair, made before any pixel is touched."""
+
+    name: str
+    strength: float
+    tie: bool
+    seed: int
+    graded: float | None
+    artefact: str | None
+    artefact_sides: Literal["both", "better"] | None
+    artefact_strength: float
+    mirrored: bool
+    against_steady: bool
+    flipped: bool
+
+
+@dataclass(frozen=True)
+class Made:
+    """Hold a finished pair. `label` speaks of a and b; `mirrored` carries the stranger who is now asked for, and its slot.
+
+    `name` and `strength` are the distortion of the worse side; `better_by` that of the better, where it has one too.
+    """
+
+    a: torch.Tensor
+    b: torch.Tensor
+    label: Literal["a", "b", "tie"]
+    plan: Plan
+    name: str
+    strength: float
+    better_by: str | None
+    graded: float | None
+    artefact: str | None
+    mirrored: tuple[int, Mirrored] | None
+
+
+def draw_strength(config: DistortConfig, position: float, rng: np.random.Generator) -> tuple[float, bool]:
+    """Draw a strength and say whether it is a tie; `position` 0..1 is the clip's place in the data (for the curriculum)."""
+    tie_draw, draw = rng.random(2)
+    setting = config.strength
+    if tie_draw < setting.tie_share:
+        return round(float(0.02 + draw * max(setting.tie_below - 0.02, 0)), 4), True
+    low, high = setting.low, setting.high
+    # Half of the range slides from one end to the other.
+    if setting.curriculum != "none":
+        place = position if setting.curriculum == "hard-first" else 1 - position
+        low = low + (high - low) * 0.5 * place
+        high = low + (setting.high - setting.low) * 0.5
+    return round(float(low + draw * (high - low)), 4), False
+
+
+def plan_pair(name: str, entry: Entry, config: DistortConfig, position: float, rng: np.random.Generator) -> Plan:
+    """Draw everything about a pair but its pixels."""
+    strength, tie = draw_strength(config, position, rng)
+    graded, sides, kind, amount, mirrored, flipped, part, steady = rng.random(8)
+    balance = config.balance
+    artefact_sides: Literal["both", "better"] | None = None
+    if entry.family != "control":
+        if sides < balance.both_sides:
+            artefact_sides = "both"
+        elif sides < balance.both_sides + balance.better_side:
+            artefact_sides = "better"
+    weaker = round(float(strength * (0.2 + 0.4 * part)), 4)
+    gradable = entry.graded and entry.family != "control" and not tie and strength - weaker >= MIN_GRADED_GAP
+    return Plan(
+        name=name,
+        strength=strength,
+        tie=tie or entry.family == "control",
+        seed=int(rng.integers(2**62)),
+        graded=weaker if gradable and graded < balance.graded else None,
+        artefact=list(ARTEFACTS)[int(kind * len(ARTEFACTS))] if artefact_sides else None,
+        artefact_sides=artefact_sides,
+        artefact_strength=round(float(0.3 + 0.7 * amount), 4),
+        mirrored=bool(mirrored < balance.mirrored),
+        against_steady=bool(
+            entry.family == "identity" and not entry.steady and not tie and steady < balance.unsteady_better
+        ),
+        flipped=bool(flipped < 0.5),
+    )
+
+
+def _with_artefacts(
+    scene: Scene, plan: Plan, better: torch.Tensor, worse: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Put the planned artefact on both sides (at different places) or on the better one."""
+    if plan.artefact is None:
+        return better, worse
+    artefact = ARTEFACTS[plan.artefact]
+    first, second = (np.random.default_rng((plan.seed, k)) for k in (1, 2))
+    better = artefact(replace(scene, clip=better), plan.artefact_strength, first)
+    if plan.artefact_sides == "both":
+        worse = artefact(replace(scene, clip=worse), plan.artefact_strength, second)
+    return better, worse
+
+
+def _against_steady(scene: Scene, plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
+    """Let a clip in which somebody is wrong for a while win against one in which a stranger is there all the time.
+
+    Otherwise every change within a clip is on the worse side, and no reference is needed to tell it. At half strength two people
+    are wrong for at most a quarter of the frames, or one for half of them; the stranger makes one wrong in all.
+    """
+    better = load_distortion(plan.name)(scene, plan.strength / 2, np.random.default_rng(plan.seed)).worse
+    worse = load_distortion(STEADY)(scene, 1.0, np.random.default_rng((plan.seed, 3))).worse
+    return better, worse
+
+
+def make_pair(scene: Scene, plan: Plan) -> Made:
+    """Make the pixels of a planned pair.
+
+    Raises NotPossible when the clip does not allow it, or when both sides come out equal though they should not.
+    """
+    name, strength, better_by = plan.name, plan.strength, None
+    graded, mirrored = None, None
+    if plan.against_steady:
+        better, worse = _against_steady(scene, plan)
+        name, strength, better_by = STEADY, 1.0, plan.name
+    else:
+        distortion = load_distortion(plan.name)
+        outcome = distortion(scene, plan.strength, np.random.default_rng(plan.seed))
+        better, worse = outcome.better, outcome.worse
+        if plan.graded is not None:
+            less = distortion(scene, plan.graded, np.random.default_rng(plan.seed)).worse
+            if not torch.equal(less, worse):
+                better, graded, better_by = less, plan.graded, plan.name
+        if outcome.stranger is not None and plan.mirrored and graded is None:
+            slot, stranger = outcome.stranger
+            asked = scene.painter.mirrored(slot, stranger, scene.prompt)
+            if asked is not None:
+                better, worse, mirrored = worse, better, (slot, asked)
+    if torch.equal(better, worse):
+        raise NotPossible("the strength changes nothing in this clip")
+    better, worse = _with_artefacts(scene, plan, better, worse)
+    a, b = (worse, better) if plan.flipped else (better, worse)
+    label: Literal["a", "b", "tie"] = "tie" if plan.tie else ("b" if plan.flipped else "a")
+    return Made(a, b, label, plan, name, strength, better_by, graded, plan.artefact, mirrored)
+
+
+def order_of_kinds(config: DistortConfig, num_people: int, has_generator: bool, rng: np.random.Generator) -> list[str]:
+    """Draw the order in which kinds are tried on a clip: weighted, without repeats."""
+    weights = {
+        name: weight
+        for name, weight in config.weights().items()
+        if entry_of(name).num_people <= num_people and (has_generator or not entry_of(name).needs_generator)
+    }
+    names = sorted(weights)
+    # Weighted order without replacement by exponential keys (Efraimidis and Spirakis 2006).
+    keys = {name: rng.exponential() / weights[name] for name in names}
+    return sorted(names, key=lambda name: keys[name])

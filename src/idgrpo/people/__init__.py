@@ -1,0 +1,9 @@
+"""Find, embed, track and match people. Reads clips uint8 [f, 3, h, w] and portraits uint8 [3, h, w].
+
+Writes detections, tracks and one assignment of tracks to references per video; nothing on disk.
+"""
+
+FINDERS: dict[str, str] = {
+    "tiny": "idgrpo.tinyworld.finder:TinyFinder",
+    "facenet": "idgrpo.people.facenet:FacenetFinder",
+}
