@@ -1,0 +1,106 @@
+"""The door of the page's server: hosts, origins, body size and content policy, before anything else is done."""
+
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+SECURITY_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+
+
+class Guard:
+    """Refuses what a page of ours would never send.
+
+    A foreign Host is refused (a name that someone else points at this machine), a POST must come from our own page
+    (Origin and Sec-Fetch-Site) and be JSON (a form of another site cannot), and a body may not exceed its limit.
+    """
+
+    def __init__(self, app: ASGIApp, *, hosts: Iterable[str], max_body_bytes: int):
+        self.app = app
+        self.hosts = {host.lower() for host in hosts}
+        self.max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers[name] = value
+            await send(message)
+
+        refusal = self._refusal(scope["method"], Headers(scope=scope))
+        if refusal:
+            await JSONResponse({"error": refusal[1]}, refusal[0])(scope, receive, send_guarded)
+            return
+        if scope["method"] == "POST":
+            body = await self._body(receive)
+            if body is None:
+                await JSONResponse({"error": "the body is too large"}, 413)(scope, receive, send_guarded)
+                return
+            receive = _replay(body)
+        await self.app(scope, receive, send_guarded)
+
+    def _refusal(self, method: str, headers: Headers) -> tuple[int, str] | None:
+        if host_name(headers.get("host", "")) not in self.hosts:
+            return 421, "this server is not reached under that name"
+        if method in ("GET", "HEAD"):
+            return None
+        if method != "POST":
+            return 405, "only GET and POST"
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != headers["host"].lower():
+            return 403, "the request comes from another site"
+        if headers.get("sec-fetch-site", "same-origin") != "same-origin":
+            return 403, "the request comes from another site"
+        if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            return 415, "only application/json"
+        length = headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > self.max_body_bytes:
+            return 413, "the body is too large"
+        return None
+
+    async def _body(self, receive: Receive) -> bytes | None:
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                return bytes(body)
+            body += message.get("body", b"")
+            if len(body) > self.max_body_bytes:
+                return None
+            if not message.get("more_body"):
+                return bytes(body)
+
+
+def host_name(host: str) -> str:
+    """Give the name in a Host header, without the port."""
+    if host.startswith("["):
+        return host.partition("]")[0].lstrip("[").lower()
+    return host.partition(":")[0].lower()
+
+
+def _replay(body: bytes) -> Receive:
+    sent = False
+
+    async def receive() -> Message:
+        nonlocal sent
+        if sent:
+            return {"type": "http.disconnect"}
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive

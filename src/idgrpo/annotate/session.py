@@ -1,0 +1,216 @@
+"""A session with people: fill the queue, serve the page until told to stop, and give back what was voted."""
+
+import hashlib
+import ipaddress
+import json
+import secrets
+import socket
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from idgrpo.annotate import queue
+from idgrpo.annotate.config import QueueConfig, ServeConfig
+from idgrpo.annotate.media import check_media
+from idgrpo.annotate.schema import open_database
+from idgrpo.errors import BusyError, UsageError
+from idgrpo.records.pair import Pair
+from idgrpo.records.vote import Vote
+
+DATABASE_FILE = "session.sqlite"
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What a session holds: votes that stand, and the known labels of its gold pairs."""
+
+    votes: list[Vote]
+    gold: dict[str, str]
+
+
+def serve_session(
+    pairs: Sequence[Pair],
+    folder: Path,
+    queue_config: QueueConfig,
+    serve: ServeConfig,
+    *,
+    gold: Sequence[tuple[Pair, str]] = (),
+    annotators: Sequence[str] = (),
+    transcode: bool = False,
+    tell: Callable[[str], None],
+    should_stop: Callable[[], bool],
+) -> Gathered:
+    """Serve the page for these pairs until `should_stop()`; a session begun in `folder` goes on where it was.
+
+    Args:
+        annotators: names that get a one-time link each; needed unless `serve.host` is loopback.
+        transcode: re-encode clips that browsers cannot play.
+        tell: takes the address, or the links.
+
+    Errors: UsageError for a public host without annotators, or a session begun with other pairs; DataError for clips
+    the page cannot show; BusyError if the port is taken.
+    """
+    needs_link = not is_loopback(serve.host)
+    hosts = allowed_hosts(serve)
+    if needs_link and not annotators:
+        raise UsageError(
+            f"{serve.host} can be reached from other machines: every annotator needs a link",
+            fix="name them with --annotator, or serve on 127.0.0.1",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    database = open_database(folder / DATABASE_FILE)
+    try:
+        prepare(database, pairs, queue_config, folder, gold=gold, transcode=transcode)
+        listener = _listen(serve)
+        port = listener.getsockname()[1]
+        root = f"http://{_shown_host(serve)}:{port}/"
+        with _transaction(database):
+            links = {name: _link(database, name) for name in annotators}
+        for line in [f"{name}: {root}#enter={token}" for name, token in links.items()] or [f"open {root}"]:
+            tell(line)
+        _run_server(
+            database, folder, listener, hosts, queue_config, serve, needs_link=needs_link, should_stop=should_stop
+        )
+        return Gathered(list(queue.read_votes(database)), queue.gold_labels(database))
+    finally:
+        database.close()
+
+
+def prepare(
+    database: sqlite3.Connection,
+    pairs: Sequence[Pair],
+    config: QueueConfig,
+    folder: Path,
+    *,
+    gold: Sequence[tuple[Pair, str]] = (),
+    transcode: bool = False,
+) -> None:
+    """Check the clips and fill the queue, once; a crash in between leaves nothing half done."""
+    with _transaction(database):
+        check_media(database, [*pairs, *(pair for pair, _ in gold)], folder / "mended", transcode=transcode)
+    with _transaction(database):
+        if not queue.check_same(database, _fingerprint(pairs, gold, config)):
+            queue.fill(database, pairs, gold)
+            database.execute("INSERT INTO meta VALUES ('secret', ?)", (secrets.token_hex(32),))
+
+
+def _fingerprint(pairs: Sequence[Pair], gold: Sequence[tuple[Pair, str]], config: QueueConfig) -> dict[str, str]:
+    names = hashlib.sha256()
+    for pair in pairs:
+        names.update(pair.pair_id.encode() + b"\n")
+    answers = json.dumps(sorted((pair.pair_id, label) for pair, label in gold))
+    # lease_s may change between two starts; everything else decides who sees what
+    fixed = config.model_dump_json(exclude={"lease_s"})
+    return {
+        "list of pairs": names.hexdigest(),
+        "list of gold pairs": hashlib.sha256(answers.encode()).hexdigest(),
+        "queue setting": fixed,
+    }
+
+
+def _run_server(
+    database: sqlite3.Connection,
+    folder: Path,
+    listener: socket.socket,
+    hosts: set[str],
+    queue_config: QueueConfig,
+    serve: ServeConfig,
+    *,
+    needs_link: bool,
+    should_stop: Callable[[], bool],
+) -> None:
+    import asyncio
+
+    import uvicorn
+
+    from idgrpo.annotate.server import Desk, build_app
+    from idgrpo.annotate.writer import Writer
+
+    (secret,) = database.execute("SELECT value FROM meta WHERE key = 'secret'").fetchone()
+    reader = open_database(folder / DATABASE_FILE)
+    writer = Writer(database)
+    try:
+        desk = Desk(writer, reader, bytes.fromhex(secret), queue_config, serve, needs_link=needs_link)
+        settings = uvicorn.Config(
+            build_app(desk, hosts), log_level="warning", access_log=False, server_header=False, lifespan="off",
+            timeout_graceful_shutdown=int(serve.drain_s), timeout_keep_alive=30,
+        )  # fmt: skip
+        server = uvicorn.Server(settings)
+        vars(server)["capture_signals"] = nullcontext  # our caller owns the signals: it still has to publish
+
+        async def run() -> None:
+            serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+            while not serving.done() and not should_stop():
+                await asyncio.sleep(0.1)
+            server.should_exit = True
+            await serving
+
+        asyncio.run(run())
+    finally:
+        writer.close()
+        reader.close()
+        listener.close()
+
+
+def _listen(serve: ServeConfig) -> socket.socket:
+    family = socket.AF_INET6 if ":" in serve.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((serve.host, serve.port))
+    except OSError as error:
+        listener.close()
+        raise BusyError(
+            f"cannot listen on {serve.host}:{serve.port}: {error.strerror}",
+            fix="choose another with --port, or 0 for any free one",
+        ) from None
+    listener.listen(512)
+    return listener
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def allowed_hosts(serve: ServeConfig) -> set[str]:
+    """Give the names in the Host header that are ours. Errors: UsageError for a wildcard address without names."""
+    if is_loopback(serve.host):
+        return {serve.host, "localhost", "127.0.0.1", "::1", *serve.names}
+    if serve.host in ("0.0.0.0", "::"):
+        if not serve.names:
+            raise UsageError(
+                f"{serve.host} listens everywhere: say under which names the page is reached",
+                fix="""such as --set 'serve.names=["annotate.example.org"]'""",
+            )
+        return set(serve.names)
+    return {serve.host, *serve.names}
+
+
+def _shown_host(serve: ServeConfig) -> str:
+    host = serve.names[0] if serve.names else serve.host
+    return f"[{host}]" if ":" in host else host
+
+
+def _link(database: sqlite3.Connection, name: str) -> str:
+    from idgrpo.annotate.server import add_link
+
+    return add_link(database, name)
+
+
+@contextmanager
+def _transaction(database: sqlite3.Connection):
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        database.execute("ROLLBACK")
+        raise
+    database.execute("COMMIT")
