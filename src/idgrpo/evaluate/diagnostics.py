@@ -1,0 +1,179 @@
+"""Is the gain honest? Verdicts on the ways a reward is known to be hacked."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from idgrpo.evaluate.compare import paired_cases
+from idgrpo.evaluate.document import Comparison, Report, Verdict
+from idgrpo.evaluate.statistics import rank_correlation
+
+TOLERANCE = 0.10  # motion and sharpness may move this much, relative to the base
+STILL_SHARE = 0.25
+COPY_LIMIT = 0.15
+AREA_CORRELATION = 0.5
+
+
+def diagnose(report: Report) -> list[Verdict]:
+    """Give one verdict per check and tuned variant."""
+    checks: list[Callable[[Report, str], Verdict | None]] = [
+        _reward_against_identity,
+        _worst_person,
+        _wrong_reference,
+        _motion,
+        _sharpness,
+        _ripple,
+        _copies,
+        _face_area,
+        _ceiling,
+    ]
+    return [v for variant in report.tuned_variants() for check in checks if (v := check(report, variant)) is not None]
+
+
+def _get(report: Report, variant: str, name: str) -> Comparison | None:
+    return report.comparisons.get(variant, {}).get(name)
+
+
+def _moved(entry: Comparison, direction: int) -> bool:
+    """Tell whether the whole interval lies on one side of zero; with too few cases the value alone decides."""
+    low, high = entry.difference.low, entry.difference.high
+    if low is None or high is None:
+        return entry.difference.value * direction > 0
+    return low > 0 if direction > 0 else high < 0
+
+
+def _reward_against_identity(report: Report, variant: str) -> Verdict | None:
+    reward, identity = _get(report, variant, "reward"), _get(report, variant, report.headline)
+    if reward is None or identity is None:
+        return None
+    figures = {"reward": reward.difference.value, report.headline: identity.difference.value}
+    if _moved(reward, 1) and _moved(identity, -1):
+        level, text = "alarm", f"reward rose while {report.headline} fell: the reward is being gamed"
+    elif _moved(reward, 1) and not _moved(identity, 1):
+        level, text = "watch", f"reward rose, {report.headline} did not move measurably"
+    elif _moved(reward, 1):
+        level, text = "ok", f"reward and the independent {report.headline} rose together"
+    else:
+        level, text = "watch", "the reward itself did not rise"
+    return Verdict(variant=variant, name="Reward against identity", level=level, text=text, figures=figures)
+
+
+def _worst_person(report: Report, variant: str) -> Verdict | None:
+    entry = _get(report, variant, "worst")
+    if entry is None:
+        return None
+    figures = {"base": entry.base, "tuned": entry.tuned}
+    if _moved(entry, -1):
+        level, text = "alarm", "the worst person got worse: one person is sacrificed for another"
+    elif entry.difference.value < 0:
+        level, text = "watch", "the worst person is slightly lower, within noise"
+    else:
+        level, text = "ok", "the worst person of a video does not pay for the mean"
+    return Verdict(variant=variant, name="Worst person", level=level, text=text, figures=figures)
+
+
+def _wrong_reference(report: Report, variant: str) -> Verdict | None:
+    entry = _get(report, variant, "wrong_reference")
+    identity = _get(report, variant, "identity")
+    if entry is None or identity is None:
+        return None
+    figures = {"base": entry.base, "tuned": entry.tuned}
+    rise, gain = entry.difference.value, identity.difference.value
+    if _moved(entry, 1) and rise > 0.5 * max(gain, 0.0):
+        level, text = "alarm", "similarity to strangers rose as well: faces became more average, not more alike"
+    elif _moved(entry, 1):
+        level, text = "watch", "similarity to strangers rose a little"
+    else:
+        level, text = "ok", "similarity to the references of other cases did not rise"
+    return Verdict(variant=variant, name="Wrong references", level=level, text=text, figures=figures)
+
+
+def _within(report: Report, variant: str, name: str, title: str, low_text: str, high_text: str) -> Verdict | None:
+    entry = _get(report, variant, name)
+    if entry is None or entry.base <= 1e-9:
+        return None
+    share = entry.tuned / entry.base - 1
+    figures = {"base": entry.base, "tuned": entry.tuned, "relative": share}
+    if abs(share) <= TOLERANCE:
+        level, text = "ok", f"within {TOLERANCE:.0%} of the base ({share:+.1%})"
+    else:
+        level = "alarm" if abs(share) > 2.5 * TOLERANCE else "watch"
+        text = f"{low_text if share < 0 else high_text} ({share:+.1%})"
+    return Verdict(variant=variant, name=title, level=level, text=text, figures=figures)
+
+
+def _motion(report: Report, variant: str) -> Verdict | None:
+    still = [s for s in report.samples if s.variant == variant and (s.values.get("dynamic_degree") or 0.0) < 1e-3]
+    total = sum(1 for s in report.samples if s.variant == variant)
+    if "dynamic_degree" in report.means.get(variant, {}) and len(still) > STILL_SHARE * total:
+        text = f"{len(still)} of {total} videos stand still"
+        return Verdict(variant=variant, name="Motion", level="alarm", text=text, figures={"still": len(still) / total})
+    return _within(report, variant, "dynamic_degree", "Motion", "videos move less", "videos move more")
+
+
+def _sharpness(report: Report, variant: str) -> Verdict | None:
+    return _within(report, variant, "sharpness", "Sharpness", "pictures became softer", "pictures became harsher")
+
+
+def _ripple(report: Report, variant: str) -> Verdict | None:
+    entry = _get(report, variant, "ripple")
+    if entry is None or entry.base <= 1e-9:
+        return None
+    share = entry.tuned / entry.base - 1
+    level = "ok" if share <= 0.25 else "watch" if share <= 1.0 else "alarm"
+    text = f"fine texture in flat places {share:+.0%}" + (
+        "" if level == "ok" else ": artefacts of over-training are growing"
+    )
+    figures = {"base": entry.base, "tuned": entry.tuned, "relative": share}
+    return Verdict(variant=variant, name="Ripple", level=level, text=text, figures=figures)
+
+
+def _copies(report: Report, variant: str) -> Verdict | None:
+    entry = _get(report, variant, "copy_paste")
+    if entry is None:
+        return Verdict(
+            variant=variant,
+            name="Copies",
+            level="unknown",
+            text="needs a second photo of each person (`second` of a reference)",
+        )
+    figures = {"base": entry.base, "tuned": entry.tuned}
+    if entry.tuned > COPY_LIMIT and _moved(entry, 1):
+        level, text = "alarm", "faces moved towards the reference picture itself, away from other photos of the person"
+    elif _moved(entry, 1):
+        level, text = "watch", "faces moved a little towards the reference picture"
+    else:
+        level, text = "ok", "faces are not nearer to the reference picture than to another photo than before"
+    return Verdict(variant=variant, name="Copies", level=level, text=text, figures=figures)
+
+
+def _face_area(report: Report, variant: str) -> Verdict | None:
+    rows = [s for s in report.samples if s.variant == variant]
+    pairs = [(s.values.get("reward"), s.values.get("face_area")) for s in rows]
+    pairs = [(r, a) for r, a in pairs if r is not None and a is not None]
+    correlation = rank_correlation(np.array([r for r, _ in pairs]), np.array([a for _, a in pairs])) if pairs else None
+    verdict = _within(report, variant, "face_area", "Face area", "faces became smaller", "faces became larger")
+    if correlation is None or verdict is None:
+        return verdict
+    figures = {**verdict.figures, "reward_correlation": correlation}
+    if correlation > AREA_CORRELATION and verdict.level == "ok":
+        text = f"the reward follows face area (rank correlation {correlation:.2f})"
+        return verdict.model_copy(update={"level": "watch", "text": text, "figures": figures})
+    text = f"{verdict.text}; rank correlation with the reward {correlation:.2f}"
+    return verdict.model_copy(update={"text": text, "figures": figures})
+
+
+def _ceiling(report: Report, variant: str) -> Verdict | None:
+    """Compare with what two real photos of one person score, which is where copying begins (about 0.46 for ArcFace)."""
+    names = [s for s in report.samples if s.variant == variant and s.values.get("copy_paste") is not None]
+    base = [s for s in report.samples if s.variant == report.reference_variant]
+    if not names or not base:
+        return None
+    rows = {v: {(s.case_id, s.seed): s.values for s in group} for v, group in (("tuned", names), ("base", base))}
+    cases, before, after = paired_cases(rows["base"], rows["tuned"], "copy_paste")
+    if not cases:
+        return None
+    copies = float((after > 0.5).mean())
+    level = "ok" if copies <= max(0.05, float((before > 0.5).mean())) else "watch" if copies < 0.25 else "alarm"
+    text = f"{copies:.0%} of cases look like copies of the reference (copy-paste above 0.5; base {(before > 0.5).mean():.0%})"
+    return Verdict(variant=variant, name="Copied cases", level=level, text=text, figures={"share": copies})

@@ -1,0 +1,222 @@
+"""The stage: samples of a base and of tuned policies -> a report."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from pydantic import JsonValue
+
+from idgrpo.errors import DataError
+from idgrpo.evaluate.cache import ObservationCache
+from idgrpo.evaluate.compare import compare, paired_cases, variant_means
+from idgrpo.evaluate.config import EvaluateConfig
+from idgrpo.evaluate.diagnostics import diagnose
+from idgrpo.evaluate.document import MeasureDocument, Report, SampleDocument, VariantDocument
+from idgrpo.evaluate.gather import ReferenceBook, Seen, gather
+from idgrpo.evaluate.measure import Measure, load_measures
+from idgrpo.evaluate.scorer import Scorer
+from idgrpo.evaluate.slices import occluded_share, slice_report
+from idgrpo.evaluate.statistics import cases_needed, detectable_difference, implied_win_rate
+from idgrpo.evaluate.subject import Subject
+from idgrpo.evaluate.version import finder_key
+from idgrpo.evaluate.wrong import wrong_cases
+from idgrpo.people.contract import Finder
+from idgrpo.records.sample import Sample
+
+Key = tuple[str, int]
+
+
+def evaluate(
+    samples_by_variant: Mapping[str, Sequence[Sample]],
+    finder: Finder,
+    config: EvaluateConfig,
+    *,
+    finder_name: str = "tiny",
+    scorers: Sequence[Scorer] = (),
+    cache_folder: Path | None = None,
+    curves: Mapping[str, list[dict[str, JsonValue]]] | None = None,
+) -> Report:
+    """Measure all samples, compare each variant with the base, and judge whether the gain is honest.
+
+    The variant called "base" (else the first) is what others are compared with, on the cases and seeds both have.
+    `curves` are rows of the runs' metrics.jsonl, shown in the report. Raises DataError for empty or disjoint variants.
+    """
+    reference = _check(samples_by_variant)
+    measures = load_measures(config.measures)
+    cache = ObservationCache(cache_folder, finder_key(finder), config.finding)
+    book = ReferenceBook(finder, cache)
+    everything = [sample for samples in samples_by_variant.values() for sample in samples]
+    seen = gather(everything, finder, scorers, cache, book, config.finding)
+    documents = _measure_all(samples_by_variant, seen, book, measures, scorers, config)
+    infos = [m.info for m in measures.values()] + [s.info for s in scorers]
+    values = {
+        variant: {(d.case_id, d.seed): d.values for d in documents if d.variant == variant}
+        for variant in samples_by_variant
+    }
+    infos = [i for i in infos if any(row.get(i.name) is not None for rows in values.values() for row in rows.values())]
+    names = [info.name for info in infos]
+    headline = config.headline if config.headline in names else names[0]
+    report = Report(
+        title=config.page.title,
+        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        finder=finder_name,
+        headline=headline,
+        reference_variant=reference,
+        variants=[_variant(name, samples) for name, samples in samples_by_variant.items()],
+        num_cases=len({sample.case_id for sample in everything}),
+        num_seeds=len({sample.seed for sample in everything}),
+        measures=[MeasureDocument(**vars(info)) for info in infos],
+        means={variant: variant_means(rows, names, config.statistics) for variant, rows in values.items()},
+        comparisons={
+            variant: compare(values[reference], rows, infos, config.statistics, headline)
+            for variant, rows in values.items()
+            if variant != reference
+        },
+        reward_win_rate=_implied(values, reference, config.theta),
+        notes=_notes(values, reference),
+        curves={name: list(rows) for name, rows in (curves or {}).items()},
+        samples=documents,
+    )
+    extra = {
+        "slices": slice_report(report, config),
+        "diagnostics": diagnose(report),
+        "power_note": _power(values, report, config),
+    }
+    return report.model_copy(update=extra)
+
+
+def _check(samples_by_variant: Mapping[str, Sequence[Sample]]) -> str:
+    """Name the variant all others are compared with; DataError for what cannot be compared."""
+    if not samples_by_variant or not all(samples_by_variant.values()):
+        empty = [name for name, samples in samples_by_variant.items() if not samples] or ["no variant"]
+        raise DataError(f"nothing to evaluate: {', '.join(empty)} has no samples", fix="make some with `idgrpo sample`")
+    for name, samples in samples_by_variant.items():
+        keys = [(s.case_id, s.seed) for s in samples]
+        doubled = sorted({k for k in keys if keys.count(k) > 1}) if len(set(keys)) < len(keys) else []
+        if doubled:
+            raise DataError(f"{name}: case {doubled[0][0]!r} with seed {doubled[0][1]} is there more than once")
+    reference = "base" if "base" in samples_by_variant else next(iter(samples_by_variant))
+    base = {(s.case_id, s.seed) for s in samples_by_variant[reference]}
+    for name, samples in samples_by_variant.items():
+        if not base & {(s.case_id, s.seed) for s in samples}:
+            raise DataError(
+                f"{reference} and {name} have no case and seed in common, so they cannot be compared",
+                fix="sample both on the same cases with the same seeds",
+            )
+    return reference
+
+
+def _measure_all(
+    samples_by_variant: Mapping[str, Sequence[Sample]],
+    seen: Sequence[Seen],
+    book: ReferenceBook,
+    measures: Mapping[str, Measure],
+    scorers: Sequence[Scorer],
+    config: EvaluateConfig,
+) -> list[SampleDocument]:
+    cases = {s.sample.case_id: s.sample for s in seen}
+    embedded = {case: np.stack([book.embed(r.images) for r in s.references]) for case, s in cases.items()}
+    second = {case: _second(book, sample, embedded[case]) for case, sample in cases.items()}
+    wrong = wrong_cases({c: [r.person for r in s.references] for c, s in cases.items()}, config.statistics.num_wrong)
+    names = [name for name, samples in samples_by_variant.items() for _ in samples]
+    documents = []
+    for variant, known in zip(names, seen, strict=True):
+        case = known.sample.case_id
+        assert known.observation is not None  # `gather` has completed everything
+        subject = Subject(
+            known.observation,
+            embedded[case],
+            second[case],
+            tuple(embedded[other] for other in wrong[case]),
+            config.finding.min_track_share,
+        )
+        documents.append(_document(variant, known, subject, measures, scorers))
+    return documents
+
+
+def _document(
+    variant: str, known: Seen, subject: Subject, measures: Mapping[str, Measure], scorers: Sequence[Scorer]
+) -> SampleDocument:
+    values = {name: function(subject) for name, function in measures.items()}
+    people = {"identity": [round(float(v), 6) for v in subject.match.similarity]}
+    for scorer in scorers:
+        scores = known.scores.get(scorer.info.name)
+        values[scorer.info.name] = float(np.mean(scores)) if scores else None
+        if scores and len(scores) == subject.num_people > 1:
+            people[scorer.info.name] = scores
+    sample = known.sample
+    return SampleDocument(
+        variant=variant,
+        case_id=sample.case_id,
+        seed=sample.seed,
+        prompt=sample.prompt,
+        video=sample.video,
+        references=[list(r.images) for r in sample.references],
+        values={name: None if v is None else float(v) for name, v in values.items()},
+        people=people,
+        occluded_share=occluded_share(subject),
+    )
+
+
+def _second(book: ReferenceBook, sample: Sample, references: np.ndarray) -> np.ndarray | None:
+    """Embed second photos [n, e], NaN rows where a person has none; None when nobody has."""
+    if not any(r.second for r in sample.references):
+        return None
+    rows = np.full_like(references, np.nan)
+    for index, reference in enumerate(sample.references):
+        if reference.second:
+            rows[index] = book.embed(reference.second)
+    return rows
+
+
+def _variant(name: str, samples: Sequence[Sample]) -> VariantDocument:
+    return VariantDocument(name=name, base=samples[0].base, policy=samples[0].policy, num_samples=len(samples))
+
+
+def _implied(
+    values: Mapping[str, Mapping[Key, Mapping[str, float | None]]], reference: str, theta: float
+) -> dict[str, float]:
+    """Give the win rate against the base that the reward gap implies, by variant; empty without a reward."""
+    implied = {}
+    for variant, rows in values.items():
+        if variant != reference:
+            cases, before, after = paired_cases(values[reference], rows, "reward")
+            if cases:
+                implied[variant] = implied_win_rate(after - before, theta)
+    return implied
+
+
+def _notes(values: Mapping[str, Mapping[Key, Mapping[str, float | None]]], reference: str) -> list[str]:
+    """Say what was left out of the paired comparison and why."""
+    notes = []
+    for variant, rows in values.items():
+        alone = len(set(values[reference]) ^ set(rows))
+        if alone:
+            notes.append(
+                f"{alone} videos of {reference} or {variant} have no partner with the same case and seed: not compared"
+            )
+        failed = sum(1 for row in rows.values() if "reward" in row and row["reward"] is None)
+        if failed:
+            notes.append(f"{failed} videos of {variant} have no reward: the reward model failed on them")
+    return notes
+
+
+def _power(
+    values: Mapping[str, Mapping[Key, Mapping[str, float | None]]], report: Report, config: EvaluateConfig
+) -> str:
+    """Say what differences this number of cases can show at all."""
+    sentences = []
+    for variant in report.tuned_variants():
+        cases, before, after = paired_cases(values[report.reference_variant], values[variant], report.headline)
+        smallest = detectable_difference(after - before, config.statistics.level) if cases else None
+        if smallest is None:
+            sentences.append(f"{variant}: {len(cases)} cases are too few to bound a difference in {report.headline}.")
+            continue
+        needed = cases_needed(after - before, 0.05 * before.mean(), config.statistics.level)
+        tail = f" A difference of 5 % of the base would need {needed} cases." if needed and needed > len(cases) else ""
+        sentences.append(
+            f"{variant}: with {len(cases)} cases, true differences in {report.headline} above {smallest:.3f} are seen "
+            f"in 80 % of evaluations.{tail}"
+        )
+    return " ".join(sentences)

@@ -1,0 +1,76 @@
+"""What a measure is: a function of a subject that says its title and which way is better."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Literal, Protocol, cast
+
+from idgrpo.errors import UsageError
+from idgrpo.evaluate import FIELD_MEASURES, MEASURES
+from idgrpo.evaluate.subject import Subject
+
+Better = Literal["higher", "lower", "neutral"]
+Family = Literal["identity", "presence", "change", "picture", "control", "field", "plugin", "reward"]
+
+
+@dataclass(frozen=True)
+class MeasureInfo:
+    """Say how a measure is called and read.
+
+    `definition` is the first paragraph of its docstring. `signed`: its zero is not the bottom of a scale, so percentages
+    of it mean nothing.
+    """
+
+    name: str
+    title: str
+    better: Better
+    family: Family
+    definition: str
+    signed: bool = False
+
+
+class Measure(Protocol):
+    """Give one number for one video, or None where the measure is not defined for it."""
+
+    info: MeasureInfo
+
+    def __call__(self, subject: Subject) -> float | None: ...
+
+
+def measure(
+    title: str, better: Better, family: Family, *, signed: bool = False
+) -> Callable[[Callable[[Subject], float | None]], Measure]:
+    """Mark a function as a measure; its name and the first paragraph of its docstring become its own."""
+
+    def mark(function: Callable[[Subject], float | None]) -> Measure:
+        text = " ".join((function.__doc__ or "").split("\n\n")[0].split())
+        marked = cast(Measure, function)
+        marked.info = MeasureInfo(function.__name__, title, better, family, text, signed)
+        return marked
+
+    return mark
+
+
+def known_measures() -> dict[str, str]:
+    """List names and import strings: ours, the field's, and those of installed plugins (entry points
+    `idgrpo.measures`)."""
+    plugins = {entry.name: entry.value for entry in entry_points(group="idgrpo.measures")}
+    return {**MEASURES, **FIELD_MEASURES, **plugins}
+
+
+def load_measures(names: list[str] | None = None) -> dict[str, Measure]:
+    """Import measures by name (all known ones by default); an import string `module:function` is taken as it stands.
+
+    Raises UsageError that lists what is known.
+    """
+    known = known_measures()
+    loaded: dict[str, Measure] = {}
+    for name in names if names is not None else known:
+        target = known.get(name, name)
+        if ":" not in target:
+            raise UsageError(f"unknown measure {name!r} (known: {', '.join(sorted(known))})")
+        module, _, attribute = target.partition(":")
+        function = getattr(import_module(module), attribute)
+        loaded[function.info.name] = function
+    return loaded

@@ -1,0 +1,165 @@
+"""The stage from files to a report: pairing, caching, resuming, refusals."""
+
+import numpy as np
+import pytest
+import torch
+from tests.evaluate.conftest import PlantedFinder
+
+from idgrpo.errors import DataError
+from idgrpo.evaluate.cache import file_digest
+from idgrpo.evaluate.config import EvaluateConfig, StatisticsConfig
+from idgrpo.evaluate.document import read_report
+from idgrpo.evaluate.evaluate import evaluate
+from idgrpo.evaluate.measure import MeasureInfo
+from idgrpo.evaluate.scorer import Scorer
+from idgrpo.evaluate.version import finder_key
+
+CONFIG = EvaluateConfig(statistics=StatisticsConfig(num_resamples=400))
+BAD = ["swapped halves", "missing person", "duplicate", "replaced", "blend", "faithful"]
+GOOD = ["faithful", "faithful", "swapped halves", "faithful", "faithful", "faithful"]
+
+
+@pytest.fixture
+def variants(make_samples):
+    return {"base": make_samples("base", BAD), "tuned": make_samples("tuned", GOOD, policy="p")}
+
+
+def test_a_better_policy_is_reported_as_better(variants):
+    report = evaluate(variants, PlantedFinder(), CONFIG)
+    identity = report.comparisons["tuned"]["identity"]
+    assert identity.base == pytest.approx((4 * 0.5 + 0.5**0.5 + 1) / 6, abs=1e-6)
+    assert identity.tuned == pytest.approx(5.5 / 6, abs=1e-6)
+    assert identity.win_rate.value == pytest.approx((4 + 2 * 0.5) / 6)
+    assert report.comparisons["tuned"]["worst"].difference.value > 0
+    assert report.means["base"]["coverage"].value == pytest.approx(5.5 / 6)
+    assert {v.name for v in report.diagnostics} >= {"Worst person", "Wrong references", "Motion", "Sharpness", "Copies"}
+    assert "6 cases" in report.power_note
+    assert report.samples[1].people["identity"] == [1.0, 0.0]
+
+
+def test_nothing_is_looked_at_twice(variants, tmp_path):
+    finder = PlantedFinder()
+    first = evaluate(variants, finder, CONFIG, cache_folder=tmp_path / "cache")
+    assert (finder.num_clips, finder.num_portraits) == (12, 4)
+    again = PlantedFinder()
+    second = evaluate(variants, again, CONFIG, cache_folder=tmp_path / "cache")
+    assert (again.num_clips, again.num_portraits) == (0, 0)
+    assert second.model_copy(update={"created_utc": ""}) == first.model_copy(update={"created_utc": ""})
+
+
+def test_a_cut_run_continues_and_a_damaged_entry_is_seen_again(variants, tmp_path):
+    config = CONFIG.model_copy(update={"finding": CONFIG.finding.model_copy(update={"batch_size": 2})})
+    num_distinct = len({file_digest(sample.video) for samples in variants.values() for sample in samples})
+    assert num_distinct == 11  # the last case is the same video on both sides
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(variants, PlantedFinder(die_after=7), config, cache_folder=tmp_path / "cache")
+    entries = sorted((tmp_path / "cache").rglob("*.npz"))
+    assert len(entries) == 6  # three whole batches; the eighth look killed the fourth
+    entries[0].write_bytes(entries[0].read_bytes()[:50])
+    rest = PlantedFinder()
+    report = evaluate(variants, rest, config, cache_folder=tmp_path / "cache")
+    assert rest.num_clips == num_distinct - len(entries) + 1
+    assert report == evaluate(variants, PlantedFinder(), config).model_copy(update={"created_utc": report.created_utc})
+
+
+def test_changing_the_finder_settings_looks_again(variants, tmp_path):
+    evaluate(variants, PlantedFinder(), CONFIG, cache_folder=tmp_path)
+    finding = CONFIG.finding.model_copy(update={"min_score": 0.5})
+    finder = PlantedFinder()
+    evaluate(variants, finder, CONFIG.model_copy(update={"finding": finding}), cache_folder=tmp_path)
+    assert finder.num_clips == 12
+
+
+def test_seeds_of_a_case_are_averaged_before_the_bootstrap(make_samples):
+    base = make_samples("base", BAD) + make_samples("base", BAD, seed=1)
+    tuned = make_samples("tuned", GOOD) + make_samples("tuned", BAD, seed=1)
+    report = evaluate({"base": base, "tuned": tuned}, PlantedFinder(), CONFIG)
+    identity = report.comparisons["tuned"]["identity"]
+    assert identity.difference.num_cases == 6
+    assert identity.tuned == pytest.approx((5.5 / 6 + identity.base) / 2)
+
+
+def test_only_common_cases_are_compared_and_the_rest_is_said(make_samples):
+    report = evaluate(
+        {"base": make_samples("base", BAD), "tuned": make_samples("tuned", GOOD[:4])}, PlantedFinder(), CONFIG
+    )
+    assert report.comparisons["tuned"]["identity"].difference.num_cases == 4
+    assert any("2 videos" in note for note in report.notes)
+
+
+def test_scorers_see_pixels_and_failures_stay_missing(variants, tmp_path):
+    calls = []
+
+    def score(clips, samples):
+        calls.append(len(clips))
+        return [
+            None if sample.case_id == "case-000" else [float(clip.float().mean())]
+            for clip, sample in zip(clips, samples, strict=True)
+        ]
+
+    scorer = Scorer(MeasureInfo("reward", "Reward", "higher", "reward", ""), "v1", score)
+    report = evaluate(variants, PlantedFinder(), CONFIG, scorers=[scorer], cache_folder=tmp_path)
+    assert report.comparisons["tuned"]["reward"].difference.num_cases == 5
+    assert report.samples[0].values["reward"] is None
+    assert "reward model failed" in " ".join(report.notes)
+    assert 0 <= report.reward_win_rate["tuned"] <= 1
+    before = sum(calls)
+    evaluate(variants, PlantedFinder(), CONFIG, scorers=[scorer], cache_folder=tmp_path)
+    assert sum(calls) - before == 2  # only the failed ones are asked again
+
+
+def test_finders_with_other_weights_or_settings_have_another_key():
+    class Net:
+        def __init__(self, weight, size=3):
+            self.net, self.size = torch.nn.Linear(1, 1), size
+            torch.nn.init.constant_(self.net.weight, weight)
+            torch.nn.init.zeros_(self.net.bias)
+
+    assert finder_key(Net(1.0)) == finder_key(Net(1.0))
+    assert len({finder_key(Net(1.0)), finder_key(Net(2.0)), finder_key(Net(1.0, size=4))}) == 3
+
+
+def test_one_variant_alone_gives_means(make_samples):
+    report = evaluate({"clips": make_samples("clips", BAD)}, PlantedFinder(), CONFIG)
+    assert report.comparisons == {}
+    assert report.means["clips"]["identity"].num_cases == 6
+
+
+@pytest.mark.parametrize("change", ["empty", "disjoint", "doubled", "no video", "no portrait"])
+def test_what_cannot_be_compared_is_refused(make_samples, tmp_path, change):
+    base, tuned = make_samples("base", BAD[:2]), make_samples("tuned", GOOD[:2])
+    if change == "empty":
+        tuned = []
+    elif change == "disjoint":
+        tuned = [s.model_copy(update={"seed": 9}) for s in tuned]
+    elif change == "doubled":
+        tuned = [*tuned, tuned[0]]
+    elif change == "no video":
+        tuned[0] = tuned[0].model_copy(update={"video": str(tmp_path / "gone.mp4")})
+    else:
+        (tmp_path / "portrait-0.png").unlink()
+    with pytest.raises(DataError) as caught:
+        evaluate({"base": base, "tuned": tuned}, PlantedFinder(), CONFIG)
+    wanted = {
+        "empty": "no samples",
+        "disjoint": "in common",
+        "doubled": "more than once",
+        "no video": "gone.mp4",
+        "no portrait": "portrait-0",
+    }
+    assert wanted[change] in str(caught.value)
+
+
+def test_report_survives_the_disk(variants, tmp_path):
+    report = evaluate(variants, PlantedFinder(), CONFIG)
+    (tmp_path / "report.json").write_text(report.model_dump_json())
+    assert read_report(tmp_path) == report
+    (tmp_path / "report.json").write_text('{"title": 3}')
+    with pytest.raises(DataError, match="not a report"):
+        read_report(tmp_path)
+
+
+def test_identity_follows_an_exact_order(make_samples):
+    """Clips with 0, 1 and 2 right people come out in that order, each time."""
+    report = evaluate({"base": make_samples("base", ["nobody", "missing person", "faithful"])}, PlantedFinder(), CONFIG)
+    assert np.all(np.diff([s.values["identity"] for s in report.samples]) > 0.4)
