@@ -1,0 +1,10 @@
+"""Reads cases, a base and a reward; writes a policy: a LoRA adapter in diffusers layout and policy.json.
+
+One trainer: groups by case, rollout, reward, advantages, replay with the clipped loss and KL."""
+
+# name -> function(LossInputs) -> LossTerms
+LOSSES = {
+    "clip": "idgrpo.policy.loss:clip_loss",
+    "ratio-norm": "idgrpo.policy.loss:ratio_norm_loss",
+    "kl-mask": "idgrpo.policy.loss:kl_mask_loss",
+}

@@ -1,0 +1,86 @@
+"""Rewards of a group -> advantages: pure functions on [group, sample], NaN marks a failed reward."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+ZERO_VARIANCE = 1e-6  # spread below this share of the reward's size is rounding, not preference
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """Advantages [group, sample] (0 where not kept) and what was left out."""
+
+    values: Tensor
+    kept: Tensor  # bool [group, sample]: trained on
+    zero_variance: Tensor  # bool [group]
+    too_small: Tensor  # bool [group]: fewer than two valid rewards
+    clamped: Tensor  # bool [group, sample]
+
+
+def masked_moments(rewards: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Give (valid mask, mean, population std) over the last axis, ignoring NaN; empty rows give 0."""
+    valid = rewards.isfinite()
+    count = valid.sum(-1, keepdim=True).clamp(min=1)
+    filled = torch.where(valid, rewards, 0.0)
+    mean = filled.sum(-1, keepdim=True) / count
+    variance = torch.where(valid, (filled - mean) ** 2, 0.0).sum(-1, keepdim=True) / count
+    return valid, mean, variance.sqrt()
+
+
+def group_advantages(
+    rewards: Tensor,
+    *,
+    scale: Literal["group", "batch"] = "group",
+    std_floor: float = 0.0,
+    eps: float = 1e-6,
+    clamp: float = 5.0,
+) -> Advantages:
+    """Compute A = clamp((r - mean) / (max(std, floor) + eps), +-clamp) in each group (DeepSeekMath, arXiv 2402.03300).
+
+    rewards: float [group, sample]. Failed samples are masked; groups with fewer than two valid rewards or without any
+    spread are dropped whole. `batch` divides by the std of all centred rewards of the update instead of the group's own.
+    """
+    rewards = rewards.double()
+    valid, mean, std = masked_moments(rewards)
+    too_small = valid.sum(-1) < 2
+    zero_variance = ~too_small & (std[:, 0] <= ZERO_VARIANCE * mean[:, 0].abs().clamp(min=1.0))
+    kept = valid & ~(too_small | zero_variance)[:, None]
+    centred = torch.where(kept, rewards - mean, 0.0)
+    if scale == "batch":
+        std = (centred.square().sum() / kept.sum().clamp(min=1)).sqrt()
+    raw = centred / (std.clamp(min=std_floor) + eps)
+    values = torch.where(kept, raw.clamp(-clamp, clamp), 0.0)
+    return Advantages(values.float(), kept, zero_variance, too_small, kept & (raw.abs() > clamp))
+
+
+def win_rates(rewards: Tensor) -> Tensor:
+    """Replace each reward by its mean Bradley-Terry win probability against the rest of its group.
+
+    Pref-GRPO, arXiv 2508.20751. rewards [group, sample] -> [group, sample] in 0..1; bounded, so an outlier cannot own a group. NaN stays NaN.
+    """
+    valid = rewards.isfinite()
+    probability = torch.sigmoid(rewards[:, :, None] - rewards[:, None, :])
+    pairs = valid[:, :, None] & valid[:, None, :] & ~torch.eye(rewards.shape[1], dtype=torch.bool)
+    total = torch.where(pairs, probability, 0.0).sum(-1)
+    return torch.where(valid, total / pairs.sum(-1).clamp(min=1), torch.nan)
+
+
+def combine_rewards(
+    rewards: dict[str, Tensor], weights: dict[str, float], normalise: Literal["none", "group"] = "none"
+) -> Tensor:
+    """Add several rewards [group, sample] with weights (default 1), each z-scored in its group first if asked.
+
+    The normalisation is GDPO's (arXiv 2601.05242). A sample is valid only when all its rewards are.
+    """
+    total: Tensor | None = None
+    for name, values in rewards.items():
+        if normalise == "group":
+            _, mean, std = masked_moments(values)
+            values = torch.where(std > ZERO_VARIANCE, (values - mean) / std.clamp(min=ZERO_VARIANCE), values * 0.0)
+        term = weights.get(name, 1.0) * values
+        total = term if total is None else total + term
+    assert total is not None, "at least one reward"
+    return total

@@ -1,0 +1,75 @@
+"""Alarms for the traps of RL on flow models: plain rules over the metrics of a run."""
+
+from collections.abc import Mapping, Sequence
+
+Figures = Mapping[str, float]
+FLAT_UPDATES = 30
+
+
+def alarms(history: Sequence[Figures]) -> list[str]:
+    """Name what looks wrong in the metrics so far (oldest first); empty means nothing does.
+
+    Rules: ratio off 1 on policy; half of the groups without variance; rewards failing; reward flat over 30 updates; most
+    pairs clipped; gradient below Adam's epsilon; reward up while held-out identity, motion or sharpness falls (hacking).
+    """
+    if not history:
+        return []
+    now = history[-1]
+    found = []
+    if abs(now.get("log_ratio_max", 0.0)) > 5e-4 and now.get("passes", 1) == 1:
+        found.append(
+            f"ratio is off 1 on policy (largest |log ratio| {now['log_ratio_max']:.2g}): rollout and replay differ"
+        )
+    if now.get("zero_variance_share", 0.0) >= 0.5:
+        found.append(
+            f"{now['zero_variance_share']:.0%} of the groups have no variance in reward: nothing to learn from them"
+        )
+    if now.get("reward_failed_share", 0.0) > 0.1:
+        found.append(f"{now['reward_failed_share']:.0%} of the rewards failed")
+    if max(now.get("clip_share_high", 0.0), now.get("clip_share_low", 0.0)) > 0.5:
+        found.append("more than half of the pairs are clipped: lower optimizer.lr or loss.num_passes")
+    if 0 < now.get("grad_rms", 1.0) < 10 * now.get("adam_eps", 0.0):
+        found.append(
+            f"gradient rms {now['grad_rms']:.1e} is within 10x of Adam's epsilon {now['adam_eps']:.0e}: "
+            "lower optimizer.eps, or steps shrink"
+        )
+    found += _flat_reward(history) + _hacking(history)
+    return found
+
+
+def _flat_reward(history: Sequence[Figures]) -> list[str]:
+    if len(history) < FLAT_UPDATES:
+        return []
+    window = [row["reward_mean"] for row in history[-FLAT_UPDATES:] if "reward_mean" in row]
+    spread = [row["reward_std"] for row in history[-FLAT_UPDATES:] if "reward_std" in row]
+    if len(window) < FLAT_UPDATES or not spread:
+        return []
+    third = FLAT_UPDATES // 3
+    rise = sum(window[-third:]) / third - sum(window[:third]) / third
+    noise = sum(spread) / len(spread)
+    if abs(rise) < 0.02 * noise:
+        return [f"reward is flat over {FLAT_UPDATES} updates (rise {rise:.2g}, spread in a group {noise:.2g})"]
+    return []
+
+
+def _hacking(history: Sequence[Figures]) -> list[str]:
+    rated = [row for row in history if any(key.startswith("eval_") for key in row) and "reward_mean" in row]
+    if len(rated) < 2:
+        return []
+    first, last = rated[0], rated[-1]
+    if last["reward_mean"] <= first["reward_mean"]:
+        return []
+    found = []
+    for name, share in (
+        ("identity", 0.02),
+        ("worst", 0.02),
+        ("dynamic_degree", 0.1),
+        ("motion", 0.1),
+        ("sharpness", 0.1),
+    ):
+        key = f"eval_{name}"
+        if key in first and key in last and last[key] < first[key] * (1 - share):
+            found.append(
+                f"reward rises while held-out {name} falls ({first[key]:.3f} -> {last[key]:.3f}): reward hacking"
+            )
+    return found

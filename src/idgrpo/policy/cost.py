@@ -1,0 +1,129 @@
+"""What an update of the policy stage costs, by arithmetic: forwards, operations, memory, traffic, seconds. Imports no torch.
+
+The model is written out in docs/policy.md; `tests/bench/test_policy_cost.py` holds it against counts and measured runs.
+"""
+
+import math
+from dataclasses import dataclass
+
+from idgrpo.policy.config import PolicyConfig
+
+REPLAY_FORWARDS = 3.24
+"""A replayed step with recomputed activations, in forwards: forward, recompute, and backward to activations (weights of
+the base get no gradient; attention costs twice its forward). Counted on the meta device: 3.23 for VACE, 3.25 for Phantom."""
+REPLAY_FORWARDS_KEPT = 2.24
+"""The same with activations kept."""
+SUM_TRAFFIC = 2.0
+"""A ring all-reduce moves each byte twice (reduce-scatter and all-gather), a reduce-scatter or an all-gather once."""
+
+
+@dataclass(frozen=True)
+class SampleCost:
+    """TFLOP of the transformer for one training sample, by what they are spent on."""
+
+    rollout: float
+    replay: float
+    reference: float
+
+    @property
+    def total(self) -> float:
+        return self.rollout + self.replay + self.reference
+
+
+def sample_cost(config: PolicyConfig, forward_tflop: float, num_branches: int, *, recompute: bool = True) -> SampleCost:
+    """Count one sample; num_branches: guidance branches of the base (used unless guidance is off)."""
+    mode, steps = config.rollout.guidance.mode, config.rollout.window.size
+    branches = 1 if mode == "none" else num_branches
+    with_gradient = 1 if mode == "detach-uncond" else branches
+    replay = REPLAY_FORWARDS if recompute else REPLAY_FORWARDS_KEPT
+    per_step = with_gradient * replay + (branches - with_gradient)
+    reference_steps = (1 if config.kl.steps == "first" else steps) if config.kl.weight else 0
+    return SampleCost(
+        rollout=config.rollout.num_steps * branches * forward_tflop,
+        replay=config.loss.num_passes * steps * per_step * forward_tflop,
+        reference=config.loss.num_passes * reference_steps * branches * forward_tflop,
+    )
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What one GPU gives: matrix-product speed reached in practice, memory, and speed of the links between ranks."""
+
+    tflops: float
+    memory_gib: float
+    link_gb_s: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Prediction for one update on `gpus` ranks."""
+
+    gpus: int
+    zero: int
+    micro_batch: int
+    compute_s: float
+    sync_s: float
+    traffic_gib: float
+    memory_gib: float
+    fits: bool
+
+    @property
+    def seconds(self) -> float:
+        return self.compute_s + self.sync_s
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is trained: sizes of the base and its adapter, and a sample's cost."""
+
+    sample_tflop: float
+    base_gib: float
+    base_gib_extra: float  # VAE and reward model beside it
+    adapter_parameters: int
+    activation_gib: float  # of one replayed step (all branches with gradient)
+    num_forwards_rollout: int  # gathers of the base under ZeRO 3: rollout once, then each micro-batch
+    num_pairs: int  # stored steps of all ranks
+
+
+def plan(load: Load, config: PolicyConfig, machine: Machine, gpus: int, zero: int, micro_batch: int) -> Plan:
+    """Predict one update.
+
+    seconds = samples / gpus * TFLOP / speed + traffic / link. Memory = base (its share under ZeRO 3, plus one whole copy
+    during the rollout when `engine.whole_rollout`) + adapter (weights, gradients and AdamW's two moments, 16 bytes a
+    parameter, the parts that the ZeRO stage divides divided) + micro_batch x activations.
+    """
+    samples = config.group.num_cases * config.group.size
+    share = (gpus - 1) / gpus
+    adapter_gib = load.adapter_parameters * 4 / 2**30
+    per_rank = {0: (4, 0), 1: (2, 2), 2: (1, 3), 3: (0, 4)}[zero]
+    adapter_state = adapter_gib * (per_rank[0] + per_rank[1] / gpus)
+    base = load.base_gib
+    traffic = SUM_TRAFFIC * adapter_gib * share
+    if zero == 3 and gpus > 1:
+        base = load.base_gib if config.engine.whole_rollout else load.base_gib / gpus
+        micro_batches = math.ceil(load.num_pairs / gpus / micro_batch)
+        gathers = 3 * micro_batches + (1 if config.engine.whole_rollout else load.num_forwards_rollout)
+        traffic += gathers * load.base_gib * share
+    memory = base + load.base_gib_extra + adapter_state + micro_batch * load.activation_gib
+    return Plan(
+        gpus=gpus,
+        zero=zero,
+        micro_batch=micro_batch,
+        compute_s=samples / gpus * load.sample_tflop / machine.tflops,
+        sync_s=traffic * 2**30 / 1e9 / machine.link_gb_s if gpus > 1 else 0.0,
+        traffic_gib=traffic,
+        memory_gib=memory,
+        fits=memory <= machine.memory_gib,
+    )
+
+
+def best_plan(load: Load, config: PolicyConfig, machine: Machine, gpus: int) -> Plan:
+    """Name the fastest ZeRO stage with the largest micro-batch (a power of two) that fits; the smallest need if none does."""
+    sizes = [2**power for power in range(8) if 2**power <= max(1, load.num_pairs // gpus)]
+    plans = [plan(load, config, machine, gpus, zero, size) for zero in range(4) for size in sizes]
+    fitting = [one for one in plans if one.fits]
+    if not fitting:
+        return min(plans, key=lambda one: one.memory_gib)
+    fastest = min(one.seconds for one in fitting)
+    near = [one for one in fitting if one.seconds <= 1.01 * fastest]
+    return max(near, key=lambda one: (-one.zero, one.micro_batch))

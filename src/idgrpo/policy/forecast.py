@@ -1,0 +1,59 @@
+"""Predict an update on a number of GPUs before any is rented: sizes from the base's configuration, speed from `plan.*`."""
+
+from idgrpo.bases.atthand import configs_of_entry
+from idgrpo.bases.contract import BaseEntry, VideoSize
+from idgrpo.bases.cost import GIB, VAE_SIZE_BYTES, transformer_flop, transformer_parameters
+from idgrpo.bases.geometry import Geometry
+from idgrpo.bases.guidance import num_branches, phantom_weights, vace_weights
+from idgrpo.policy.config import PolicyConfig
+from idgrpo.policy.cost import Load, Machine, Plan, best_plan, sample_cost
+from idgrpo.policy.trainer import guidance_of
+
+BLOCK_ROWS = 34
+"""Activations of one block kept for its backward, in rows of the hidden width per token: an estimate."""
+
+
+def forecast(entry: BaseEntry, config: PolicyConfig, gpus: int, num_references: int) -> tuple[Plan, Load, Machine]:
+    """Give the best plan for `gpus`, what it has to carry, and the machine it reckons with (docs/policy.md)."""
+    load = load_of(entry, config, num_references)
+    setting = config.plan
+    machine = Machine(setting.tflops, setting.memory_gib, setting.link_gb_s)
+    return best_plan(load, config, machine, gpus), load, machine
+
+
+def load_of(entry: BaseEntry, config: PolicyConfig, num_references: int) -> Load:
+    """Size up what a run trains; the largest number of references counts for all cases."""
+    transformer, vae = configs_of_entry(entry)
+    geometry = Geometry.of(vae, transformer)
+    own = entry.train_size
+    size = VideoSize(config.size.width or own.width, config.size.height or own.height, config.size.frames or own.frames)
+    geometry.check(size)
+    tokens = geometry.num_tokens(size, num_references)
+    guidance = guidance_of(entry, config)
+    weights = vace_weights(guidance) if entry.family == "vace" else phantom_weights(guidance)
+    branches = num_branches(weights, guidance.mode)
+    is_tiny = entry.architecture == "tiny"
+    recompute = config.engine.recompute == "on" or (config.engine.recompute == "auto" and not is_tiny)
+    bytes_each = 4 if is_tiny else 2
+    forward = transformer_flop(transformer, tokens, entry.text_length) / 1e12
+    d = transformer["num_attention_heads"] * transformer["attention_head_dim"]
+    num_blocks = transformer["num_layers"] + len(transformer.get("vace_layers") or [])
+    block = tokens * (BLOCK_ROWS * d + 2 * transformer["ffn_dim"]) * bytes_each
+    kept = num_blocks * tokens * d * bytes_each + block if recompute else num_blocks * block
+    with_gradient = 1 if guidance.mode != "both-grad" else branches
+    samples = config.group.num_cases * config.group.size
+    return Load(
+        sample_tflop=sample_cost(config, forward, branches, recompute=recompute).total,
+        base_gib=transformer_parameters(transformer) * bytes_each / GIB,
+        base_gib_extra=(0 if is_tiny else VAE_SIZE_BYTES / GIB) + config.plan.reward_gib,
+        adapter_parameters=adapter_parameters(config, d, transformer["ffn_dim"], num_blocks),
+        activation_gib=with_gradient * kept / GIB,
+        num_forwards_rollout=config.rollout.num_steps * -(-samples // config.rollout.batch_size),
+        num_pairs=samples * config.rollout.window.size,
+    )
+
+
+def adapter_parameters(config: PolicyConfig, d: int, feed_forward: int, num_blocks: int) -> int:
+    """Count the adapter: rank x (in + out) per matrix; attention's matrices are there twice (self and cross)."""
+    rows = sum(2 * 2 * d if target.startswith("to_") else d + feed_forward for target in config.lora.targets)
+    return config.lora.rank * rows * num_blocks

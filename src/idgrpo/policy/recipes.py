@@ -1,0 +1,114 @@
+"""Named presets of the policy stage, per base: `--recipe default` and `--recipe paper`. Imports no torch."""
+
+from typing import Any
+
+from idgrpo.errors import UsageError
+from idgrpo.policy.config import ATTENTION, PolicyConfig
+
+Settings = dict[str, Any]
+
+# Full-size bases, our default: noise and gradients in 4 of 25 steps, no guidance in training (4-6x less compute).
+DEFAULT: Settings = {
+    "num_updates": 300,
+    "group": {"num_cases": 16, "size": 8},
+    "rollout": {
+        "num_steps": 25,
+        "std_min": 0.0,
+        "std_max": None,
+        "batch_size": 8,
+        "window": {"size": 4, "first": 0, "last": 12},
+    },
+    "loss": {"micro_batch": 2},
+    "kl": {"weight": 0.004},
+    "optimizer": {"lr": 1e-4},
+    "lora": {"rank": 32, "alpha": 32, "targets": ATTENTION},
+    "evaluation": {"finder": "facenet"},
+    "reward": {"overlap": True},
+}
+
+# The authors' settings: every step but the last is stochastic and trained, guidance 4.5 in rollout and training alike.
+# Their last step is stochastic too; ours never is, because its noise stays in the scored video.
+PAPER: Settings = {
+    "num_updates": 300,
+    "size": {"width": 416, "height": 240, "frames": 33},
+    "group": {"num_cases": 16, "size": 8},
+    "rollout": {
+        "num_steps": 25,
+        "law": "wan",
+        "std_min": 0.0,
+        "std_max": None,
+        "batch_size": 8,
+        "window": {"size": 24, "first": 0, "last": 24, "move": "fixed"},
+        "guidance": {"mode": "both-grad", "scale": 4.5},
+    },
+    "loss": {"micro_batch": 1},
+    "kl": {"weight": 0.004},
+    "optimizer": {"lr": 1e-4, "betas": (0.9, 0.999), "weight_decay": 1e-4, "max_grad_norm": 1.0},
+    "lora": {"rank": 32, "alpha": 32, "targets": ATTENTION},
+    "evaluation": {"finder": "facenet"},
+    "ema": {"decay": 0.9},
+}
+
+# The embedded world: 1.25 M parameters, 32x32 px, 9 frames; the settings `PolicyConfig` starts from.
+# Batches of 16 and 32 stay in a core's cache; in float32 a merged adapter shifts log p by about 1e-7.
+# With noise in two steps of eight, most of a reward's spread inside a group comes from the starting noise, about which the
+# replayed steps know nothing: sharing it inside a group made the same number of updates gain several times as much.
+# Eight coarse steps bear more noise than 25: 2.0 instead of 0.9 in the first steps nearly doubles what a group differs by in
+# identity, and clips stay as good (docs/findings.md).
+TINY: Settings = {
+    "num_updates": 80,
+    "rollout": {
+        "batch_size": 16,
+        "merged": True,
+        "noise": "shared",
+        "std_max": 2.0,
+        "window": {"size": 2, "first": 0, "last": 4},
+    },
+    "loss": {"micro_batch": 32},
+    "optimizer": {"lr": 1.5e-3},
+}
+TINY_PAPER: Settings = {
+    "size": {"width": None, "height": None, "frames": None},
+    "evaluation": {"finder": "tiny"},
+    "rollout": {"batch_size": 16},
+    "loss": {"micro_batch": 32},
+}
+
+# Wan's own shift differs by base: VACE's training resolution follows diffusers (3), Phantom's own code uses 5.
+BASES: dict[str, Settings] = {
+    "vace": {"rollout": {"shift": 3.0}},
+    "vace-14b": {"rollout": {"shift": 3.0}},
+    "phantom": {"rollout": {"shift": 5.0}},
+    "phantom-14b": {"rollout": {"shift": 5.0}},
+    "tiny-vace": {"rollout": {"shift": 3.0}},
+    "tiny-phantom": {"rollout": {"shift": 3.0}},
+}
+
+RECIPES = ("default", "paper")
+
+
+def recipe(name: str, base: str, *, tiny: bool | None = None) -> PolicyConfig:
+    """Give the settings of a recipe for a base, by its name; a path needs to be told whether it is of the embedded world.
+
+    Raises UsageError for an unknown recipe.
+    """
+    tiny = base.startswith("tiny-") if tiny is None else tiny
+    if name == "default":
+        layers = [TINY] if tiny else [DEFAULT]
+    elif name == "paper":
+        layers = [PAPER, TINY_PAPER] if tiny else [PAPER]
+    else:
+        raise UsageError(f"unknown recipe {name!r} (known: {', '.join(RECIPES)})", fix="--recipe default")
+    settings: Settings = {}
+    for layer in [*layers, BASES.get(base, {})]:
+        settings = merge(settings, layer)
+    return PolicyConfig.model_validate(settings)
+
+
+def merge(below: Settings, above: Settings) -> Settings:
+    """Lay nested settings over others; neither is changed."""
+    merged = dict(below)
+    for key, value in above.items():
+        both_nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both_nested else value
+    return merged

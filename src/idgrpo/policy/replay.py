@@ -1,0 +1,183 @@
+"""Pass stored steps through the policy again, with gradient: losses, KL and what the metrics need."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from idgrpo.bases.contract import Base, ConditionBatch, Guidance
+from idgrpo.flow.laws import log_prob
+from idgrpo.policy.config import KLConfig, LossConfig
+from idgrpo.policy.kl import gaussian_kl
+from idgrpo.policy.loss import LossInputs, LossTerms
+from idgrpo.policy.rollout import Trajectory
+from idgrpo.policy.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """(stored step, sample) pairs of one trajectory, stacked: the rows of one replay forward."""
+
+    x: Tensor  # [pair, channel, frame, height, width]
+    x_next: Tensor
+    old_mean: Tensor
+    old_log_prob: Tensor  # [pair]
+    sigma: Tensor  # float64 [pair]
+    sigma_next: Tensor
+    batch: ConditionBatch
+    advantage: Tensor  # [pair]
+    weight: Tensor  # [pair] step weights
+    steps: list[int]  # index of the denoising step of each pair
+    with_kl: Tensor  # bool [pair]
+    is_filler: bool = False
+
+    def of_kl(self) -> "Pairs":
+        """Give the rows that enter the KL, with what a step of them needs: the reference is not run on the others."""
+        if bool(self.with_kl.all()):
+            return self
+        rows = self.with_kl.nonzero()[:, 0]
+        return replace(
+            self,
+            x=self.x[rows],
+            sigma=self.sigma[rows],
+            sigma_next=self.sigma_next[rows],
+            batch=self.batch.select(rows.tolist()),
+        )
+
+    def as_filler(self) -> "Pairs":
+        """Give the same forwards (also of the reference: ZeRO 3 counts them) and backward with a loss of exactly 0."""
+        return replace(self, is_filler=True)
+
+
+@dataclass
+class ReplayFigures:
+    """What a replay saw, per pair; lists of tensors, concatenated once at the end."""
+
+    log_ratio: list[Tensor] = field(default_factory=list)
+    shift: list[Tensor] = field(default_factory=list)
+    kl: list[Tensor] = field(default_factory=list)
+    loss: list[Tensor] = field(default_factory=list)
+    clipped_high: list[Tensor] = field(default_factory=list)
+    clipped_low: list[Tensor] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+
+
+def pair_batches(
+    trajectory: Trajectory,
+    advantages: Tensor,
+    kept: Tensor,
+    *,
+    micro_batch: int,
+    step_weights: dict[int, float],
+    kl_steps: str,
+) -> Iterator[Pairs]:
+    """Cut the kept samples' stored steps into micro-batches; several steps of a sample share one forward.
+
+    advantages float [sample], kept bool [sample], both in the order of the trajectory's rows.
+    """
+    stored = trajectory.stored
+    chosen = [(place, sample) for sample in kept.nonzero()[:, 0].tolist() for place in range(len(stored))]
+    for start in range(0, len(chosen), micro_batch):
+        part = chosen[start : start + micro_batch]
+        places, samples = [place for place, _ in part], [sample for _, sample in part]
+        device = trajectory.latents.device
+
+        def pick(name: str, part: list[tuple[int, int]] = part) -> Tensor:
+            return torch.stack([getattr(stored[place], name)[sample] for place, sample in part])
+
+        def numbers(values: list[float], device: torch.device = device) -> Tensor:
+            return torch.tensor(values, dtype=torch.float64, device=device)
+
+        yield Pairs(
+            x=pick("x"),
+            x_next=pick("x_next"),
+            old_mean=pick("mean"),
+            old_log_prob=pick("log_prob"),
+            sigma=numbers([stored[place].sigma for place in places]),
+            sigma_next=numbers([stored[place].sigma_next for place in places]),
+            batch=trajectory.batch.select(samples),
+            advantage=advantages[samples].to(device),
+            weight=numbers([step_weights[stored[place].index] for place in places]).float(),
+            steps=[stored[place].index for place in places],
+            with_kl=torch.tensor([kl_steps == "all" or place == 0 for place in places], device=device),
+        )
+
+
+class Replay:
+    """Replays micro-batches and hands each one's share of the loss to `backward`."""
+
+    def __init__(
+        self,
+        base: Base,
+        schedule: Schedule,
+        guidance: Guidance,
+        loss: LossConfig,
+        kl: KLConfig,
+        loss_function: Callable[[LossInputs], LossTerms],
+        reference: Callable[[], AbstractContextManager[None]],
+    ):
+        self.base, self.schedule, self.guidance = base, schedule, guidance
+        self.loss, self.kl, self.loss_function, self.reference = loss, kl, loss_function, reference
+
+    def run(
+        self, batches: Sequence[Pairs], total_pairs: int, backward: Callable[[Tensor, bool], None]
+    ) -> ReplayFigures:
+        """Replay all micro-batches; each loss is a share of the mean over `total_pairs` (of all ranks).
+
+        backward is told which micro-batch is the last. Fillers keep ranks in step and leave no figures.
+        """
+        figures = ReplayFigures()
+        for number, pairs in enumerate(batches):
+            if pairs.is_filler:
+                share = 0.0 * self.loss_of(pairs, ReplayFigures())
+            else:
+                share = self.loss_of(pairs, figures) / total_pairs
+            backward(share, number == len(batches) - 1)
+        return figures
+
+    def loss_of(self, pairs: Pairs, figures: ReplayFigures) -> Tensor:
+        """Give the summed loss of a micro-batch and note its figures."""
+        mask = self.base.video_mask(pairs.batch)
+        reference_mean = self._reference_mean(pairs)
+        mean, std = self._step(pairs)
+        density = log_prob(pairs.x_next, mean, std, mask)
+        shift_kl = gaussian_kl(mean, pairs.old_mean, std, mask)
+        inputs = LossInputs(
+            density,
+            pairs.old_log_prob,
+            pairs.advantage,
+            shift_kl,
+            std.flatten(),
+            self.loss.clip,
+            self.loss.kl_limit,
+        )
+        terms = self.loss_function(inputs)
+        loss = (terms.loss * pairs.weight).sum()
+        if reference_mean is not None:
+            near = pairs.with_kl
+            distance = gaussian_kl(mean[near], reference_mean, std[near], mask[near])
+            # With `first`, one step stands for all stored steps: the weight keeps its meaning.
+            share = len(pairs.steps) / max(int(pairs.with_kl.sum()), 1) if self.kl.steps == "first" else 1.0
+            loss = loss + self.kl.weight * share * distance.sum()
+            figures.kl.append(distance.detach())
+        figures.log_ratio.append((density - pairs.old_log_prob).detach())
+        figures.shift.append((2 * shift_kl.detach()).sqrt())
+        figures.loss.append(terms.loss.detach())
+        figures.clipped_high.append(terms.clipped_high)
+        figures.clipped_low.append(terms.clipped_low)
+        figures.steps += pairs.steps
+        return loss
+
+    def _step(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        velocity = self.base.velocity(pairs.x, pairs.sigma, pairs.batch, self.guidance)
+        return self.schedule.step(pairs.x, velocity, pairs.sigma, pairs.sigma_next)
+
+    def _reference_mean(self, pairs: Pairs) -> Tensor | None:
+        """Run the reference policy before the policy's own forward: it may swap weights, which a graph must not see."""
+        if self.kl.weight == 0 or not bool(pairs.with_kl.any()):
+            return None
+        with self.reference(), torch.no_grad():
+            mean, _ = self._step(pairs.of_kl())
+        return mean

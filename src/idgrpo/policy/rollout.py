@@ -1,0 +1,121 @@
+"""Draw videos with the current policy and keep what the replay needs; no gradient, float32 latents."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from idgrpo.bases.contract import Base, Condition, ConditionBatch, Guidance
+from idgrpo.bases.noise import draw_noise
+from idgrpo.flow.laws import log_prob
+from idgrpo.flow.solver import solver_named
+from idgrpo.policy.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample of an update: `member` counts inside the group, `case` indexes the cases."""
+
+    slot: int
+    case: int
+    case_id: str
+    member: int
+
+
+@dataclass(frozen=True)
+class StoredStep:
+    """One stochastic step of a trajectory, complete: nothing is read from a scheduler later."""
+
+    index: int
+    sigma: float
+    sigma_next: float
+    x: Tensor  # float32 [batch, channel, frame, height, width]
+    x_next: Tensor
+    mean: Tensor  # of the rollout policy; for the self-check and losses that need the exact shift
+    log_prob: Tensor  # float32 [batch]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Rollouts of rows whose latents have one shape."""
+
+    rows: list[Row]
+    batch: ConditionBatch
+    latents: Tensor  # final, sigma 0
+    stored: list[StoredStep]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Names of all random draws of an update: (run seed, update, case, member, step), never a global generator."""
+
+    seed: int
+    update: int
+    noise: Literal["different", "shared"]
+
+    def initial(self, row: Row) -> tuple[int | str, ...]:
+        """Name the starting noise of a row; `shared` names it alike for all members of a group."""
+        member = row.member if self.noise == "different" else 0
+        return ("policy-noise", self.seed, self.update, row.case_id, member)
+
+    def step(self, row: Row, step: int) -> tuple[int | str, ...]:
+        """Name the noise of a stochastic step, always different between members."""
+        return ("policy-step", self.seed, self.update, row.case_id, row.member, step)
+
+
+def chunks_of(rows: Sequence[Row], conditions: Mapping[int, Condition], batch_size: int) -> list[list[Row]]:
+    """Cut rows into batches of one latent shape (same number of references), in a fixed order: no padding, no waste."""
+    buckets: dict[int, list[Row]] = {}
+    for row in rows:
+        buckets.setdefault(conditions[row.case].num_references, []).append(row)
+    return [
+        bucket[start : start + batch_size]
+        for _, bucket in sorted(buckets.items())
+        for start in range(0, len(bucket), batch_size)
+    ]
+
+
+@torch.no_grad()
+def roll_out(
+    base: Base,
+    rows: list[Row],
+    conditions: Mapping[int, Condition],
+    *,
+    schedule: Schedule,
+    window: tuple[int, ...],
+    guidance: Guidance,
+    draws: Draws,
+    solver: str = "euler",
+) -> Trajectory:
+    """Draw one video per row: stochastic steps in the window, deterministic elsewhere and always at the last step.
+
+    conditions by case index; rows share one number of references. The window's steps are stored.
+    """
+    batch = base.collate([conditions[row.case] for row in rows])
+    mask = base.video_mask(batch)
+    x = draw_noise(base, batch, [draws.initial(row) for row in rows])
+    ode = solver_named(solver)
+    stored = []
+    for index in range(schedule.num_steps):
+        sigma = schedule.sigmas[index].expand(len(rows)).to(base.device)
+        sigma_next = schedule.sigmas[index + 1].expand(len(rows)).to(base.device)
+        velocity = base.velocity(x, sigma, batch, guidance)
+        if index not in window:
+            x = ode.step(x, velocity, float(sigma[0]), float(sigma_next[0]))
+            continue
+        mean, std = schedule.step(x, velocity, sigma, sigma_next)
+        x_next = mean + std * draw_noise(base, batch, [draws.step(row, index) for row in rows])
+        density = log_prob(x_next, mean, std, mask)
+        stored.append(StoredStep(index, float(sigma[0]), float(sigma_next[0]), x, x_next, mean, density))
+        x = x_next
+        ode = solver_named(solver)  # a multistep solver must not look back over a jump of noise
+    return Trajectory(rows, batch, x, stored)
+
+
+def videos_of(base: Base, trajectory: Trajectory) -> list[Tensor]:
+    """Decode to uint8 [frame, 3, height, width] per row, in memory."""
+    with torch.no_grad():
+        pixels = base.decode(trajectory.latents, trajectory.batch)
+    return list((pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu())

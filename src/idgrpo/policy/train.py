@@ -1,0 +1,274 @@
+"""The policy stage: cases and a reward in, an adapter out; checkpoints, resume and metrics around the trainer."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from idgrpo.bases.contract import Base, VideoSize
+from idgrpo.bases.lora import attach, load_adapter, save_adapter
+from idgrpo.errors import StoppedError, UsageError
+from idgrpo.policy.alarms import alarms
+from idgrpo.policy.casebook import CaseBook
+from idgrpo.policy.config import EngineConfig, PolicyConfig
+from idgrpo.policy.groups import check_geometry
+from idgrpo.policy.scoring import RewardFunction, Scorer
+from idgrpo.policy.trainer import Trainer
+from idgrpo.policy.weights import assign, read_weights, save_weights, snapshot, trained_weights
+from idgrpo.policy.window import window_steps
+from idgrpo.records.case import Case
+from idgrpo.run.distributed import World
+from idgrpo.run.engine import OptimizerSettings, make_engine
+from idgrpo.run.folder import RunFolder
+from idgrpo.run.progress import progress
+from idgrpo.run.signals import StopSignal
+from idgrpo.run.sinks import Sinks
+
+log = logging.getLogger(__name__)
+
+Evaluate = Callable[[Base, int], Mapping[str, float]]
+
+
+def train(
+    base: Base,
+    cases: Sequence[Case],
+    reward: RewardFunction | Mapping[str, RewardFunction],
+    config: PolicyConfig,
+    run: RunFolder,
+    *,
+    out: Path | None = None,
+    init: Path | None = None,
+    evaluate: Evaluate | None = None,
+    world: World | None = None,
+) -> dict[str, float | str]:
+    """Train a LoRA policy and write it to `out` (default: `policy/` in the run folder); give the run's closing figures.
+
+    reward: one callable, or several by name. init: adapter folder to start from (its rank and targets then hold, not `lora`). evaluate: called with the published
+    weights in place before the first update and every `evaluation.every` updates; its figures get the prefix `eval_`.
+    A run that has checkpoints continues from the newest, exactly. Raises StoppedError (75) after a clean stop.
+    """
+    world = world or World()
+    check_geometry(len(cases), config.group.num_cases, world.size)
+    size = training_size(base, config)
+    if init is None:
+        attach(base, rank=config.lora.rank, alpha=config.lora.alpha, targets=config.lora.targets, seed=config.seed)
+    else:
+        load_adapter(base, init, trainable=True)
+    base.transformer.eval()
+    prepare_blocks(base, config.engine)
+    run.checkpoints.keep_last, run.checkpoints.keep_every = config.checkpoint.keep_last, config.checkpoint.keep_every
+    book = CaseBook(base, cases, size)
+    if base.entry.architecture != "tiny":
+        book.encode_all()
+    trainer = _make_trainer(base, book, Scorer(reward, config.reward), config, run, world)
+    history = _resume(trainer, run)
+    if not history and world.is_main:
+        shutil.rmtree(run.path / "tensorboard", ignore_errors=True)  # curves of a run that was thrown away
+    sinks = Sinks(config.metrics.sinks if world.is_main else (), run.path)
+    with StopSignal() as stop, progress(config.num_updates, "train-policy", unit="update") as bar:
+        bar.advance(trainer.completed)
+        if trainer.completed == 0 and not history:
+            save(trainer, run)  # a full disk is found now, not after the first hour
+            if evaluate is not None and config.evaluation.every:
+                history.append(_log(run, sinks, world, 0, _evaluation(trainer, evaluate)))
+        while trainer.completed < config.num_updates:
+            figures = _one_update(trainer, run, lambda: stop.requested)
+            if evaluate is not None and config.evaluation.every and trainer.completed % config.evaluation.every == 0:
+                figures |= _evaluation(trainer, evaluate)
+            history.append(_log(run, sinks, world, trainer.completed, figures | _alarms([*history, figures])))
+            bar.advance(1, reward=figures["reward_mean"])
+            stopping = world.any(stop.requested) and trainer.completed < config.num_updates
+            if stopping or _checkpoint_due(trainer):
+                save(trainer, run)
+            if stopping:
+                raise StoppedError(
+                    f"stopped after {trainer.completed} of {config.num_updates} updates, checkpoint written",
+                    fix="run again with --resume",
+                )
+    out = out or run.path / "policy"
+    write_policy(trainer, out, size)
+    if world.is_main:
+        shutil.copyfile(run.metrics.path, out / "metrics.jsonl")  # the curves travel with the policy
+    return closing_figures(history)
+
+
+def training_size(base: Base, config: PolicyConfig) -> VideoSize:
+    """Give the size of the training videos: what is set, the rest from the base's training size."""
+    own, setting = base.entry.train_size, config.size
+    return VideoSize(setting.width or own.width, setting.height or own.height, setting.frames or own.frames)
+
+
+def prepare_blocks(base: Base, setting: EngineConfig) -> None:
+    """Set recomputation of activations and compile the transformer blocks, in place; names of weights stay as they are."""
+    if setting.recompute == "on":
+        base.transformer.enable_gradient_checkpointing()
+    elif setting.recompute == "off":
+        base.transformer.disable_gradient_checkpointing()
+    if setting.compile:
+        for blocks in ("blocks", "vace_blocks"):
+            for block in getattr(base.transformer, blocks, ()):
+                block.compile()
+
+
+def _make_trainer(
+    base: Base, book: CaseBook, scorer: Scorer, config: PolicyConfig, run: RunFolder, world: World
+) -> Trainer:
+    weights, optimizer = trained_weights(base.transformer), config.optimizer
+    settings = OptimizerSettings(
+        optimizer.lr, optimizer.betas, optimizer.eps, optimizer.weight_decay, optimizer.max_grad_norm
+    )
+    start = snapshot(weights)  # before the engine, which may split the weights over ranks
+    engine = make_engine(base.transformer, weights, settings, world, config.engine.zero)
+    return Trainer(base, book, scorer, config, engine, start=start, folder=run.path / "previews")
+
+
+def _one_update(trainer: Trainer, run: RunFolder, stop_requested: Callable[[], bool]) -> dict[str, float | str]:
+    """Make an update; when it stops half-way, checkpoint the state before it, which is still whole."""
+    try:
+        return trainer.update(stop_requested)
+    except StoppedError:
+        save(trainer, run)
+        raise
+
+
+def save(trainer: Trainer, run: RunFolder) -> None:
+    """Write weights, average, start, optimizer and counters as one checkpoint; called on all ranks, written by the main."""
+    latest = run.checkpoints.latest()
+    if latest is not None and latest.step == trainer.completed:
+        return
+    trainer.engine.prepare_save(run.path / "engine-parts")
+    with trainer.engine.gathered():
+        weights = snapshot(trainer.weights)
+
+    def files(folder: Path) -> None:
+        save_weights(folder / "weights.safetensors", weights)
+        save_weights(folder / "average.safetensors", trainer.average.values)
+        save_weights(folder / "start.safetensors", trainer.start)
+        trainer.engine.save(folder)
+
+    if trainer.world.is_main:
+        window = window_steps(trainer.config.rollout.window, trainer.config.seed, trainer.completed)
+        state = {
+            "completed": trainer.completed,
+            "skipped": trainer.skipped,
+            "seed": trainer.config.seed,
+            "next_window": list(window),
+            "world_size": trainer.world.size,
+        }
+        run.checkpoints.save(trainer.completed, files, state)
+    trainer.world.barrier()
+
+
+def _resume(trainer: Trainer, run: RunFolder) -> list[dict[str, float | str]]:
+    """Continue from the newest checkpoint, if any: restore everything, cut metrics written after it; give the metrics."""
+    latest = run.checkpoints.latest()
+    if latest is None:
+        if trainer.world.is_main:
+            run.metrics.truncate_after(-1)
+        return []
+    device = trainer.base.device
+    if not trainer.engine.restores_weights:
+        assign(trainer.weights, read_weights(latest.path / "weights.safetensors", device))
+    trainer.average.values = read_weights(latest.path / "average.safetensors", device)
+    trainer.start = read_weights(latest.path / "start.safetensors", device)
+    trainer.engine.load(latest.path)
+    trainer.completed, trainer.skipped = int(latest.state["completed"]), int(latest.state["skipped"])
+    if trainer.world.is_main:
+        run.metrics.truncate_after(trainer.completed)
+    log.info("resumed after update %d", trainer.completed)
+    trainer.world.barrier()
+    return list(run.metrics.read(run.metrics.path))
+
+
+def forget_work(run: RunFolder) -> None:
+    """Drop checkpoints, clips and metrics of a run, so that the next one starts at update 1."""
+    for name in ("previews", "heldout"):
+        shutil.rmtree(run.path / name, ignore_errors=True)
+    shutil.rmtree(run.checkpoints.folder, ignore_errors=True)
+    run.metrics.truncate_after(-1)
+
+
+def _checkpoint_due(trainer: Trainer) -> bool:
+    last = trainer.completed == trainer.config.num_updates
+    return last or trainer.completed % trainer.config.checkpoint.every == 0
+
+
+def _evaluation(trainer: Trainer, evaluate: Evaluate) -> dict[str, float]:
+    """Measure with the published weights on the main rank; all ranks get the figures."""
+    figures: dict[str, float] = {}
+    with trainer.engine.whole(), trainer.published(), torch.no_grad():
+        if trainer.world.is_main:
+            figures = {f"eval_{name}": value for name, value in evaluate(trainer.base, trainer.completed).items()}
+    return trainer.world.gather(figures)[0]
+
+
+def _alarms(history: list[dict[str, float | str]]) -> dict[str, str]:
+    found = alarms([{k: v for k, v in row.items() if isinstance(v, (int, float))} for row in history[-60:]])
+    for alarm in found:
+        log.warning("%s", alarm)
+    return {"alarms": "; ".join(found)} if found else {}
+
+
+def _log(
+    run: RunFolder, sinks: Sinks, world: World, step: int, figures: Mapping[str, float | str]
+) -> dict[str, float | str]:
+    if world.is_main:
+        run.metrics.log(step, **figures)
+        sinks.log(step, figures)
+    return {"step": step, **figures}
+
+
+def write_policy(trainer: Trainer, out: Path, size: VideoSize) -> None:
+    """Write the adapter in diffusers layout and policy.json with the schedule and all settings it was trained under."""
+    out.mkdir(parents=True, exist_ok=True)
+    with trainer.engine.gathered(), trainer.published():
+        if trainer.world.is_main:
+            save_adapter(trainer.base, out)
+    if not trainer.world.is_main:
+        return
+    schedule, config = trainer.schedule, trainer.config
+    document = {
+        "schema": 1,
+        "base": trainer.base.name,
+        "updates": trainer.completed,
+        "weights": "average" if config.ema.decay else "last",
+        "size": {"width": size.width, "height": size.height, "frames": size.frames},
+        "schedule": {
+            "law": schedule.law,
+            "shift": config.rollout.shift,
+            "sigmas": schedule.sigmas.tolist(),
+            "std_min": schedule.std_min,
+            "std_max": schedule.std_max,
+            "eta": schedule.eta,
+            "guidance": trainer.config.rollout.guidance.model_dump(),
+        },
+        "config": config.model_dump(mode="json"),
+    }
+    (out / "policy.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+
+
+def closing_figures(history: Sequence[Mapping[str, float | str]]) -> dict[str, float | str]:
+    """Sum a run up: rewards at both ends (means of up to 10 updates), KL, seconds, the last evaluation."""
+    rows = [row for row in history if "reward_mean" in row]
+    if not rows:
+        raise UsageError("the run has no metrics to sum up", fix="start it again in a fresh run folder")
+    ends = max(1, min(10, len(rows) // 3))
+
+    def mean(part: Sequence[Mapping[str, float | str]]) -> float:
+        return sum(float(row["reward_mean"]) for row in part) / len(part)
+
+    figures: dict[str, float | str] = {
+        "updates": len(rows),
+        "reward_first": mean(rows[:ends]),
+        "reward_last": mean(rows[-ends:]),
+        "kl": float(rows[-1].get("kl", 0.0)),
+        "skipped_steps": float(rows[-1].get("skipped_steps", 0.0)),
+        "cpu_seconds": sum(float(row.get("cpu_seconds", 0.0)) for row in rows),
+    }
+    evaluations = [row for row in history if any(name.startswith("eval_") for name in row)]
+    if evaluations:
+        figures |= {name: value for name, value in evaluations[-1].items() if name.startswith("eval_")}
+    return figures

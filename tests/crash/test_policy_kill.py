@@ -1,0 +1,155 @@
+"""`idgrpo train-policy` killed, stopped, doubled and out of disk, through real processes."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+for room in ("bases", "reward", "policy"):
+    sys.path.insert(0, str(Path(__file__).parents[1] / room))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from policy_setting import SMALL, write_setting  # noqa: E402
+
+ENTRY = "from idgrpo.cli.main import main; main()"
+UPDATES = 5
+TIMES = ("seconds_", "cpu_seconds")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory) -> dict[str, str]:
+    return write_setting(tmp_path_factory.mktemp("setting"))
+
+
+class Runs:
+    """Starts the command on one store."""
+
+    def __init__(self, setting: dict[str, str], store: Path, *extra: str):
+        given = ["--base", setting["base"], "--cases", setting["cases"], "--rm", setting["rm"], "--store", str(store)]
+        self.command = [sys.executable, "-c", ENTRY, "train-policy", *given, *SMALL, "--updates", str(UPDATES), *extra]
+        self.store = store
+
+    def start(self, **settings) -> subprocess.Popen:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen([*self.command, "--json"], env=environment, **pipes, **settings)
+
+    def finish(self, process: subprocess.Popen | None = None) -> tuple[int, dict]:
+        process = process or self.start()
+        out, err = process.communicate(timeout=600)
+        assert out, err
+        return process.returncode, json.loads(out)
+
+    def wait_for_updates(self, process: subprocess.Popen, number: int) -> None:
+        """Wait until the run has logged `number` updates."""
+        while process.poll() is None:
+            logs = list(self.store.glob("runs/*/metrics.jsonl"))
+            if logs and len(logs[0].read_text().splitlines()) >= number:
+                return
+            time.sleep(0.01)
+        raise AssertionError(process.communicate()[1])
+
+
+def outcome(document: dict) -> tuple[bytes, list[dict]]:
+    folder = Path(document["path"])
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    numbers = [{key: value for key, value in row.items() if not key.startswith(TIMES)} for row in rows]
+    return (folder / "pytorch_lora_weights.safetensors").read_bytes(), numbers
+
+
+@pytest.fixture(scope="module")
+def whole(setting, tmp_path_factory):
+    code, document = Runs(setting, tmp_path_factory.mktemp("whole")).finish()
+    assert code == 0
+    return outcome(document)
+
+
+def test_sigkill_at_a_random_moment_then_the_same_command(setting, whole, tmp_path):
+    draws = random.Random()  # a new moment at each run of this test: exactness must not depend on it
+    runs = Runs(setting, tmp_path)
+    for _ in range(2):
+        process = runs.start()
+        runs.wait_for_updates(process, draws.randint(1, UPDATES - 1))
+        time.sleep(draws.uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    code, document = runs.finish()
+    assert code == 0
+    weights, rows = outcome(document)
+    assert weights == whole[0]
+    assert rows == whole[1]
+
+
+def test_sigterm_writes_a_checkpoint_and_exits_75(setting, whole, tmp_path):
+    runs = Runs(setting, tmp_path)
+    process = runs.start()
+    runs.wait_for_updates(process, 2)
+    process.send_signal(signal.SIGTERM)
+    code, document = runs.finish(process)
+    assert code == 75 and "--resume" in document["error"]["fix"]
+    assert not list(tmp_path.glob("artifacts/policy/*/v*"))
+    runs.command.append("--resume")
+    code, document = runs.finish()
+    assert code == 0 and outcome(document) == whole
+
+
+def test_second_process_on_the_same_run_is_busy(setting, tmp_path):
+    runs = Runs(setting, tmp_path)
+    first = runs.start()
+    runs.wait_for_updates(first, 1)
+    first.send_signal(signal.SIGSTOP)
+    try:
+        code, document = runs.finish()
+        assert code == 5 and "another process" in document["error"]["message"]
+    finally:
+        first.send_signal(signal.SIGCONT)
+        first.kill()
+        first.communicate()
+
+
+def test_full_disk_is_found_before_the_first_update(setting, tmp_path):
+    def small_files() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+
+    runs = Runs(setting, tmp_path)
+    code, document = runs.finish(runs.start(preexec_fn=small_files))
+    assert code == 6 and "disk is full" in document["error"]["message"]
+    assert not list(tmp_path.glob("runs/*/metrics.jsonl"))
+    assert not list(tmp_path.glob("runs/*/checkpoints/step-*"))
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("zero", [0, 2, 3])
+def test_two_ranks_killed_at_a_random_moment_and_resumed(setting, tmp_path, zero):
+    draws = random.Random()
+    extra = ("--nproc", "2", "--zero", str(zero))
+    _, document = Runs(setting, tmp_path / "whole", *extra).finish()
+    expected = outcome(document)
+    runs = Runs(setting, tmp_path / "killed", *extra)
+    process = runs.start(start_new_session=True)
+    runs.wait_for_updates(process, draws.randint(1, UPDATES - 1))
+    time.sleep(draws.uniform(0, 0.1))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    code, document = runs.finish()
+    assert code == 0 and outcome(document) == expected
+
+
+@pytest.mark.dist
+def test_two_ranks_stop_together_with_75(setting, tmp_path):
+    runs = Runs(setting, tmp_path, "--nproc", "2")
+    process = runs.start()
+    runs.wait_for_updates(process, 1)
+    process.send_signal(signal.SIGTERM)
+    code, document = runs.finish(process)
+    assert code == 75 and document["exit_code"] == 75

@@ -1,0 +1,72 @@
+"""One rank of a small training: makes updates with a tiny random base and writes what it ended with.
+
+Run as `python rank_worker.py CHECKPOINT OUT JSON` with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
+"""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from idgrpo.bases.contract import VideoSize
+from idgrpo.bases.load import load_base
+from idgrpo.bases.lora import attach
+from idgrpo.policy.config import ATTENTION, PolicyConfig
+from idgrpo.policy.scoring import Scorer
+from idgrpo.policy.trainer import Trainer
+from idgrpo.policy.weights import save_weights, snapshot, trained_weights
+from idgrpo.run.distributed import join_world, leave_world
+from idgrpo.run.engine import OptimizerSettings, make_engine
+
+SIZE = VideoSize(32, 32, 5)
+
+
+class Book:
+    def __init__(self, base, num_cases):
+        self.base = base
+        people = ["a man", "a woman", "two people", "a and b"]
+        self.cases = [
+            SimpleNamespace(id=f"case-{i}", prompt=f"{people[i % 4]} walk on the beach") for i in range(num_cases)
+        ]
+
+    def __len__(self):
+        return len(self.cases)
+
+    def references(self, index):
+        source = torch.Generator().manual_seed(index)
+        return [torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8, generator=source) for _ in range(2)]
+
+    def __getitem__(self, index):
+        return self.base.encode(self.cases[index].prompt, self.references(index), SIZE)
+
+
+def redness(videos, references, prompts):
+    # One case is always without variance, so that ranks keep different numbers of pairs.
+    return [0.0 if p.startswith("two") else float(v[:, 0].float().mean()) for v, p in zip(videos, prompts, strict=True)]
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    checkpoint, out, changes = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
+    world = join_world()
+    config = PolicyConfig.model_validate(changes | {"preview": {"every": 0}})
+    base = load_base(checkpoint)
+    attach(base, rank=4, alpha=4, targets=ATTENTION, seed=0)
+    weights = trained_weights(base.transformer)
+    start = snapshot(weights)
+    settings = OptimizerSettings(1e-3, (0.9, 0.999), 1e-8, 1e-4, 1.0)
+    engine = make_engine(base.transformer, weights, settings, world, config.engine.zero)
+    trainer = Trainer(base, Book(base, 8), Scorer(redness, config.reward), config, engine, start=start, folder=out)
+    rows = [trainer.update() for _ in range(config.num_updates)]
+    keep = ("reward_mean", "grad_norm", "kl", "samples_trained", "ratio_mean")
+    with engine.gathered():
+        save_weights(out / f"weights-{world.rank}.safetensors", snapshot(weights))
+    (out / f"rows-{world.rank}.json").write_text(json.dumps([{key: row[key] for key in keep} for row in rows]))
+    world.barrier()
+    leave_world()
+
+
+if __name__ == "__main__":
+    main()

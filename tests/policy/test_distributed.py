@@ -1,0 +1,110 @@
+"""Ranks and ZeRO stages compute the same training as one process (gloo on CPU)."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from idgrpo.errors import UsageError
+from idgrpo.run.distributed import World, join_world, world_from_environment
+
+WORKER = Path(__file__).with_name("rank_worker.py")
+SETTINGS = {
+    "num_updates": 3,
+    "group": {"num_cases": 4, "size": 2},
+    "rollout": {"num_steps": 4, "window": {"size": 2, "last": 3}, "batch_size": 8},
+    "loss": {"micro_batch": 3},
+    "kl": {"weight": 0.1},
+}
+
+
+def test_world_from_launchers():
+    assert world_from_environment({}) == World(0, 1, 0)
+    assert world_from_environment({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}) == World(3, 4, 1)
+    slurm = {"SLURM_PROCID": "2", "SLURM_NTASKS": "8", "SLURM_LOCALID": "2"}
+    assert world_from_environment(slurm) == World(2, 8, 2)
+    assert world_from_environment({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) == World(0, 1, 0)
+
+
+def test_rank_without_an_address_is_told_how_to_start(monkeypatch):
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="MASTER_ADDR"):
+        join_world()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    from tiny_checkpoints import TINY_VAE, write_diffusers_base
+
+    return write_diffusers_base(tmp_path_factory.mktemp("base") / "phantom", "phantom", TINY_VAE)
+
+
+def train(checkpoint: Path, out: Path, num_ranks: int, engine: dict):
+    out.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = json.dumps(SETTINGS | {"engine": engine})
+    processes = []
+    for rank in range(num_ranks):
+        environment = os.environ | {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(num_ranks),
+            "LOCAL_RANK": str(rank),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": "1",
+            "DS_ACCELERATOR": "cpu",
+        }
+        command = [sys.executable, str(WORKER), str(checkpoint), str(out), settings]
+        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL))
+    for process in processes:
+        _, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors.decode()[-3000:]
+    weights = [load_file(out / f"weights-{rank}.safetensors") for rank in range(num_ranks)]
+    rows = [json.loads((out / f"rows-{rank}.json").read_text()) for rank in range(num_ranks)]
+    return weights, rows
+
+
+@pytest.fixture(scope="module")
+def alone(checkpoint, tmp_path_factory):
+    return train(checkpoint, tmp_path_factory.mktemp("alone") / "run", 1, {})
+
+
+@pytest.mark.dist
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    ("num_ranks", "engine"),
+    [
+        (2, {}),
+        (4, {}),
+        (1, {"zero": 2}),
+        (2, {"zero": 0}),
+        (2, {"zero": 1}),
+        (2, {"zero": 2}),
+        (1, {"zero": 3}),
+        (2, {"zero": 3}),
+        (2, {"zero": 3, "whole_rollout": False}),
+        (4, {"zero": 3}),
+    ],
+)
+def test_any_ranks_and_stage_end_in_the_same_weights(checkpoint, alone, tmp_path, num_ranks, engine):
+    weights, rows = train(checkpoint, tmp_path / "run", num_ranks, engine)
+    (expected,), (expected_rows,) = alone
+    assert any(value.abs().max() > 1e-3 for name, value in expected.items() if "lora_B" in name)  # something was learnt
+    for rank in weights:
+        assert rank.keys() == expected.keys()
+        for name, value in rank.items():
+            assert float((value - expected[name]).abs().max()) < 1e-6, name
+        for name, value in rank.items():
+            assert value.equal(weights[0][name]), f"{name} differs between ranks"
+    for row, expected_row in zip(rows[0], expected_rows, strict=True):
+        assert row == pytest.approx(expected_row, rel=1e-3, abs=1e-6)

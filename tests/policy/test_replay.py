@@ -1,0 +1,165 @@
+"""Replay: gradients against hand-written ones, layouts, and the on-policy self-check with planted faults."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+from fake_base import FakeBase, conditions_of, rows_of
+
+from idgrpo.errors import IdgrpoError
+from idgrpo.policy.config import KLConfig, LossConfig, RolloutConfig, WindowConfig
+from idgrpo.policy.loss import load_loss
+from idgrpo.policy.replay import Replay, ReplayFigures, pair_batches
+from idgrpo.policy.rollout import Draws, roll_out
+from idgrpo.policy.schedule import Schedule
+from idgrpo.policy.selfcheck import check_on_policy
+from idgrpo.policy.weights import swapped, trained_weights
+
+CONFIG = RolloutConfig(num_steps=6, window=WindowConfig(last=5))
+SCHEDULE = Schedule.from_config(CONFIG)
+
+
+def rollout(base, window=(1, 3)):
+    return roll_out(
+        base,
+        rows_of(2, 2),
+        conditions_of(base, 2),
+        schedule=SCHEDULE,
+        window=window,
+        guidance=base.entry.guidance,
+        draws=Draws(0, 0, "different"),
+    )
+
+
+def replay_of(base, *, loss=None, kl_weight=0.0, kl_steps="all", reference=nullcontext, schedule=SCHEDULE):
+    loss = loss or LossConfig()
+    kl = KLConfig(weight=kl_weight, steps=kl_steps)
+    return Replay(base, schedule, base.entry.guidance, loss, kl, load_loss(loss.name), reference)
+
+
+def batches_of(trajectory, advantages, *, micro_batch=32, kl_steps="all"):
+    advantages = torch.tensor(advantages)
+    kept = advantages != 0
+    weights = dict.fromkeys(range(6), 1.0)
+    settings = {"micro_batch": micro_batch, "step_weights": weights, "kl_steps": kl_steps}
+    return list(pair_batches(trajectory, advantages, kept, **settings))
+
+
+def run(base, trajectory, advantages, *, micro_batch=32, **settings):
+    batches = batches_of(trajectory, advantages, micro_batch=micro_batch, kl_steps=settings.get("kl_steps", "all"))
+    total = sum(len(pairs.steps) for pairs in batches)
+    return replay_of(base, **settings).run(batches, total, lambda loss, is_last: loss.backward())
+
+
+def gradients(base):
+    grads = {name: p.grad.clone() for name, p in base.transformer.named_parameters()}
+    base.transformer.zero_grad()
+    return grads
+
+
+def test_policy_gradient_of_one_step_equals_the_hand_written_one(fake_base):
+    trajectory = rollout(fake_base, window=(2,))
+    advantages = [1.5, -0.5, 0.7, -2.0]
+    run(fake_base, trajectory, advantages)
+    got = gradients(fake_base)["gain"]
+
+    # d/d gain of -A exp(logp - logp_old) at ratio 1 is -A d logp / d gain, with v = ... + gain x (0.5 + sigma) and
+    # mean = ... + v dt (1 + std_t^2 (1 - s) / (2 s)); d logp / d mean = (x' - mean) / std^2 / num_elements.
+    step = trajectory.stored[0]
+    s, dt = step.sigma, step.sigma_next - step.sigma
+    level = 0.1 + 0.8 * s
+    slope = dt * (1 + level**2 * (1 - s) / (2 * s))
+    d_mean = slope * step.x * (0.5 + s)
+    d_log_prob = ((step.x_next - step.mean) / (level**2 * -dt) * d_mean).flatten(1).mean(1)
+    expected = -(torch.tensor(advantages) * d_log_prob).mean()
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["clip", "ratio-norm", "kl-mask"])
+def test_gradient_does_not_depend_on_the_batch_layout(name):
+    base = FakeBase()
+    trajectory, advantages = rollout(base), [1.0, -1.0, 2.0, -2.0]
+    loss = LossConfig(name=name)
+    run(base, trajectory, advantages, loss=loss)
+    whole = gradients(base)
+    run(base, trajectory, advantages, loss=loss, micro_batch=3)
+    for name, grad in gradients(base).items():
+        torch.testing.assert_close(grad, whole[name], rtol=1e-4, atol=1e-7)
+    assert all(grad.abs().sum() > 0 for grad in whole.values())
+
+
+def test_kl_gradient_is_zero_at_the_reference_and_not_away_from_it(fake_base):
+    trajectory = rollout(fake_base)
+    weights = trained_weights(fake_base.transformer)
+    same = {name: value.detach().clone() for name, value in weights.items()}
+    moved = {name: value + 0.1 for name, value in same.items()}
+
+    def kl_gradient(reference):
+        figures = run(fake_base, trajectory, [1.0] * 4, kl_weight=1.0, reference=lambda: swapped(weights, reference))
+        with_kl = gradients(fake_base)
+        run(fake_base, trajectory, [1.0] * 4)
+        without = gradients(fake_base)
+        return torch.cat(figures.kl), {name: with_kl[name] - without[name] for name in with_kl}
+
+    kl, grad = kl_gradient(same)
+    assert kl.abs().max() == 0
+    assert all(value.abs().max() < 1e-7 for value in grad.values())
+    kl, grad = kl_gradient(moved)
+    assert kl.min() > 0
+    assert all(value.abs().max() > 1e-4 for value in grad.values())
+    # The reference was above the policy, so descending the KL must raise `gain`.
+    assert grad["gain"] < 0
+
+
+def test_kl_on_the_first_stored_step_only(fake_base):
+    trajectory, weights = rollout(fake_base), trained_weights(fake_base.transformer)
+    moved = {name: value.detach() + 0.1 for name, value in weights.items()}
+    reference = {"kl_weight": 1.0, "reference": lambda: swapped(weights, moved)}
+    every = run(fake_base, trajectory, [1.0] * 4, **reference)
+    first = run(fake_base, trajectory, [1.0] * 4, kl_steps="first", **reference)
+    assert len(torch.cat(every.kl)) == 8 and len(torch.cat(first.kl)) == 4
+    torch.testing.assert_close(torch.cat(first.kl), torch.cat(every.kl)[::2])
+
+
+def test_dropped_samples_are_not_replayed(fake_base):
+    trajectory = rollout(fake_base)
+    fake_base.calls.clear()
+    run(fake_base, trajectory, [1.0, -1.0, 0.0, 0.0])
+    assert fake_base.calls == [4]  # two samples, two stored steps, one forward
+
+
+def check(base, trajectory, **settings):
+    figures = ReplayFigures()
+    for pairs in batches_of(trajectory, [1.0] * 4):
+        replay_of(base, **settings).loss_of(pairs, figures)
+    return check_on_policy(figures, LossConfig(), torch.float32)
+
+
+def test_self_check_passes_on_policy(fake_base):
+    ratio, shift = check(fake_base, rollout(fake_base))
+    assert ratio <= 1e-6 and shift <= 1e-5
+
+
+def test_self_check_names_a_planted_dtype_mismatch(fake_base):
+    trajectory = rollout(fake_base)
+    rounded = [replace(step, x=step.x.bfloat16().float()) for step in trajectory.stored]
+    with pytest.raises(IdgrpoError, match="does not reproduce the rollout") as error:
+        check(fake_base, replace(trajectory, stored=rounded))
+    assert "dtype" in error.value.fix
+
+
+def test_self_check_names_a_planted_schedule_mismatch(fake_base):
+    trajectory = rollout(fake_base)
+    other = Schedule.from_config(CONFIG.model_copy(update={"std_max": 0.91}))
+    with pytest.raises(IdgrpoError, match="log ratio") as error:
+        check(fake_base, trajectory, schedule=other)
+    assert "schedule" in error.value.fix
+
+
+def test_self_check_catches_changed_weights(fake_base):
+    trajectory = rollout(fake_base)
+    with torch.no_grad():
+        fake_base.transformer.gain += 0.01
+    with pytest.raises(IdgrpoError, match="before the first update"):
+        check(fake_base, trajectory)

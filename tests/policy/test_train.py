@@ -1,0 +1,215 @@
+"""Whole runs of the stage on a tiny random checkpoint: files, metrics, stop, exact resume."""
+
+import hashlib
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from idgrpo.bases.load import load_base
+from idgrpo.errors import StoppedError, UsageError
+from idgrpo.policy.config import PolicyConfig
+from idgrpo.policy.train import train
+from idgrpo.records.case import Case
+from idgrpo.records.reference import Reference
+from idgrpo.run.folder import RunFolder
+from idgrpo.run.metrics import MetricsLog
+from idgrpo.video.write import write_image
+
+SETTINGS = {
+    "num_updates": 4,
+    "size": {"width": 32, "height": 32, "frames": 5},
+    "group": {"num_cases": 2, "size": 3},
+    "rollout": {"num_steps": 4, "window": {"size": 2, "last": 3}},
+    "lora": {"rank": 2},
+    "checkpoint": {"every": 2},
+    "preview": {"every": 2, "num_samples": 1},
+    "reward": {"retry_wait_s": 0.0},
+}
+TIMES = ("seconds_", "cpu_seconds")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    from tiny_checkpoints import TINY_VAE, write_diffusers_base
+
+    return write_diffusers_base(tmp_path_factory.mktemp("base") / "vace", "vace", TINY_VAE)
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory) -> list[Case]:
+    folder = tmp_path_factory.mktemp("cases")
+    made = []
+    for index in range(4):
+        references = []
+        for person in range(1 + index % 2):  # one and two people: batches of two shapes
+            path = folder / f"{index}-{person}.png"
+            source = torch.Generator().manual_seed(10 * index + person)
+            write_image(path, torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8, generator=source))
+            references.append(Reference(person=f"p{index}{person}", images=[str(path)]))
+        made.append(Case(id=f"case-{index}", prompt="two people walk on the beach", references=references))
+    return made
+
+
+def redness(videos, references, prompts):
+    return [float(video[:, 0].float().mean()) for video in videos]
+
+
+def run_stage(checkpoint, cases, folder, reward=redness, resume=False, evaluate=None, init=None, **changes):
+    config = PolicyConfig.model_validate(SETTINGS | changes)
+    with RunFolder.open(folder, fingerprint=config.model_dump(), resume=resume) as run:
+        base = load_base(str(checkpoint))
+        return train(base, cases, reward, config, run, out=folder / "out", evaluate=evaluate, init=init)
+
+
+def digest(folder: Path) -> str:
+    return hashlib.sha256((folder / "out" / "pytorch_lora_weights.safetensors").read_bytes()).hexdigest()
+
+
+def numbers(folder: Path) -> list[dict]:
+    rows = MetricsLog.read(folder / "metrics.jsonl")
+    return [{key: value for key, value in row.items() if not key.startswith(TIMES)} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(checkpoint, cases, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    run_stage(checkpoint, cases, folder)
+    return folder
+
+
+def test_run_leaves_adapter_settings_metrics_and_previews(whole, checkpoint):
+    weights = load_file(whole / "out" / "pytorch_lora_weights.safetensors")
+    assert any(float(value.abs().max()) > 0 for name, value in weights.items() if "lora_B" in name)
+    card = json.loads((whole / "out" / "policy.json").read_text())
+    assert card["updates"] == 4 and card["schedule"]["law"] == "wan"
+    assert len(card["schedule"]["sigmas"]) == 5 and card["schedule"]["sigmas"][-1] == 0
+    assert card["size"] == {"width": 32, "height": 32, "frames": 5}
+    PolicyConfig.model_validate(card["config"])
+    rows = numbers(whole)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert rows[0]["ratio_max"] == pytest.approx(1.0, abs=1e-5)
+    assert (whole / "out" / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert sorted(path.name for path in (whole / "previews").iterdir()) == ["update-000002", "update-000004"]
+    assert len(list((whole / "previews" / "update-000004").glob("*.mp4"))) == 1
+
+
+def test_policy_loads_on_a_fresh_base_and_changes_it(whole, checkpoint):
+    from idgrpo.bases.lora import load_adapter
+
+    load_adapter(load_base(str(checkpoint)), whole / "out")  # raises when the adapter has no effect
+
+
+class Died(BaseException):
+    """Stands for SIGKILL: nothing of ours catches it."""
+
+
+@pytest.mark.parametrize("dies_in_update", [1, 2, 4])
+def test_killed_and_resumed_run_ends_like_the_whole_one(whole, checkpoint, cases, tmp_path, dies_in_update):
+    calls = 0
+
+    def dying(videos, references, prompts):
+        nonlocal calls
+        calls += 1
+        if calls == dies_in_update:
+            raise Died
+        return redness(videos, references, prompts)
+
+    with pytest.raises(Died):
+        run_stage(checkpoint, cases, tmp_path, reward=dying)
+    run_stage(checkpoint, cases, tmp_path, resume=True)
+    assert digest(tmp_path) == digest(whole)
+    assert numbers(tmp_path) == numbers(whole)
+
+
+def test_first_checkpoint_comes_before_the_first_update(checkpoint, cases, tmp_path):
+    seen = []
+
+    def looking(videos, references, prompts):
+        seen.append(sorted(path.name for path in (tmp_path / "checkpoints").iterdir()))
+        raise Died
+
+    with pytest.raises(Died):
+        run_stage(checkpoint, cases, tmp_path, reward=looking)
+    assert seen == [["step-000000"]]
+    files = {path.name for path in (tmp_path / "checkpoints" / "step-000000").iterdir()}
+    assert {"weights.safetensors", "average.safetensors", "start.safetensors", "optimizer.pt", "state.json"} <= files
+
+
+def test_sigterm_stops_with_a_checkpoint_and_resumes_exactly(whole, checkpoint, cases, tmp_path):
+    calls = 0
+
+    def stopping(videos, references, prompts):
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return redness(videos, references, prompts)
+
+    with pytest.raises(StoppedError, match="stopped after 3 of 4 updates") as error:
+        run_stage(checkpoint, cases, tmp_path, reward=stopping)
+    assert error.value.exit_code == 75
+    assert (tmp_path / "checkpoints" / "step-000003").is_dir()
+    run_stage(checkpoint, cases, tmp_path, resume=True)
+    assert digest(tmp_path) == digest(whole) and numbers(tmp_path) == numbers(whole)
+
+
+def test_reward_outage_ends_in_75_and_the_run_goes_on_later(whole, checkpoint, cases, tmp_path):
+    calls = 0
+
+    def outage(videos, references, prompts):
+        nonlocal calls
+        calls += 1
+        if calls >= 2:
+            raise ConnectionError("service away")
+        return redness(videos, references, prompts)
+
+    with pytest.raises(StoppedError, match="0% of the rewards of update 2"):
+        run_stage(checkpoint, cases, tmp_path, reward=outage)
+    run_stage(checkpoint, cases, tmp_path, resume=True)
+    assert digest(tmp_path) == digest(whole)
+
+
+def test_finished_run_publishes_again_without_training(whole, checkpoint, cases):
+    before = digest(whole)
+
+    def never(videos, references, prompts):
+        raise AssertionError("no update is left")
+
+    figures = run_stage(checkpoint, cases, whole, reward=never, resume=True)
+    assert digest(whole) == before and figures["updates"] == 4
+
+
+def test_held_out_evaluation_sees_the_published_weights(checkpoint, cases, tmp_path):
+    seen = []
+
+    def evaluate(base, update):
+        seen.append(
+            (update, float(sum(p.abs().sum() for n, p in base.transformer.named_parameters() if "lora_B" in n)))
+        )
+        return {"identity": 0.25 + update}
+
+    figures = run_stage(checkpoint, cases, tmp_path, evaluate=evaluate, evaluation={"every": 2})
+    assert [update for update, _ in seen] == [0, 2, 4]
+    assert seen[0][1] == 0 < seen[1][1]
+    assert [row.get("eval_identity") for row in numbers(tmp_path)] == [0.25, None, 2.25, None, 4.25]
+    assert figures["eval_identity"] == 4.25
+
+
+def test_training_can_start_from_a_policy(whole, checkpoint, cases, tmp_path):
+    run_stage(checkpoint, cases, tmp_path, init=whole / "out", num_updates=1, kl={"reference": "start"})
+    start = load_file(tmp_path / "checkpoints" / "step-000001" / "start.safetensors")
+    init = load_file(whole / "out" / "pytorch_lora_weights.safetensors")
+    assert sorted(float(v.double().abs().sum()) for v in start.values()) == sorted(
+        float(v.double().abs().sum()) for v in init.values()
+    )
+    assert numbers(tmp_path)[0]["kl"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_too_few_cases_are_refused_with_the_arithmetic(checkpoint, cases, tmp_path):
+    with pytest.raises(UsageError, match="5 groups per update need 5 different cases, but there are 4"):
+        run_stage(checkpoint, cases, tmp_path, group={"num_cases": 5, "size": 2})
