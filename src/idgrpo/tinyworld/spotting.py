@@ -1,0 +1,110 @@
+"""Where people stand in a clip of the embedded world, whoever they are: analytic, no trained weights."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from idgrpo.tinyworld.parts import HEIGHT_PX, RIDGE, WIDTH_PX, Figures, figures_of_any_colour
+
+PAD_PX, BELOW_PX = 8, 2  # how far a person's window may reach beyond the picture
+FIRST_ROW = 3  # windows higher up would hold nobody's feet
+MAX_STEP_PX = 3  # how far a person moves from one frame to the next
+
+
+@dataclass(frozen=True)
+class Track:
+    """One person's windows through a clip."""
+
+    x: Tensor  # int64 [frame], left edge in the padded picture
+    evidence: Tensor  # [frame], squared error that a person there explains
+    windows: Tensor  # [frame, 3, p]
+    behind: Tensor  # [frame, 3, p]
+    cover: Tensor  # [frame, h, w], share of a pixel of the picture that shows this person
+
+
+def spot(clip: Tensor, num_people: int) -> list[Track]:
+    """Find the `num_people` most evident people in a clip [frame, 3, h, w] in 0..1, most evident first.
+
+    The background is the median of each row. At every place, any figure in any colours is fitted; the evidence is what it
+    explains beyond the background. The best path through the frames (Viterbi) is a person, who is painted over before
+    the next is sought.
+    """
+    rows = F.pad(clip.permute(1, 2, 0, 3).flatten(2).median(-1).values[None], (PAD_PX, BELOW_PX), mode="replicate")[0]
+    picture = F.pad(clip, (PAD_PX, PAD_PX, PAD_PX, BELOW_PX), mode="replicate")
+    backdrop = rows.view(1, 3, -1, 1).expand_as(picture)
+    frames, left, tracks = torch.arange(len(clip)), picture, []
+    for _ in range(num_people):
+        evidence, figure = _evidence(left, rows)
+        place = _best_path(evidence)
+        y, x = place // evidence.shape[-1], place % evidence.shape[-1]
+        top = y + FIRST_ROW
+        cover = _paste(_front().alpha[figure[frames, y, x]], top, x, picture.shape[-2:])
+        windows, behind = _windows_at(picture, top, x), _windows_at(backdrop, top, x)
+        inside = cover[:, PAD_PX:-BELOW_PX, PAD_PX:-PAD_PX]
+        tracks.append(Track(x, evidence[frames, y, x], windows, behind, inside))
+        left = torch.lerp(left, backdrop, cover.unsqueeze(1))
+    return tracks
+
+
+def _windows_at(picture: Tensor, top: Tensor, left: Tensor) -> Tensor:
+    windows = picture.unfold(2, HEIGHT_PX, 1).unfold(3, WIDTH_PX, 1)
+    return windows[torch.arange(len(picture)), :, top, left].flatten(2)
+
+
+def _paste(alpha: Tensor, top: Tensor, left: Tensor, size: torch.Size) -> Tensor:
+    cover = torch.zeros(len(alpha), *size)
+    for frame, (y, x) in enumerate(zip(top.tolist(), left.tolist(), strict=True)):
+        cover[frame, y : y + HEIGHT_PX, x : x + WIDTH_PX] = alpha[frame].view(HEIGHT_PX, WIDTH_PX)
+    return cover
+
+
+@lru_cache(maxsize=1)
+def _front() -> Figures:
+    figures = figures_of_any_colour()
+    return figures[figures.turn == 0]
+
+
+@lru_cache(maxsize=1)
+def _whitened() -> Tensor:
+    """The parts, orthogonal, so that the explained error is a plain sum of squares: [g, p, 4]."""
+    parts = _front().parts
+    gram = parts.transpose(1, 2) @ parts + RIDGE * torch.eye(parts.shape[-1])
+    return parts @ torch.linalg.inv(torch.linalg.cholesky(gram)).transpose(1, 2)
+
+
+def _evidence(picture: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the evidence for the best figure [frame, y, x] and its index, from a padded picture and its row colours.
+
+    With u = picture - background, k = alpha background - fixed and t = u + k, a figure explains
+    |u|^2 - (|t|^2 - |Q t|^2) = |Q t|^2 - 2 u k - |k|^2, where Q holds the whitened parts. k depends on the row only.
+    """
+    front, parts = _front(), _whitened()
+    ahead = (picture - rows[None, :, :, None]).unfold(2, HEIGHT_PX, 1).unfold(3, WIDTH_PX, 1)[:, :, FIRST_ROW:]
+    num_frames, _, num_y, num_x = ahead.shape[:4]
+    u = ahead.permute(2, 1, 0, 3, 4, 5).reshape(num_y, 3, num_frames * num_x, -1)
+    behind = rows.unfold(1, HEIGHT_PX, 1)[:, FIRST_ROW:, :, None].expand(-1, -1, -1, WIDTH_PX).flatten(2)
+    k = front.alpha * behind[:, :, None] - front.fixed  # [channel, y, g, p]
+    cross = (u @ k.permute(1, 0, 3, 2)).sum(1)
+    projected = (u @ parts.permute(1, 0, 2).flatten(1)).unflatten(-1, (len(parts), -1))
+    projected = projected + torch.einsum("cygp,gpk->ycgk", k, parts)[:, :, None]
+    explained = projected.square().sum((1, 4)) - 2 * cross - k.square().sum((0, 3))[:, None]
+    best, figure = explained.max(-1)
+    shape = (num_y, num_frames, num_x)
+    return best.view(shape).transpose(0, 1), figure.view(shape).transpose(0, 1)
+
+
+def _best_path(evidence: Tensor) -> Tensor:
+    """Return the flat places [frame] of the path that moves at most MAX_STEP_PX a frame and has the largest sum."""
+    window = 2 * MAX_STEP_PX + 1
+    total, steps = evidence[0], []
+    for frame in evidence[1:]:
+        best, index = F.max_pool2d(total[None, None], window, 1, MAX_STEP_PX, return_indices=True)
+        steps.append(index[0, 0].flatten())
+        total = frame + best[0, 0]
+    places = [total.flatten().argmax()]
+    for back in reversed(steps):
+        places.append(back[places[-1]])
+    return torch.stack(places[::-1])

@@ -1,0 +1,160 @@
+"""The pupil and its losses: dense truth at the tokens of rendered clips, the oracle's opinion at those of generated ones."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from idgrpo.reward.backbone import hidden_states
+from idgrpo.reward.inputs import InputBuilder
+from idgrpo.reward.preprocess import Preprocessing
+from idgrpo.reward.vision import batch_vision
+from idgrpo.tinyworld.people import NUM_CHOICES
+from idgrpo.tinyworld.training.vlm_files import MAX_PEOPLE, PREPROCESSING, WIDTH, new_model, save_vlm, tokenizer
+from idgrpo.tinyworld.training.vlm_judged import JudgedLesson
+from idgrpo.tinyworld.training.vlm_truth import CELL_PX, IMPORTANCE, MIN_COVER, Lesson
+
+DRAWN_BELOW = 220  # of 255: darker than the white behind a portrait
+REWARD_SCALE = 10.0  # one wrong attribute of one person changes the target by about half a unit
+
+
+class DenseHeads(nn.Module):
+    """Read-outs used in pre-training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = nn.ModuleList(nn.Linear(WIDTH, n) for n in NUM_CHOICES)  # on the vision tower's tokens
+        self.shown = nn.ModuleList(nn.Linear(WIDTH, n) for n in NUM_CHOICES)
+        self.asked = nn.ModuleList(nn.Linear(WIDTH, n) for n in NUM_CHOICES)
+        self.owner = nn.Linear(WIDTH, MAX_PEOPLE)
+        self.same = nn.Linear(WIDTH, len(NUM_CHOICES))
+        self.rubric = nn.Linear(WIDTH, 1)
+        self.reward = nn.Linear(WIDTH, 1)
+
+
+class Pupil(nn.Module):
+    """The model, its input builder and the dense heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        words = tokenizer()
+        self.model = new_model(words)
+        batch_vision(self.model)
+        self.heads = DenseHeads()
+        settings = Preprocessing(patch_size=4, merge_size=2, temporal_patch_size=1, **PREPROCESSING)
+        self.builder = InputBuilder(settings, words)
+
+    def save(self, out: Path) -> None:
+        save_vlm(self.model, self.builder.tokenizer, out)
+
+
+def vision_loss(pupil: Pupil, lesson: Lesson) -> dict[str, Tensor]:
+    """Stage A: the attributes of whoever covers a cell of a clip or of a portrait, read from the vision tower alone."""
+    inputs = pupil.builder.build(lesson.videos, lesson.references, [""] * len(lesson.videos), order="given")
+    tower, heads = pupil.model.model.visual, pupil.heads.seen
+    tokens = tower(inputs["pixel_values_videos"], grid_thw=inputs["video_grid_thw"]).pooler_output
+    owner = lesson.owner.flatten()
+    truth = _at_owner(lesson.shown.transpose(1, 2), lesson.owner).flatten(0, 2)
+    tokens_of_photos = tower(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).pooler_output
+    drawn = portrait_cells(lesson.references).flatten()
+    asked = lesson.asked.flatten(0, 1).repeat_interleave(
+        len(drawn) // (lesson.asked.shape[0] * lesson.asked.shape[1]), 0
+    )
+    return {
+        "seen": _choices(heads, tokens[owner >= 0], truth[owner >= 0]),
+        "photo": 0.5 * _choices(heads, tokens_of_photos[drawn], asked[drawn]),
+    }
+
+
+def portrait_cells(references: Tensor) -> Tensor:
+    """Tell which 8 px cells of portraits uint8 [batch, person, 3, h, w] show the person: bool [batch * person, cell]."""
+    drawn = (references.flatten(0, 1).amin(1) < DRAWN_BELOW).float().unsqueeze(1)
+    return F.avg_pool2d(drawn, CELL_PX).flatten(1) > MIN_COVER
+
+
+def reading_loss(pupil: Pupil, lesson: Lesson) -> dict[str, Tensor]:
+    """Stages B and C, on rendered clips: dense truth at the clip's tokens, agreement at the rubric tokens and at the reward token."""
+    heads, people = pupil.heads, lesson.asked.shape[1]
+    inputs = pupil.builder.build(lesson.videos, lesson.references, [""] * len(lesson.videos), order="given")
+    hidden = hidden_states(pupil.model.model, inputs)
+    video_id = pupil.model.config.video_token_id
+    cells = hidden[inputs["input_ids"] == video_id].view(*lesson.owner.shape, -1)
+    known = lesson.owner >= 0
+    tokens, owner = cells[known], lesson.owner[known]
+    shown = _at_owner(lesson.shown.transpose(1, 2), lesson.owner)[known]
+    asked = _at_owner(lesson.asked.unsqueeze(1).expand(-1, lesson.owner.shape[1], -1, -1), lesson.owner)[known]
+    rubric, reward = _answers(pupil, hidden, inputs, people)
+    agreement = lesson.agreement
+    return {
+        "shown": _choices(heads.shown, tokens, shown),
+        "asked": 2 * _choices(heads.asked, tokens, asked),
+        "owner": 2 * F.cross_entropy(heads.owner(tokens), owner),
+        "same": F.binary_cross_entropy_with_logits(heads.same(tokens), (shown == asked).float()),
+        "rubric": 2 * F.binary_cross_entropy_with_logits(rubric, agreement),
+        # Little weight here: a large one starves the others, and without copying the reference nothing is learnt.
+        "reward": 0.2 * F.smooth_l1_loss(reward, REWARD_SCALE * overall(agreement)),
+    }
+
+
+def seeing_judged_loss(pupil: Pupil, lesson: JudgedLesson) -> dict[str, Tensor]:
+    """Stage A on generated clips: the oracle's probabilities of whoever covers a cell, read from the vision tower alone."""
+    inputs = pupil.builder.build(lesson.videos, lesson.references, [""] * len(lesson.videos), order="given")
+    tokens = pupil.model.model.visual(inputs["pixel_values_videos"], grid_thw=inputs["video_grid_thw"]).pooler_output
+    known = lesson.owner >= 0
+    shown = _at_owner(lesson.shown, lesson.owner)[known]
+    return {"judged_seen": _soft_choices(pupil.heads.seen, tokens[known.flatten()], shown)}
+
+
+def judged_loss(pupil: Pupil, lesson: JudgedLesson) -> dict[str, Tensor]:
+    """Stage C on generated clips: as `reading_loss`, with the oracle's probabilities for truth."""
+    heads, people = pupil.heads, lesson.asked.shape[1]
+    inputs = pupil.builder.build(lesson.videos, lesson.references, [""] * len(lesson.videos), order="given")
+    hidden = hidden_states(pupil.model.model, inputs)
+    known = lesson.owner >= 0
+    tokens = hidden[inputs["input_ids"] == pupil.model.config.video_token_id][known.flatten()]
+    shown = _at_owner(lesson.shown, lesson.owner)[known]
+    asked = _at_owner(lesson.asked.unsqueeze(1).expand(-1, lesson.owner.shape[1], -1, -1), lesson.owner)[known]
+    split = shown.split(NUM_CHOICES, -1)
+    same = torch.stack([p.gather(1, asked[:, k : k + 1])[:, 0] for k, p in enumerate(split)], -1)
+    rubric, reward = _answers(pupil, hidden, inputs, people)
+    return {
+        "judged_shown": _soft_choices(heads.shown, tokens, shown),
+        "judged_asked": _choices(heads.asked, tokens, asked),
+        "judged_owner": F.cross_entropy(heads.owner(tokens), lesson.owner[known]),
+        "judged_same": F.binary_cross_entropy_with_logits(heads.same(tokens), same),
+        "judged_rubric": 2 * F.binary_cross_entropy_with_logits(rubric, lesson.agreement),
+        "judged_reward": F.smooth_l1_loss(reward, REWARD_SCALE * overall(lesson.agreement)),
+    }
+
+
+def _answers(pupil: Pupil, hidden: Tensor, inputs: dict[str, Tensor], people: int) -> tuple[Tensor, Tensor]:
+    """Return the rubric logits [batch, person, attribute] and the reward [batch]."""
+    at, count = inputs["reward_index"][0], people * len(NUM_CHOICES)
+    rubric = pupil.heads.rubric(hidden[:, at - count : at]).view(len(hidden), people, len(NUM_CHOICES))
+    return rubric, pupil.heads.reward(hidden[:, at]).squeeze(-1)
+
+
+def overall(agreement: Tensor) -> Tensor:
+    """Return how well everyone is kept, in 0..1 [batch]: attributes weighted by how much people notice them."""
+    return (agreement * IMPORTANCE).sum(-1).mean(1)
+
+
+def _at_owner(values: Tensor, owner: Tensor) -> Tensor:
+    """Pick [batch, frame, cell, attribute] out of values [batch, frame, person, attribute] by the owner of each cell."""
+    index = owner.clamp(min=0).unsqueeze(-1).expand(-1, -1, -1, values.shape[-1])
+    return values.gather(2, index)
+
+
+def _choices(heads: nn.ModuleList, tokens: Tensor, truth: Tensor) -> Tensor:
+    return torch.stack([F.cross_entropy(head(tokens), truth[:, k]) for k, head in enumerate(heads)]).mean()
+
+
+def _soft_choices(heads: nn.ModuleList, tokens: Tensor, probabilities: Tensor) -> Tensor:
+    """Mean Kullback-Leibler divergence of the heads from probabilities [token, choices of all attributes]."""
+    parts = probabilities.split(NUM_CHOICES, -1)
+    losses = [
+        F.kl_div(F.log_softmax(head(tokens), -1), p, reduction="batchmean")
+        for head, p in zip(heads, parts, strict=True)
+    ]
+    return torch.stack(losses).mean()

@@ -1,0 +1,158 @@
+"""Clips whose people often differ from the references, and the dense truth about them that pre-training teaches."""
+
+from dataclasses import dataclass
+from itertools import permutations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from idgrpo.tinyworld.people import NUM_CHOICES, attributes_of, code_of, draw_people
+from idgrpo.tinyworld.render import Clips, portraits, render
+from idgrpo.tinyworld.scene import NUM_FRAMES, Scenes, draw_scenes, prompts
+from idgrpo.tinyworld.training.pool import to_bytes
+
+FRAMES = (0, 3, 5, 8)  # the frames that the preprocessing picks out of nine
+CELL_PX = 8  # side of what one token of the language model sees
+MIN_COVER = 0.15  # share of a cell that a person must cover to be asked about
+#                       skin  hair c  shape shirt  pattern trousers size
+IMPORTANCE = torch.tensor([0.15, 0.20, 0.15, 0.25, 0.10, 0.05, 0.10])
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A batch of inputs and truth. Slots of the clip are re-ordered so that slot k is matched to reference k."""
+
+    videos: Tensor  # uint8 [batch, frame, 3, h, w], four frames
+    references: Tensor  # uint8 [batch, person, 3, h, w]
+    asked: Tensor  # int64 [batch, person, attribute], of the references
+    shown: Tensor  # int64 [batch, person, frame, attribute]
+    present: Tensor  # float [batch, person, frame]
+    owner: Tensor  # int64 [batch, frame, cell], the person who covers most of a cell, -1 for none
+
+    @property
+    def agreement(self) -> Tensor:
+        """Share of frames in which each attribute of each person is as asked: [batch, person, attribute]."""
+        same = (self.shown == self.asked.unsqueeze(2)).float()
+        return (same * self.present.unsqueeze(-1)).mean(2)
+
+
+def draw_lesson(generator: torch.Generator, batch: int, num_people: int) -> Lesson:
+    """Draw scenes, ask for some people and show others: attribute by attribute, sometimes changing half-way."""
+    plan = _draw_plan(generator, batch, num_people)
+    return _lesson(plan, plan.render(torch.tensor(FRAMES)), generator)
+
+
+def draw_full_lesson(
+    generator: torch.Generator, batch: int, num_people: int
+) -> tuple[Lesson, Tensor, Tensor, list[str]]:
+    """Draw a lesson together with its whole clips [batch, frame, 3, h, w], portraits of those shown first, and prompts."""
+    plan = _draw_plan(generator, batch, num_people)
+    clips = plan.render(torch.arange(NUM_FRAMES))
+    keep = torch.tensor(FRAMES)
+    chosen = Clips(clips.pixels[:, keep], clips.visible[:, :, keep], clips.alone[:, :, keep])
+    return _lesson(plan, chosen, generator), clips.pixels, portraits(code_of(plan.shown[:, :, 0])), prompts(plan.scenes)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Who is asked for and who is shown, by slot of the clip and frame."""
+
+    scenes: Scenes
+    asked: Tensor  # int64 [batch, slot, attribute]
+    shown: Tensor  # int64 [batch, slot, frame, attribute]
+    present: Tensor  # float [batch, slot, frame]
+
+    def render(self, keep: Tensor) -> Clips:
+        """Draw the frames `keep`."""
+        return render(_at_frames(self.scenes, keep), code_of(self.shown[:, :, keep]), presence=self.present[:, :, keep])
+
+
+def _draw_plan(generator: torch.Generator, batch: int, num_people: int) -> _Plan:
+    scenes = draw_scenes(generator, batch, num_people)
+    asked = attributes_of(draw_people(generator, (batch, num_people), held_out=False))
+    first, later = _variant(asked, generator), _variant(asked, generator)
+    # People who trade places half-way are the hardest to notice and rare by chance.
+    exchanged = torch.rand(batch, 1, 1, generator=generator) < 0.3
+    later = torch.where(exchanged, first.roll(1, 1), later)
+    change = torch.where(
+        torch.rand(batch, generator=generator) < 0.5,
+        torch.randint(2, NUM_FRAMES, (batch,), generator=generator),
+        NUM_FRAMES,
+    )
+    changed = (torch.arange(NUM_FRAMES) >= change.unsqueeze(1)).view(batch, 1, NUM_FRAMES, 1)
+    shown = torch.where(changed, later.unsqueeze(2), first.unsqueeze(2))
+    return _Plan(scenes, asked, shown, _presence(batch, num_people, generator))
+
+
+@torch.no_grad()
+def _lesson(plan: _Plan, clips: Clips, generator: torch.Generator) -> Lesson:
+    keep = torch.tensor(FRAMES)
+    shown, present = plan.shown[:, :, keep], plan.present[:, :, keep]
+    match = best_match(plan.asked, shown, present)
+    rows = torch.arange(len(match)).unsqueeze(1)
+    photos = portraits(code_of(plan.asked), generator if torch.rand((), generator=generator) < 0.5 else None)
+    return Lesson(
+        to_bytes(look(clips.pixels, generator)), to_bytes(photos), plan.asked, shown[rows, match], present[rows, match],
+        cell_owner(clips.visible[rows, match]),
+    )  # fmt: skip
+
+
+def _variant(asked: Tensor, generator: torch.Generator) -> Tensor:
+    """Return who is shown for who is asked [batch, person, attribute]: right, wrong in part, exchanged or doubled."""
+    batch, people, _ = asked.shape
+
+    def chance(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator)
+
+    invented = torch.stack([torch.randint(n, (batch, people), generator=generator) for n in NUM_CHOICES], -1)
+    partner = asked.roll(1, 1)
+    source = torch.where(chance(batch, 1, 1) < 0.5, partner, invented)
+    share = chance(batch, people, 1).square() * (chance(batch, people, 1) < 0.75)
+    mixed = torch.where(chance(batch, people, 7) < share, source, asked)
+    kind = chance(batch, 1, 1)
+    doubled = asked[:, torch.randint(people, (1,), generator=generator)].expand_as(asked)
+    return torch.where(kind < 0.7, mixed, torch.where(kind < 0.8, doubled, torch.where(kind < 0.9, partner, asked)))
+
+
+def _presence(batch: int, people: int, generator: torch.Generator) -> Tensor:
+    gone = (torch.rand(batch, people, 1, generator=generator) < 0.08).float()
+    start = torch.randint(0, NUM_FRAMES, (batch, people, 1), generator=generator)
+    away = (torch.arange(NUM_FRAMES) >= start).float()
+    return 1 - gone * away
+
+
+def _at_frames(scenes: Scenes, keep: Tensor) -> Scenes:
+    moved = {name: getattr(scenes, name)[..., keep] for name in ("x", "feet", "stride", "facing")}
+    return Scenes(scenes.motion, scenes.place, scenes.horizon, scenes.light, **moved, depth=scenes.depth)
+
+
+def look(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Blur or add noise to some clips [batch, frame, 3, h, w], so that neither is mistaken for a change of identity."""
+    batch = len(pixels)
+    kernel = torch.tensor([1.0, 2.0, 1.0]) / 4
+    weight = (kernel[:, None] * kernel).expand(3, 1, 3, 3)
+    padded = F.pad(pixels.flatten(0, 1), (1, 1, 1, 1), mode="replicate")
+    soft = F.conv2d(padded, weight, groups=3).view_as(pixels)
+    amount = (torch.rand(batch, 1, 1, 1, 1, generator=generator) * 1.6 - 0.6).clamp(min=0)
+    noise = torch.rand(batch, 1, 1, 1, 1, generator=generator).square() * 0.05
+    pixels = torch.lerp(pixels, soft, amount)
+    return (pixels + noise * torch.randn(pixels.shape, generator=generator)).clamp(0, 1)
+
+
+def best_match(asked: Tensor, shown: Tensor, present: Tensor) -> Tensor:
+    """Return for each reference the slot that shows it best: the assignment with most agreement, int64 [batch, person]."""
+    weight = IMPORTANCE * (asked.shape[-1] / IMPORTANCE.sum())
+    same = (asked[:, :, None, None] == shown[:, None]).float() * weight  # [batch, reference, slot, frame, attribute]
+    score = (same.sum(-1) * present[:, None]).mean(-1)
+    people = asked.shape[1]
+    options = torch.tensor(list(permutations(range(people))))
+    total = score[:, torch.arange(people), options].sum(-1)
+    return options[total.argmax(1)]
+
+
+def cell_owner(visible: Tensor) -> Tensor:
+    """Return who covers most of each 8 px cell, int64 [batch, frame, cell]; -1 where nobody covers MIN_COVER of it."""
+    cover = F.avg_pool2d(visible.flatten(0, 2).unsqueeze(1), CELL_PX).flatten(1).view(*visible.shape[:3], -1)
+    most, owner = cover.max(1)
+    return torch.where(most > MIN_COVER, owner, torch.full_like(owner, -1))

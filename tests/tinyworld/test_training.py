@@ -1,0 +1,115 @@
+"""The training scripts: what they restate of the libraries must agree with the libraries, and they must learn."""
+
+from dataclasses import replace
+
+import torch
+from diffusers import AutoencoderKLWan
+
+from idgrpo.tinyworld.cases import make_cases, true_clip
+from idgrpo.tinyworld.people import NUM_CHOICES, attributes_of
+from idgrpo.tinyworld.render import portraits
+from idgrpo.tinyworld.training.damage import damage
+from idgrpo.tinyworld.training.optimizer import orthogonalise
+from idgrpo.tinyworld.training.pool import to_bytes
+from idgrpo.tinyworld.training.vlm import balance, run_stage, stages
+from idgrpo.tinyworld.training.vlm_judged import JudgedClips, judge
+from idgrpo.tinyworld.training.vlm_losses import Pupil
+from idgrpo.tinyworld.training.vlm_truth import best_match, draw_lesson
+from idgrpo.tinyworld.training.wan_vae import decode, encode, new_vae, whole_clip
+
+
+def test_whole_clip_passes_equal_the_chunked_ones_of_the_library():
+    torch.manual_seed(0)
+    vae: AutoencoderKLWan = new_vae()
+    for parameter in vae.parameters():
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
+    pixels = torch.rand(2, 3, 9, 32, 32) * 2 - 1
+    with torch.no_grad():
+        latents = vae.encode(pixels).latent_dist.mode()
+        clip = vae.decode(latents).sample
+        whole_clip(vae)
+        torch.testing.assert_close(encode(vae, pixels), latents, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(decode(vae, latents).clamp(-1, 1), clip, atol=2e-5, rtol=1e-4)
+
+
+def test_orthogonalised_gradients_have_singular_values_near_one():
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(48, 20, generator=torch.Generator().manual_seed(0))))
+    assert values.min() > 0.5 and values.max() < 1.3
+
+
+def test_damage_keeps_the_asked_share_and_shapes():
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(25_920, (400, 2), generator=generator)
+    shown = damage(codes, generator, 9)
+    untouched = (shown == codes.unsqueeze(-1)).all((1, 2)).float().mean()
+    assert shown.shape == (400, 2, 9)
+    assert 0.45 < untouched < 0.62
+
+
+def test_lessons_match_references_to_the_slot_that_shows_them():
+    asked = torch.tensor([[[0] * 7, [1] * 7]])
+    shown = asked.flip(1).unsqueeze(2).expand(-1, -1, 4, -1)
+    assert best_match(asked, shown, torch.ones(1, 2, 4)).tolist() == [[1, 0]]
+    lesson = draw_lesson(torch.Generator().manual_seed(1), 8, 3)
+    assert lesson.videos.shape == (8, 4, 3, 32, 32) and lesson.videos.dtype == torch.uint8
+    assert lesson.agreement.min() >= 0 and lesson.agreement.max() <= 1
+    assert lesson.owner.max() <= 2
+
+
+def judged_clips(codes: torch.Tensor) -> JudgedClips:
+    """Clips of noise whose cell 0 shows person 0 and cell 15 person 1; the numbers of a person start at its place in `codes`."""
+    num = len(codes)
+    owner = torch.full((num, 4, 16), -1)
+    owner[..., 0], owner[..., 15] = 0, 1
+    shown = torch.cat(
+        [torch.nn.functional.one_hot(a, n) for a, n in zip(attributes_of(codes).unbind(-1), NUM_CHOICES, strict=True)],
+        -1,
+    )
+    agreement = torch.arange(2.0 * num).view(num, 2, 1).expand(-1, -1, 7) / (2 * num)
+    videos = torch.randint(0, 256, (num, 4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    return JudgedClips(videos, codes, shown.float().unsqueeze(1).expand(-1, 4, -1, -1), owner, agreement)
+
+
+def test_every_stage_of_the_reader_s_lesson_plan_trains_what_it_should():
+    torch.manual_seed(0)
+    pupil = Pupil()
+    plan = stages(draw_lesson, judged_clips(torch.arange(12).view(6, 2)))
+    assert [stage.name for stage in plan] == ["A", "look", "B", "seen", "C"]
+    balance(pupil, torch.Generator().manual_seed(0))
+    for stage in plan:
+        before = {name: value.clone() for name, value in pupil.model.model.state_dict().items()}
+        run_stage(pupil, replace(stage, num_steps=2), seed=1)
+        moved = {name for name, value in pupil.model.model.state_dict().items() if not torch.equal(value, before[name])}
+        assert any("visual" in name for name in moved) == (stage.tower_rate > 0)
+        assert any("language_model" in name for name in moved) == (stage.name in "BC")
+
+
+def test_what_belongs_to_a_person_stays_together_when_people_are_shuffled_and_clips_mirrored():
+    codes = torch.tensor([[5, 900], [77, 4000]])
+    judged, drawn, sides = judged_clips(codes), set(), set()
+    for seed in range(6):
+        lesson = judged.draw(torch.Generator().manual_seed(seed), 8)
+        for row in range(8):
+            for person in range(2):
+                index = round(float(lesson.agreement[row, person, 0]) * 4)
+                code = codes.flatten()[index]
+                assert torch.equal(lesson.references[row, person], to_bytes(portraits(code)))
+                assert torch.equal(lesson.asked[row, person], attributes_of(code))
+                best = [int(p.argmax()) for p in lesson.shown[row, 0, person].split(NUM_CHOICES)]
+                assert best == lesson.asked[row, person].tolist()
+                cell = int((lesson.owner[row, 0] == person).nonzero())
+                assert cell in ((0, 3) if index % 2 == 0 else (15, 12))
+                drawn.add(int(code))
+                sides.add(cell)
+    assert drawn == {5, 900, 77, 4000} and sides == {0, 3, 12, 15}
+
+
+def test_the_oracle_s_opinion_of_a_true_clip_names_who_is_there():
+    case = make_cases(1, 3, "test")[0].case
+    clip = (true_clip(case).pixels[0] * 255).round().byte()
+    row = judge(clip, [reference.person for reference in case.references])
+    assert row["videos"].shape == (4, 3, 32, 32) and row["owner"].shape == (4, 16) and row["shown"].shape == (4, 2, 32)
+    assert row["agreement"].mean() > 0.4
+    assert {-1, 0, 1} == set(row["owner"].flatten().tolist())
+    shirts = row["shown"].split(NUM_CHOICES, -1)[3].mean(0).argmax(-1)
+    assert shirts.tolist() == attributes_of(row["codes"])[:, 3].tolist()
