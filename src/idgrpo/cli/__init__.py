@@ -1,0 +1,20 @@
+"""The command line: one thin file a command: parse, resolve artifacts, call the stage, publish, print.
+
+Reads arguments and the store; writes artifacts, one result to stdout, everything else to stderr.
+"""
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "annotate": (
+        "idgrpo.cli.annotate:command",
+        "Collect preferences: people in a web page, models, or simulated annotators.",
+    ),
+    "distort": ("idgrpo.cli.distort:command", "Damage identity in known ways: clean clips -> labelled pairs."),
+    "train-rm": ("idgrpo.cli.train_rm:command", "Train a reward model on preferences."),
+    "train-policy": ("idgrpo.cli.train_policy:command", "Tune a base with GRPO for several people."),
+    "sample": ("idgrpo.cli.sample:command", "Make videos with a base, tuned or not."),
+    "eval": ("idgrpo.cli.eval:command", "Measure identity, compare with the base, write a report."),
+    "artifacts": ("idgrpo.cli.artifacts:command", "List, explain, check, tag, export and prune artifacts."),
+    "config": ("idgrpo.cli.config:command", "Show and check the configuration of a stage."),
+    "doctor": ("idgrpo.cli.doctor:command", "Check machine, libraries, codecs and weights."),
+    "demo": ("idgrpo.cli.demo:command", "Run the whole loop on the embedded world."),
+}

@@ -1,0 +1,150 @@
+"""The entry point: commands are imported when they are called, and every failure becomes a message and an exit code."""
+
+import difflib
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from idgrpo import __version__
+from idgrpo.cli import COMMANDS
+from idgrpo.cli.output import fail
+from idgrpo.errors import IdgrpoError, MachineError, UsageError
+
+INTERRUPTED = 130
+# How libraries that hide the error number (safetensors, FFmpeg) tell a full disk, a used-up quota, a file over the limit.
+FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large")
+
+
+def overview() -> str:
+    """Write the help of the program, from the registry alone."""
+    width = max(map(len, COMMANDS)) + 2
+    return "\n".join(
+        [
+            "Usage: idgrpo COMMAND [OPTIONS]",
+            "",
+            "Align identity-preserving video generators with human feedback, so that several people",
+            "in one video keep their identities.",
+            "",
+            "Commands:",
+            *(f"  {name:<{width}}{short}" for name, (_, short) in COMMANDS.items()),
+            "",
+            "Options:",
+            "  --version  Print the version.",
+            "  -h, --help Show this message, or with a command the help of that command.",
+            "",
+        ]
+    )
+
+
+def load_command(name: str) -> Any:
+    """Import a command's module and turn its function (or typer app) into a click command."""
+    import typer
+
+    target, _ = COMMANDS[name]
+    module, _, attribute = target.partition(":")
+    function = getattr(import_module(module), attribute)
+    if isinstance(function, typer.Typer):
+        return typer.main.get_command(function)
+    app = typer.Typer(
+        add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+    )
+    app.command(name, help=function.__doc__)(function)
+    return typer.main.get_command(app)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code (see the table in README)."""
+    arguments = list(arguments)
+    as_json = "--json" in arguments
+    try:
+        return _dispatch(arguments)
+    except IdgrpoError as error:
+        return fail(error, error.exit_code, as_json=as_json)
+    except KeyboardInterrupt:
+        return fail(KeyboardInterrupt("interrupted"), INTERRUPTED, as_json=as_json)
+    except BrokenPipeError:
+        _quiet_stdout()
+        return 0
+    except SystemExit as error:
+        # The command-line library turns a closed pipe into exit 1 and leaves a wrapper that swallows what is still to come.
+        return 0 if type(sys.stdout).__name__ == "PacifyFlushWrapper" else int(error.code or 0)
+    except MemoryError:
+        return fail(
+            MachineError("not enough memory", fix="use a smaller batch"), MachineError.exit_code, as_json=as_json
+        )
+    except Exception as error:
+        known = _usage_error(error, arguments) or _machine_error(error)
+        if known is None:
+            if as_json:
+                fail(error, IdgrpoError.exit_code, as_json=True)
+            raise
+        return fail(known, known.exit_code, as_json=as_json)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(overview())
+        return 0 if arguments else UsageError.exit_code
+    name, *rest = arguments
+    if name == "--version":
+        sys.stdout.write(f"idgrpo {__version__}\n")
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        kind = "option" if name.startswith("-") else "command"
+        raise UsageError(
+            f"there is no {kind} '{name}'",
+            fix=f"did you mean '{near[0]}'?" if near else f"commands: {', '.join(COMMANDS)}",
+        )
+    if not os.path.exists("/dev/nvidiactl"):
+        # Without it DeepSpeed, which diffusers and transformers import, warns on stdout that it found no GPU.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    result = load_command(name).main(args=rest, prog_name=f"idgrpo {name}", standalone_mode=False)
+    return result if isinstance(result, int) else 0
+
+
+def _usage_error(error: Exception, arguments: list[str]) -> IdgrpoError | None:
+    """Recognise the command-line library's own errors (it may come under two module names, so by their shape)."""
+    if type(error).__name__ == "Abort":
+        return IdgrpoError("interrupted")
+    if not hasattr(error, "format_message"):
+        return None
+    return UsageError(error.format_message(), fix=f"`idgrpo {arguments[0]} --help` lists the options")
+
+
+def _machine_error(error: Exception) -> MachineError | None:
+    """Recognise a full disk and a GPU out of memory, also as causes of other errors; None for anything else."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            where = f" while writing {cause.filename}" if cause.filename else ""
+            return MachineError(
+                f"the disk is full{where}; nothing half-written was kept", fix="free some space and run again"
+            )
+        if type(cause).__name__ == "OutOfMemoryError":
+            return MachineError(
+                f"out of GPU memory: {str(cause).splitlines()[0]}",
+                fix="use a smaller batch or size (--dry-run shows needs)",
+            )
+        if any(text in str(cause) for text in FULL_DISK):
+            return MachineError("the disk is full; nothing half-written was kept", fix="free some space and run again")
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _quiet_stdout()
+    sys.exit(code)
+
+
+def _quiet_stdout() -> None:
+    """Whoever read us has gone; keep the interpreter from complaining about it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

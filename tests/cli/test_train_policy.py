@@ -1,0 +1,216 @@
+"""`idgrpo train-policy` through the real command line: defaults, results, wrong input, stops and kills."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+for room in ("bases", "reward", "policy"):
+    sys.path.insert(0, str(Path(__file__).parents[1] / room))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from policy_setting import SMALL, write_setting  # noqa: E402
+
+from idgrpo.cli.main import run  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory) -> dict[str, str]:
+    return write_setting(tmp_path_factory.mktemp("setting"))
+
+
+@pytest.fixture
+def call(tmp_path, setting, capsys):
+    """Run the command; return exit code, parsed JSON (or text) and stderr."""
+
+    def invoke(*arguments: str, as_json: bool = True, inputs: bool = True):
+        capsys.readouterr()
+        given = ["--cases", setting["cases"], "--rm", setting["rm"]] if inputs else []
+        flags = ["--json"] if as_json else []
+        command = ["train-policy", "--base", setting["base"], "--store", str(tmp_path / "store"), *given]
+        code = run([*command, *SMALL, *arguments, *flags])
+        out, err = capsys.readouterr()
+        return code, json.loads(out) if as_json else out, err
+
+    return invoke
+
+
+def test_trains_publishes_and_is_found_again(call, tmp_path):
+    code, document, _ = call()
+    assert code == 0 and document["artifact"] == "policy/tiny-random@v1"
+    folder = Path(document["path"])
+    assert {"pytorch_lora_weights.safetensors", "policy.json", "metrics.jsonl"} <= {p.name for p in folder.iterdir()}
+    assert document["metrics"]["updates"] == 2
+    assert json.loads((folder / "policy.json").read_text())["updates"] == 2
+    again = call()[1]
+    assert again["artifact"] == document["artifact"] and again["digest"] == document["digest"]
+    code, out, _ = call("--quiet", as_json=False)
+    assert code == 0 and out == "policy/tiny-random@v1\n"
+    code, out, _ = call(as_json=False)
+    assert "training reward" in out and "idgrpo eval" in out
+
+
+def test_forced_run_starts_afresh_and_ends_alike(call):
+    first = Path(call()[1]["path"]) / "pytorch_lora_weights.safetensors"
+    second = call("--force")[1]
+    assert second["artifact"] == "policy/tiny-random@v2"
+    assert (Path(second["path"]) / "pytorch_lora_weights.safetensors").read_bytes() == first.read_bytes()
+
+
+def test_dry_run_shows_work_and_writes_nothing(call, tmp_path):
+    code, document, _ = call("--dry-run")
+    assert code == 0 and document["samples_per_update"] == 4
+    assert document["rollout_forwards_per_update"] == 16 and document["replayed_steps_per_update"] == 8
+    assert document["config"]["policy"]["num_updates"] == 2
+    assert not (tmp_path / "store" / "artifacts").exists() and not (tmp_path / "store" / "runs").exists()
+
+
+def test_dry_run_predicts_an_update_on_gpus(call):
+    code, document, _ = call("--dry-run", "--gpus", "2", "--set", "plan.tflops=0.001")
+    forecast = document["forecast"]
+    assert code == 0 and forecast["gpus"] == 2 and forecast["fits"] and forecast["traffic_gib"] > 0
+    slower = call("--dry-run", "--gpus", "1", "--set", "plan.tflops=0.001")[1]["forecast"]
+    assert slower["compute_s"] == pytest.approx(2 * forecast["compute_s"]) and slower["traffic_gib"] == 0
+    code, out, _ = call("--dry-run", "--gpus", "2", as_json=False)
+    assert code == 0 and "--zero 0" in out and "TFLOP a sample" in out
+
+
+def test_identity_measures_stand_beside_the_reward_model_and_viewers_get_the_numbers(call, tmp_path):
+    measures = ["--set", 'reward.measures=["identity","worst"]', "--set", "reward.finder=policy_setting:ColourFinder"]
+    code, document, _ = call(*measures, "--set", "reward.normalise=group", "--set", "reward.overlap=true")
+    assert code == 0, document
+    rows = [json.loads(line) for line in (Path(document["path"]) / "metrics.jsonl").read_text().splitlines()]
+    assert all({"reward_rm_mean", "reward_identity_mean", "reward_worst_mean"} <= row.keys() for row in rows)
+    assert list((tmp_path / "store").glob("runs/*/tensorboard/events*"))
+
+
+def test_missing_pieces_name_the_command_that_makes_them(call, setting):
+    code, document, _ = call(inputs=False)
+    assert code == 4 and "idgrpo sample" in document["error"]["fix"]
+    code, document, _ = call("--cases", setting["cases"], inputs=False)
+    assert code == 4 and "idgrpo train-rm" in document["error"]["fix"]
+
+
+def test_newest_cases_and_reward_model_of_the_store_are_taken(call, setting, tmp_path):
+    from idgrpo.records.jsonl import read_cases, write_records
+    from idgrpo.store.store import Store
+
+    store = Store(tmp_path / "store")
+    with store.publish("cases", "mine", inputs={}, config={}) as draft:
+        write_records(draft.path / "cases.jsonl", read_cases(Path(setting["cases"])))
+    with store.publish("rm", "rm", inputs={}, config={}) as draft:
+        for path in Path(setting["rm"]).iterdir():
+            (draft.path / path.name).write_bytes(path.read_bytes())
+    code, document, _ = call(inputs=False)
+    assert code == 0, document
+    lineage = {entry.ref for _, _, entry in store.lineage(store.resolve("policy")) if entry is not None}
+    assert {"cases/mine@v1", "rm/rm@v1"} <= lineage
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "optimizer.lrr=1"], "did you mean 'lr'"),
+        (["--set", "rollout.window.last=4"], "must be deterministic"),
+        (["--set", "group.num_cases=9"], "need 9 different cases, but there are 4"),
+        (["--gpus", "4"], "--gpus only predicts"),
+        (["--dry-run", "--gpus", "4"], "2 groups do not divide over 4 ranks"),
+        (["--nproc", "3"], "2 groups do not divide over 3 ranks"),
+        (["--recipe", "fast"], "known: default, paper"),
+        (["--base", "vaze"], "vaze"),
+        (["--sett", "a=1"], "sett"),
+        (["--set", "evaluation.every=2"], "no held-out cases"),
+        (["--eval-cases", "cases"], "how often"),
+    ],
+)
+def test_wrong_use_is_exit_2_with_the_reason(call, setting, arguments, words):
+    arguments = [setting.get(argument, argument) for argument in arguments]
+    code, document, _ = call(*arguments)
+    assert code == 2 and words in document["error"]["message"]
+
+
+def test_all_configuration_errors_come_at_once(call):
+    code, document, _ = call("--set", "optimizer.lr=-1", "--set", "loss.name=ppo", "--set", "grup.size=4")
+    assert code == 2
+    for words in ("optimizer.lr", "known: clip, ratio-norm, kl-mask", "did you mean 'group'"):
+        assert words in document["error"]["message"]
+
+
+def test_malformed_case_names_file_and_line(call, setting, tmp_path):
+    broken = Path(setting["cases"]).with_name("broken.jsonl")
+    lines = Path(setting["cases"]).read_text().splitlines()
+    broken.write_text("\n".join([*lines[:2], lines[2].replace('"prompt"', '"promt"')]) + "\n")
+    code, document, _ = call("--cases", str(broken))
+    assert code == 3 and "broken.jsonl:3" in document["error"]["message"]
+
+
+def test_missing_reference_image_is_named_and_the_run_goes_on_when_it_is_back(call, setting):
+    image = Path(setting["cases"]).with_name("person-0.png")
+    content = image.read_bytes()
+    image.unlink()
+    try:
+        code, document, _ = call("--updates", "3")
+        assert code == 3 and "person-0.png" in document["error"]["message"]
+    finally:
+        image.write_bytes(content)
+    assert call("--updates", "3")[0] == 0
+
+
+def test_damaged_reward_model_is_exit_4(call, setting, tmp_path):
+    broken = tmp_path / "rm"
+    broken.mkdir()
+    for path in Path(setting["rm"]).iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    (broken / "reward.json").unlink()
+    code, document, _ = call("--rm", str(broken))
+    assert code == 4 and "not a reward model" in document["error"]["message"]
+
+
+def test_same_settings_as_a_file(call, tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text("num_updates = 1\n[optimizer]\nlr = 0.002\n")
+    code, document, _ = call("--config", str(path), "--dry-run")
+    assert code == 0
+    assert document["config"]["policy"]["optimizer"]["lr"] == 0.002
+    assert document["config"]["policy"]["num_updates"] == 2  # an option beats the file
+
+
+def test_published_policy_changes_what_sample_makes(call, setting, tmp_path, capsys):
+    policy = call()[1]["artifact"]
+    videos = []
+    for extra in ([], ["--policy", policy]):
+        capsys.readouterr()
+        arguments = [
+            "--cases",
+            setting["cases"],
+            "--size",
+            "32x32x5",
+            "--steps",
+            "2",
+            "--store",
+            str(tmp_path / "store"),
+        ]
+        assert run(["sample", "--base", setting["base"], *arguments, *extra, "--json"]) == 0
+        folder = Path(json.loads(capsys.readouterr().out)["path"]) / "videos"
+        videos.append([path.read_bytes() for path in sorted(folder.iterdir())])
+    assert len(videos[0]) == len(videos[1]) == 4 and videos[0] != videos[1]
+
+
+def test_held_out_cases_are_measured_with_the_published_weights(call, setting, tmp_path):
+    every = ["--set", "evaluation.every=1", "--set", "evaluation.finder=policy_setting:ColourFinder"]
+    code, document, _ = call("--eval-cases", setting["others"], *every)
+    assert code == 0, document
+    rows = [json.loads(line) for line in (Path(document["path"]) / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert all("eval_identity" in row for row in rows) and len({row["eval_identity"] for row in rows}) == 3
+    assert document["metrics"]["eval_identity"] == rows[-1]["eval_identity"]
+    videos = list((tmp_path / "store").glob("runs/*/heldout/update-*/videos/*.mp4"))
+    assert len(videos) == 12 or not videos  # kept only while the run needs them
+
+
+def test_held_out_cases_must_not_be_trained_on(call, setting):
+    code, document, _ = call("--eval-cases", setting["cases"], "--set", "evaluation.every=1",
+                             "--set", "evaluation.finder=policy_setting:ColourFinder")  # fmt: skip
+    assert code == 3 and "trained on as well" in document["error"]["message"]
