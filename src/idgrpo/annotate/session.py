@@ -7,7 +7,7 @@ import secrets
 import socket
 import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from idgrpo.annotate.schema import open_database
 from idgrpo.errors import BusyError, UsageError
 from idgrpo.records.pair import Pair
 from idgrpo.records.vote import Vote
+from idgrpo.run.serving import serve_until
 
 DATABASE_FILE = "session.sqlite"
 
@@ -121,8 +122,6 @@ def _run_server(
     needs_link: bool,
     should_stop: Callable[[], bool],
 ) -> None:
-    import asyncio
-
     import uvicorn
 
     from idgrpo.annotate.server import Desk, build_app
@@ -137,17 +136,7 @@ def _run_server(
             build_app(desk, hosts), log_level="warning", access_log=False, server_header=False, lifespan="off",
             timeout_graceful_shutdown=int(serve.drain_s), timeout_keep_alive=30,
         )  # fmt: skip
-        server = uvicorn.Server(settings)
-        vars(server)["capture_signals"] = nullcontext  # our caller owns the signals: it still has to publish
-
-        async def run() -> None:
-            serving = asyncio.ensure_future(server.serve(sockets=[listener]))
-            while not serving.done() and not should_stop():
-                await asyncio.sleep(0.1)
-            server.should_exit = True
-            await serving
-
-        asyncio.run(run())
+        serve_until(should_stop, settings, listener)  # our caller owns the signals: it still has to publish
     finally:
         writer.close()
         reader.close()

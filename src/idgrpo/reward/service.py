@@ -9,7 +9,6 @@ import queue
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -19,6 +18,7 @@ from starlette.routing import Route
 from idgrpo.errors import BusyError, DataError, IdgrpoError, UsageError
 from idgrpo.reward.score import RewardModel
 from idgrpo.reward.wire import pack_scores, unpack_request
+from idgrpo.run.serving import serve_until
 
 DRAIN_S = 60
 
@@ -126,14 +126,4 @@ def serve(app: Starlette, listener: socket.socket, should_stop: Callable[[], boo
     settings = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=DRAIN_S
     )
-    server = uvicorn.Server(settings)
-    vars(server)["capture_signals"] = nullcontext  # our caller owns the signals
-
-    async def run() -> None:
-        serving = asyncio.ensure_future(server.serve(sockets=[listener]))
-        while not serving.done() and not should_stop():
-            await asyncio.sleep(0.1)
-        server.should_exit = True
-        await serving
-
-    asyncio.run(run())
+    serve_until(should_stop, settings, listener)

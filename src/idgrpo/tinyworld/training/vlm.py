@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from idgrpo.tinyworld.training.optimizer import TinyOptimizer
-from idgrpo.tinyworld.training.vlm_judged import JudgedClips, judge_clips
+from idgrpo.tinyworld.training.vlm_judged import JudgedClips, JudgedLesson, judge_clips
 from idgrpo.tinyworld.training.vlm_look import GeneratorLook
 from idgrpo.tinyworld.training.vlm_losses import Pupil, judged_loss, reading_loss, seeing_judged_loss, vision_loss
 from idgrpo.tinyworld.training.vlm_truth import Lesson, draw_lesson
@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 
 Lessons = Callable[[torch.Generator, int, int], Lesson]
 BATCH = 32
-JUDGED_SHARE = 0.55  # of the batches of stage C
 
 
 @torch.no_grad()
@@ -92,20 +91,24 @@ def num_people(step: int) -> int:
 def stages(looks: Lessons, judged: JudgedClips) -> list[Stage]:
     """Return the lesson plan."""
 
-    def either(own: float, on_judged, lessons: Lessons, on_rendered) -> Losses:
+    def rendered(lessons: Lessons, loss: Callable[[Pupil, Lesson], dict[str, Tensor]]) -> Losses:
+        return lambda pupil, generator, step: loss(pupil, lessons(generator, BATCH, num_people(step)))
+
+    def mixed(share: float, loss: Callable[[Pupil, JudgedLesson], dict[str, Tensor]], otherwise: Losses) -> Losses:
         def losses(pupil: Pupil, generator: torch.Generator, step: int) -> dict[str, Tensor]:
-            if torch.rand((), generator=generator) < own:
-                return on_judged(pupil, judged.draw(generator, BATCH))
-            return on_rendered(pupil, lessons(generator, BATCH, num_people(step)))
+            if torch.rand((), generator=generator) < share:
+                return loss(pupil, judged.draw(generator, BATCH))
+            return otherwise(pupil, generator, step)
 
         return losses
 
+    seeing, reading = rendered(draw_lesson, vision_loss), rendered(draw_lesson, reading_loss)
     return [
-        Stage("A", 3000, either(0.0, None, draw_lesson, vision_loss), rate=0.5, tower_rate=1.0),
-        Stage("look", 500, either(0.0, None, looks, vision_loss), rate=0.5, tower_rate=0.5),
-        Stage("B", 2500, either(0.0, None, draw_lesson, reading_loss)),
-        Stage("seen", 400, either(0.65, seeing_judged_loss, draw_lesson, vision_loss), rate=0.5, tower_rate=0.5),
-        Stage("C", 1100, either(JUDGED_SHARE, judged_loss, draw_lesson, reading_loss), rate=0.6, tower_rate=0.12),
+        Stage("A", 3000, seeing, rate=0.5, tower_rate=1.0),
+        Stage("look", 500, rendered(looks, vision_loss), rate=0.5, tower_rate=0.5),
+        Stage("B", 2500, reading),
+        Stage("seen", 400, mixed(0.65, seeing_judged_loss, seeing), rate=0.5, tower_rate=0.5),
+        Stage("C", 1100, mixed(0.55, judged_loss, reading), rate=0.6, tower_rate=0.12),
     ]
 
 
