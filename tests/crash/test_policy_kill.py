@@ -153,3 +153,19 @@ def test_two_ranks_stop_together_with_75(setting, tmp_path):
     process.send_signal(signal.SIGTERM)
     code, document = runs.finish(process)
     assert code == 75 and document["exit_code"] == 75
+
+
+@pytest.mark.dist
+def test_ranks_whose_launcher_is_killed_stop_with_a_checkpoint(setting, tmp_path):
+    runs = Runs(setting, tmp_path, "--nproc", "2", "--updates", "200")
+    process = runs.start()
+    runs.wait_for_updates(process, 1)
+    ranks = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    assert len(ranks) >= 2
+    process.kill()
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in ranks):
+        assert time.monotonic() < deadline, "ranks went on without their launcher"
+        time.sleep(0.1)
+    done = len(next(tmp_path.glob("runs/*/metrics.jsonl")).read_text().splitlines())
+    assert 1 <= done < 200 and list(tmp_path.glob(f"runs/*/checkpoints/step-*{done}"))

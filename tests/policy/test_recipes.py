@@ -30,11 +30,12 @@ def test_tiny_default_is_what_the_embedded_world_was_measured_with():
     config = recipe("default", "tiny-phantom")
     rollout = config.rollout
     assert (rollout.num_steps, rollout.shift, rollout.law) == (8, 3.0, "wan")
-    assert (rollout.std_min, rollout.std_max) == (0.1, 2.0)  # std 0.1 + 1.9 sigma
-    assert (rollout.window.size, rollout.window.first, rollout.window.last) == (2, 0, 4)
+    assert (rollout.window.size, rollout.window.first, rollout.window.last) == (2, 0, 7)
+    assert rollout.window.move == "scatter"
     assert (config.group.num_cases, config.group.size, config.loss.clip) == (6, 8, 1e-3)
-    assert (config.optimizer.lr, config.kl.weight, config.lora.rank) == (1.5e-3, 0.01, 16)
-    assert rollout.guidance.mode == "none" and rollout.noise == "shared"
+    assert (config.optimizer.lr, config.kl.weight, config.lora.rank) == (3e-3, 0.07, 16)
+    assert rollout.guidance.mode == "none" and rollout.noise == "different"
+    assert config.loss.credit == "forward"
 
 
 def test_shift_follows_the_base():

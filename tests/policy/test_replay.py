@@ -35,7 +35,7 @@ def rollout(base, window=(1, 3)):
 def replay_of(base, *, loss=None, kl_weight=0.0, kl_steps="all", reference=nullcontext, schedule=SCHEDULE):
     loss = loss or LossConfig()
     kl = KLConfig(weight=kl_weight, steps=kl_steps)
-    return Replay(base, schedule, base.entry.guidance, loss, kl, load_loss(loss.name), reference)
+    return Replay(base, schedule.step, base.entry.guidance, loss, kl, load_loss(loss.name), reference)
 
 
 def batches_of(trajectory, advantages, *, micro_batch=32, kl_steps="all"):

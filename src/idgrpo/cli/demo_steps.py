@@ -1,11 +1,9 @@
 """The steps of the demo: ordinary command lines run one after the other, the two policy runs side by side."""
 
 import contextlib
-import ctypes
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -17,13 +15,12 @@ from idgrpo.cli import demo_plan as plan
 from idgrpo.cli.demo_plan import BASES, Scale
 from idgrpo.cli.main import run
 from idgrpo.errors import BusyError, IdgrpoError
-from idgrpo.run.signals import StopSignal
+from idgrpo.run.signals import StopSignal, stop_with_parent
 from idgrpo.store.artifact import Artifact
 from idgrpo.store.store import Store
 
 POLL_S = 5.0
 SAY_EVERY_S = 30.0
-PR_SET_PDEATHSIG = 1
 
 
 class Loop:
@@ -164,12 +161,12 @@ class Loop:
                 self.stop.check()
                 if time.monotonic() - said > SAY_EVERY_S:
                     said = time.monotonic()
-                    self.say(
-                        "      "
-                        + ", ".join(
-                            f"{base} {self._updates_of(commands[base])}/{self.scale.updates}" for base in running
-                        )
-                    )
+                    total = self.scale.updates  # a run that has ended has left its folder
+                    done = {
+                        base: total if p.poll() == 0 else self._updates_of(commands[base])
+                        for base, p in running.items()
+                    }
+                    self.say("      " + ", ".join(f"{base} {number}/{total}" for base, number in done.items()))
         except BaseException:
             for process in running.values():
                 process.terminate()
@@ -192,7 +189,7 @@ class Loop:
         command = [sys.executable, "-m", "idgrpo", *arguments, "--store", str(self.store.root), "--quiet"]
         with log.open("w") as file:
             return subprocess.Popen(
-                command, stdout=file, stderr=subprocess.STDOUT, env=environment, preexec_fn=_stop_with_parent
+                command, stdout=file, stderr=subprocess.STDOUT, env=environment, preexec_fn=stop_with_parent
             )
 
     def _log(self, base: str) -> Path:
@@ -206,12 +203,6 @@ class Loop:
     def _updates_of(self, arguments: list[str]) -> int:
         logs = [run / "metrics.jsonl" for run in self._runs(arguments)]
         return max((sum(1 for _ in log.open()) for log in logs if log.exists()), default=0)
-
-
-def _stop_with_parent() -> None:
-    """Ask the kernel to send SIGTERM to this process when its parent dies (Linux; elsewhere nothing happens)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _wait_for_lock(lock: Path, timeout_s: float = 60.0) -> bool:

@@ -308,11 +308,13 @@ def _plan(
     name: str,
 ) -> dict[str, Any]:
     """Say what would be read, done and written."""
+    from idgrpo.policy.cost import rollout_forwards
+
     reads = {key: str(value) if isinstance(value, Path) else value.ref for key, value in inputs.items()}
-    group, rollout = settings.group, settings.rollout
+    group = settings.group
     num_samples = group.num_cases * group.size
-    forwards = num_samples * rollout.num_steps
-    replays = num_samples * rollout.window.size
+    forwards = num_samples * rollout_forwards(settings)
+    replays = num_samples * settings.rollout.window.size
     summary = [
         f"reads   {', '.join(f'{key} {value}' for key, value in reads.items())}; {num_cases} cases; base {resolved['base']}",
         f"writes  policy/{name} in {shelf.root}",

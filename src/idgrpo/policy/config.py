@@ -136,9 +136,13 @@ class KLConfig(Config):
 
 
 class LossConfig(Config):
-    """Policy loss of one stored step."""
+    """Policy loss of one stored step, or of one finished sample noised again."""
 
     name: str = "clip"
+    credit: Literal["steps", "forward"] = Field(
+        default="steps",
+        description="steps: the noise of the window's steps; forward: whole samples of deterministic rollouts, noised again",
+    )
     clip: float = Field(default=1e-3, gt=0, description="on the ratio of *mean* log densities")
     kl_limit: float = Field(
         default=1e-3, gt=0, description="kl-mask: samples further than this from the old policy stop"
@@ -215,10 +219,11 @@ class EngineConfig(Config):
         "and never holds the whole base",
     )
 
-    recompute: Literal["auto", "on", "off"] = Field(
+    recompute: Literal["auto", "on", "selective", "off"] = Field(
         default="auto",
         description="recompute activations of the blocks in the backward pass: a forward more, far less memory, same "
-        "gradients; auto: for all bases but those of the embedded world",
+        "gradients; selective: keep what matrix products and attention gave, recompute the rest; auto: on, for all bases "
+        "but those of the embedded world",
     )
     compile: bool = Field(
         default=False, description="torch.compile of the transformer blocks; the first updates are slow"
@@ -269,6 +274,15 @@ class PolicyConfig(Config):
     engine: EngineConfig = EngineConfig()
     metrics: MetricsConfig = MetricsConfig()
     plan: PlanConfig = PlanConfig()
+
+    @model_validator(mode="after")
+    def _forward_credit_needs_different_starts(self) -> "PolicyConfig":
+        if self.loss.credit == "forward" and self.rollout.noise == "shared":
+            raise ValueError(
+                "loss.credit=forward draws samples without noise in their steps: with rollout.noise=shared the members of a "
+                "group would be equal; set rollout.noise=different"
+            )
+        return self
 
     @model_validator(mode="after")
     def _tolerance_below_clip(self) -> "PolicyConfig":

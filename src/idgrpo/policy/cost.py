@@ -30,6 +30,11 @@ class SampleCost:
         return self.rollout + self.replay + self.reference
 
 
+def rollout_forwards(config: PolicyConfig) -> int:
+    """Count the forwards without gradient of one sample: the steps, and with forward credit one more per noise level."""
+    return config.rollout.num_steps + (config.rollout.window.size if config.loss.credit == "forward" else 0)
+
+
 def sample_cost(config: PolicyConfig, forward_tflop: float, num_branches: int, *, recompute: bool = True) -> SampleCost:
     """Count one sample; num_branches: guidance branches of the base (used unless guidance is off)."""
     mode, steps = config.rollout.guidance.mode, config.rollout.window.size
@@ -39,7 +44,7 @@ def sample_cost(config: PolicyConfig, forward_tflop: float, num_branches: int, *
     per_step = with_gradient * replay + (branches - with_gradient)
     reference_steps = (1 if config.kl.steps == "first" else steps) if config.kl.weight else 0
     return SampleCost(
-        rollout=config.rollout.num_steps * branches * forward_tflop,
+        rollout=rollout_forwards(config) * branches * forward_tflop,
         replay=config.loss.num_passes * steps * per_step * forward_tflop,
         reference=config.loss.num_passes * reference_steps * branches * forward_tflop,
     )

@@ -11,6 +11,8 @@ from idgrpo.policy.trainer import guidance_of
 
 BLOCK_ROWS = 34
 """Activations of one block kept for its backward, in rows of the hidden width per token: an estimate."""
+KEPT_ROWS = 12
+"""The same for `selective` recomputation: what the matrix products and attention of a block gave, without the feed-forward's inside."""
 
 
 def forecast(entry: BaseEntry, config: PolicyConfig, gpus: int, num_references: int) -> tuple[Plan, Load, Machine]:
@@ -33,17 +35,19 @@ def load_of(entry: BaseEntry, config: PolicyConfig, num_references: int) -> Load
     weights = vace_weights(guidance) if entry.family == "vace" else phantom_weights(guidance)
     branches = num_branches(weights, guidance.mode)
     is_tiny = entry.architecture == "tiny"
-    recompute = config.engine.recompute == "on" or (config.engine.recompute == "auto" and not is_tiny)
+    choice = config.engine.recompute
+    choice = ("off" if is_tiny else "on") if choice == "auto" else choice
     bytes_each = 4 if is_tiny else 2
     forward = transformer_flop(transformer, tokens, entry.text_length) / 1e12
     d = transformer["num_attention_heads"] * transformer["attention_head_dim"]
     num_blocks = transformer["num_layers"] + len(transformer.get("vace_layers") or [])
     block = tokens * (BLOCK_ROWS * d + 2 * transformer["ffn_dim"]) * bytes_each
-    kept = num_blocks * tokens * d * bytes_each + block if recompute else num_blocks * block
+    rows = {"on": d, "selective": KEPT_ROWS * d + transformer["ffn_dim"], "off": 0}[choice]
+    kept = num_blocks * tokens * rows * bytes_each + block if rows else num_blocks * block
     with_gradient = 1 if guidance.mode != "both-grad" else branches
     samples = config.group.num_cases * config.group.size
     return Load(
-        sample_tflop=sample_cost(config, forward, branches, recompute=recompute).total,
+        sample_tflop=sample_cost(config, forward, branches, recompute=choice == "on").total,
         base_gib=transformer_parameters(transformer) * bytes_each / GIB,
         base_gib_extra=(0 if is_tiny else VAE_SIZE_BYTES / GIB) + config.plan.reward_gib,
         adapter_parameters=adapter_parameters(config, d, transformer["ffn_dim"], num_blocks),

@@ -51,22 +51,21 @@ PAPER: Settings = {
 
 # The embedded world: 1.25 M parameters, 32x32 px, 9 frames; the settings `PolicyConfig` starts from.
 # Batches of 16 and 32 stay in a core's cache; in float32 a merged adapter shifts log p by about 1e-7.
-# With noise in two steps of eight, most of a reward's spread inside a group comes from the starting noise, about which the
-# replayed steps know nothing: sharing it inside a group made the same number of updates gain several times as much.
-# Eight coarse steps bear more noise than 25: 2.0 instead of 0.9 in the first steps nearly doubles what a group differs by in
-# identity, and clips stay as good (docs/findings.md).
+# Forward credit: a whole sample is credited where noise in two of eight steps explains little of what groups differ by, and its
+# gradient lies along clips instead of along white noise: it gained more in fewer updates
+# (docs/findings.md, `tests/bench/test_compute_to_gain.py`).
 TINY: Settings = {
-    "num_updates": 80,
+    "num_updates": 60,
     "rollout": {
         "batch_size": 16,
         "merged": True,
-        "noise": "shared",
-        "std_max": 2.0,
-        "window": {"size": 2, "first": 0, "last": 4},
+        "window": {"size": 2, "first": 0, "last": 7, "move": "scatter"},
     },
-    "loss": {"micro_batch": 32},
-    "optimizer": {"lr": 1.5e-3},
+    "loss": {"credit": "forward", "micro_batch": 32},
+    "kl": {"weight": 0.07},
+    "optimizer": {"lr": 3e-3},
 }
+TINY_VACE: Settings = {"kl": {"weight": 0.1}}  # at 0.06 its pictures became 13 % harsher
 TINY_PAPER: Settings = {
     "size": {"width": None, "height": None, "frames": None},
     "evaluation": {"finder": "tiny"},
@@ -94,7 +93,7 @@ def recipe(name: str, base: str, *, tiny: bool | None = None) -> PolicyConfig:
     """
     tiny = base.startswith("tiny-") if tiny is None else tiny
     if name == "default":
-        layers = [TINY] if tiny else [DEFAULT]
+        layers = [TINY, TINY_VACE if base == "tiny-vace" else {}] if tiny else [DEFAULT]
     elif name == "paper":
         layers = [PAPER, TINY_PAPER] if tiny else [PAPER]
     else:

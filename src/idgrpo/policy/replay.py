@@ -13,7 +13,6 @@ from idgrpo.policy.config import KLConfig, LossConfig
 from idgrpo.policy.kl import gaussian_kl
 from idgrpo.policy.loss import LossInputs, LossTerms
 from idgrpo.policy.rollout import Trajectory
-from idgrpo.policy.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -106,19 +105,22 @@ def pair_batches(
 
 
 class Replay:
-    """Replays micro-batches and hands each one's share of the loss to `backward`."""
+    """Replays micro-batches and hands each one's share of the loss to `backward`.
+
+    step: (x, velocity, sigma, sigma_next) -> (mean, std), the same function that the stored pairs were made with.
+    """
 
     def __init__(
         self,
         base: Base,
-        schedule: Schedule,
+        step: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
         guidance: Guidance,
         loss: LossConfig,
         kl: KLConfig,
         loss_function: Callable[[LossInputs], LossTerms],
         reference: Callable[[], AbstractContextManager[None]],
     ):
-        self.base, self.schedule, self.guidance = base, schedule, guidance
+        self.base, self.step, self.guidance = base, step, guidance
         self.loss, self.kl, self.loss_function, self.reference = loss, kl, loss_function, reference
 
     def run(
@@ -172,7 +174,7 @@ class Replay:
 
     def _step(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         velocity = self.base.velocity(pairs.x, pairs.sigma, pairs.batch, self.guidance)
-        return self.schedule.step(pairs.x, velocity, pairs.sigma, pairs.sigma_next)
+        return self.step(pairs.x, velocity, pairs.sigma, pairs.sigma_next)
 
     def _reference_mean(self, pairs: Pairs) -> Tensor | None:
         """Run the reference policy before the policy's own forward: it may swap weights, which a graph must not see."""

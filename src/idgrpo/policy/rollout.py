@@ -64,6 +64,10 @@ class Draws:
         """Name the noise of a stochastic step, always different between members."""
         return ("policy-step", self.seed, self.update, row.case_id, row.member, step)
 
+    def again(self, row: Row, step: int) -> tuple[int | str, ...]:
+        """Name the noise that a finished sample gets for forward-process credit, the same for a whole group."""
+        return ("policy-again", self.seed, self.update, row.case_id, step)
+
 
 def chunks_of(rows: Sequence[Row], conditions: Mapping[int, Condition], batch_size: int) -> list[list[Row]]:
     """Cut rows into batches of one latent shape (same number of references), in a fixed order: no padding, no waste."""

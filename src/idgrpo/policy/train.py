@@ -24,6 +24,7 @@ from idgrpo.run.distributed import World
 from idgrpo.run.engine import OptimizerSettings, make_engine
 from idgrpo.run.folder import RunFolder
 from idgrpo.run.progress import progress
+from idgrpo.run.recompute import recompute_selected
 from idgrpo.run.signals import StopSignal
 from idgrpo.run.sinks import Sinks
 
@@ -105,6 +106,8 @@ def prepare_blocks(base: Base, setting: EngineConfig) -> None:
     """Set recomputation of activations and compile the transformer blocks, in place; names of weights stay as they are."""
     if setting.recompute == "on":
         base.transformer.enable_gradient_checkpointing()
+    elif setting.recompute == "selective":
+        base.transformer.enable_gradient_checkpointing(recompute_selected)
     elif setting.recompute == "off":
         base.transformer.disable_gradient_checkpointing()
     if setting.compile:

@@ -16,6 +16,7 @@ from idgrpo.policy.advantage import Advantages, combine_rewards, group_advantage
 from idgrpo.policy.casebook import CaseBook
 from idgrpo.policy.config import PolicyConfig
 from idgrpo.policy.figures import PhaseTimer, advantage_figures, replay_figures, reward_figures
+from idgrpo.policy.forward import forward_step, noised_again
 from idgrpo.policy.groups import groups_of_rank, groups_of_update
 from idgrpo.policy.loss import load_loss
 from idgrpo.policy.preview import write_previews
@@ -73,10 +74,13 @@ class Trainer:
         self.schedule = Schedule.from_config(config.rollout)
         self.guidance = guidance_of(base.entry, config)
         window = config.rollout.window
-        self.step_weights = self.schedule.step_weights(config.loss.step_weights, range(window.first, window.last))
+        self.forward = config.loss.credit == "forward"
+        # A forward pair answers to the velocity alike at every noise level: there is nothing to equalise.
+        rule = "none" if self.forward else config.loss.step_weights
+        self.step_weights = self.schedule.step_weights(rule, range(window.first, window.last))
         self.replay = Replay(
             base,
-            self.schedule,
+            forward_step if self.forward else self.schedule.step,
             self.guidance,
             config.loss,
             config.kl,
@@ -150,11 +154,14 @@ class Trainer:
                         chunk,
                         conditions,
                         schedule=self.schedule,
-                        window=window,
+                        window=() if self.forward else window,
                         guidance=self.guidance,
                         draws=draws,
                         solver=rollout.solver,
                     )
+                    if self.forward:
+                        levels = {step: float(self.schedule.sigmas[step]) for step in window}
+                        trajectory = noised_again(self.base, trajectory, levels, guidance=self.guidance, draws=draws)
                 yield trajectory
 
     def _samples(

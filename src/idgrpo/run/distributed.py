@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from idgrpo.errors import UsageError
+from idgrpo.run.signals import stop_with_parent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,7 +111,7 @@ def launch(num_processes: int, arguments: Sequence[str]) -> int:
     """Run `idgrpo <arguments>` in `num_processes` ranks on this machine; give the exit code.
 
     Ours instead of torchrun's agent, which folds every failure of a child into 1: a clean stop must stay 75. Rank 0 alone
-    keeps stdout, so that one summary or JSON document comes out.
+    keeps stdout, so that one summary or JSON document comes out. Ranks whose launcher is killed stop with a checkpoint.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -125,7 +126,11 @@ def launch(num_processes: int, arguments: Sequence[str]) -> int:
             "MASTER_PORT": str(port),
         }
         output = None if rank == 0 else subprocess.DEVNULL
-        processes.append(subprocess.Popen([sys.executable, "-c", ENTRY, *arguments], env=environment, stdout=output))
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", ENTRY, *arguments], env=environment, stdout=output, preexec_fn=stop_with_parent
+            )
+        )
     return _wait(processes)
 
 

@@ -1,10 +1,14 @@
 """Stopping cleanly: a signal asks, the loop decides when."""
 
+import contextlib
+import ctypes
 import signal
 import threading
 from types import FrameType, TracebackType
 
 from idgrpo.errors import StoppedError
+
+PR_SET_PDEATHSIG = 1
 
 
 class StopSignal:
@@ -45,3 +49,9 @@ class StopSignal:
             raise StoppedError(
                 "stopped by a signal; what is finished is kept", fix="run the same command again with --resume"
             )
+
+
+def stop_with_parent() -> None:
+    """Ask the kernel to send SIGTERM to this process when its parent dies (Linux; elsewhere nothing happens)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
