@@ -34,7 +34,7 @@ class VlmJudge:
         self.name = name or Path(directory).resolve().name
         self.config = config
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-        self.model, self.processor = _load(Path(directory), self.device)
+        self.model, self.processor = load_vlm(Path(directory), self.device)
 
     def ask(self, question: Question, num: int, seed: int) -> list[Reply]:
         """Sample `num` answers to one question. Errors: MachineError when it fails or memory runs out."""
@@ -116,7 +116,8 @@ def shrunk(images: Tensor, max_pixels: int) -> Tensor:
     return interpolate(images.float(), size=size, mode="bicubic", antialias=True).round().clamp(0, 255).to(torch.uint8)
 
 
-def _load(directory: Path, device: str) -> tuple[Any, Any]:
+def load_vlm(directory: Path, device: str) -> tuple[Any, Any]:
+    """Load a checkpoint that can generate, and its processor. Errors: ArtifactError says what it lacks."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.utils import logging
 

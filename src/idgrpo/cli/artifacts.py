@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from idgrpo.cli import exchange
+from idgrpo.cli.artifacts_cases import describe_people
 from idgrpo.cli.artifacts_out import export, prune
 from idgrpo.cli.artifacts_rm import import_rm, serve
 from idgrpo.cli.options import JsonOption, QuietOption, StoreOption
@@ -21,6 +22,7 @@ command = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+command.command("describe-people")(describe_people)
 command.command("export")(export)
 command.command("prune")(prune)
 command.command("import-preferences")(exchange.import_preferences)
