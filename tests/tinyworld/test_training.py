@@ -12,7 +12,7 @@ from idgrpo.tinyworld.training.damage import damage
 from idgrpo.tinyworld.training.optimizer import orthogonalise
 from idgrpo.tinyworld.training.pool import to_bytes
 from idgrpo.tinyworld.training.vlm import balance, run_stage, stages
-from idgrpo.tinyworld.training.vlm_judged import JudgedClips, judge
+from idgrpo.tinyworld.training.vlm_judged import CLIPS_PER_CASE, JudgedClips, judge
 from idgrpo.tinyworld.training.vlm_losses import Pupil
 from idgrpo.tinyworld.training.vlm_truth import best_match, draw_lesson
 from idgrpo.tinyworld.training.wan_vae import decode, encode, new_vae, whole_clip
@@ -57,7 +57,9 @@ def test_lessons_match_references_to_the_slot_that_shows_them():
 
 
 def judged_clips(codes: torch.Tensor) -> JudgedClips:
-    """Clips of noise whose cell 0 shows person 0 and cell 15 person 1; the numbers of a person start at its place in `codes`."""
+    """Four clips of noise per row of `codes`: cell 0 shows person 0, cell 15 person 1; agreement tells a person's place in `codes`."""
+    cases = len(codes)
+    codes = codes.repeat_interleave(CLIPS_PER_CASE, 0)
     num = len(codes)
     owner = torch.full((num, 4, 16), -1)
     owner[..., 0], owner[..., 15] = 0, 1
@@ -65,7 +67,8 @@ def judged_clips(codes: torch.Tensor) -> JudgedClips:
         [torch.nn.functional.one_hot(a, n) for a, n in zip(attributes_of(codes).unbind(-1), NUM_CHOICES, strict=True)],
         -1,
     )
-    agreement = torch.arange(2.0 * num).view(num, 2, 1).expand(-1, -1, 7) / (2 * num)
+    agreement = torch.arange(2.0 * cases).view(cases, 2, 1).expand(-1, -1, 7) / (2 * cases)
+    agreement = agreement.repeat_interleave(CLIPS_PER_CASE, 0)
     videos = torch.randint(0, 256, (num, 4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
     return JudgedClips(videos, codes, shown.float().unsqueeze(1).expand(-1, 4, -1, -1), owner, agreement)
 
@@ -89,6 +92,7 @@ def test_what_belongs_to_a_person_stays_together_when_people_are_shuffled_and_cl
     judged, drawn, sides = judged_clips(codes), set(), set()
     for seed in range(6):
         lesson = judged.draw(torch.Generator().manual_seed(seed), 8)
+        assert torch.equal(lesson.references[0], lesson.references[3])  # clips of one case, to be compared
         for row in range(8):
             for person in range(2):
                 index = round(float(lesson.agreement[row, person, 0]) * 4)

@@ -16,8 +16,8 @@ from idgrpo.tinyworld.training.text import save_text_encoder
 
 log = logging.getLogger(__name__)
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
-NUM_CLIPS = 12_288
-STEPS = {"phantom": 2400, "vace": 1800}
+NUM_CLIPS = 24_576
+STEPS = {"phantom": 6000, "vace": 4500}
 
 
 def main(checkpoints: Path) -> None:

@@ -17,6 +17,9 @@ def assemble(family: str, trained: Path, checkpoints: Path) -> Path:
     out = checkpoints / f"tiny-{family}"
     out.mkdir(parents=True, exist_ok=True)
     model_class.from_pretrained(trained).half().save_pretrained(out / "transformer")
+    config = json.loads((out / "transformer" / "config.json").read_text())
+    config.pop("_name_or_path", None)  # where it was trained is nobody's business
+    (out / "transformer" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     FlowMatchEulerDiscreteScheduler(shift=SHIFT).save_pretrained(out / "scheduler")
     for part in SHARED:
         if not (out / part).exists():

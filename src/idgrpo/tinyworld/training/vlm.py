@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -103,12 +104,13 @@ def stages(looks: Lessons, judged: JudgedClips) -> list[Stage]:
         return losses
 
     seeing, reading = rendered(draw_lesson, vision_loss), rendered(draw_lesson, reading_loss)
+    judging = rendered(draw_lesson, partial(reading_loss, reward_weight=1.0))
     return [
         Stage("A", 3000, seeing, rate=0.5, tower_rate=1.0),
         Stage("look", 500, rendered(looks, vision_loss), rate=0.5, tower_rate=0.5),
         Stage("B", 2500, reading),
         Stage("seen", 400, mixed(0.65, seeing_judged_loss, seeing), rate=0.5, tower_rate=0.5),
-        Stage("C", 1100, mixed(0.55, judged_loss, reading), rate=0.6, tower_rate=0.12),
+        Stage("C", 4000, mixed(0.5, judged_loss, judging), rate=0.6, tower_rate=0.1),
     ]
 
 

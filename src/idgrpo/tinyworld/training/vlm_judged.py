@@ -18,10 +18,15 @@ from idgrpo.tinyworld.render import portraits
 from idgrpo.tinyworld.training.pool import to_bytes
 from idgrpo.tinyworld.training.vlm_truth import FRAMES, cell_owner
 
+CLIPS_PER_CASE = 4
+
 
 @dataclass(frozen=True)
 class JudgedLesson:
-    """A batch of generated clips and the oracle's opinion of them; a `Lesson` with probabilities for truth."""
+    """A batch of generated clips and the oracle's opinion of them; a `Lesson` with probabilities for truth.
+
+    CLIPS_PER_CASE clips of one case follow each other: a reward is used to choose among those.
+    """
 
     videos: Tensor  # uint8 [batch, frame, 3, h, w], the four frames that the model sees
     references: Tensor  # uint8 [batch, person, 3, h, w]
@@ -33,7 +38,7 @@ class JudgedLesson:
 
 @dataclass(frozen=True)
 class JudgedClips:
-    """Judged clips of many cases; shapes as in `JudgedLesson` with the clip for the batch."""
+    """Judged clips of many cases, CLIPS_PER_CASE after each other; shapes as in `JudgedLesson` with the clip for the batch."""
 
     videos: Tensor
     codes: Tensor  # int64 [clip, person]
@@ -42,9 +47,11 @@ class JudgedClips:
     agreement: Tensor
 
     def draw(self, generator: torch.Generator, batch: int) -> JudgedLesson:
-        """Return a random batch, people in random order, half of the batches mirrored left to right."""
-        rows = torch.randint(len(self.videos), (batch,), generator=generator)
-        order = torch.rand(batch, self.codes.shape[1], generator=generator).argsort(1)
+        """Return random cases, people in random order, half of the batches mirrored left to right."""
+        cases = torch.randint(len(self.videos) // CLIPS_PER_CASE, (batch // CLIPS_PER_CASE, 1), generator=generator)
+        rows = (cases * CLIPS_PER_CASE + torch.arange(CLIPS_PER_CASE)).flatten()
+        order = torch.rand(len(cases), self.codes.shape[1], generator=generator).argsort(1)
+        order = order.repeat_interleave(CLIPS_PER_CASE, 0)
         videos, owner = self.videos[rows], self.owner[rows]
         place = order.argsort(1).unsqueeze(1).expand(-1, owner.shape[1], -1)
         owner = torch.where(owner >= 0, place.gather(2, owner.clamp(min=0)), owner)
@@ -60,14 +67,14 @@ class JudgedClips:
 
 
 def judge_clips(checkpoints: Path, cache: Path, *, bases: Sequence[str], num_cases: int, seed: int) -> JudgedClips:
-    """Let both bases draw two clips of each of `num_cases` cases and ask the oracle about them; kept in `cache`."""
+    """Let each base draw CLIPS_PER_CASE clips of `num_cases` cases and ask the oracle about them; kept in `cache`."""
     if cache.exists():
         return JudgedClips(**torch.load(cache, weights_only=True))
     rows: list[dict[str, Tensor]] = []
     with TemporaryDirectory() as folder:
         cases = write_cases(Path(folder), make_cases(num_cases, seed, "train"))
         for name in bases:
-            jobs = jobs_of(cases, seed=5, num_per_case=2)
+            jobs = jobs_of(cases, seed=5, num_per_case=CLIPS_PER_CASE)
             for clip in generate(load_base(str(checkpoints / name)), jobs, sampler=SamplerConfig(batch_size=32)):
                 rows.append(judge(clip.frames, [reference.person for reference in clip.case.references]))
     pool = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}

@@ -10,10 +10,11 @@ from idgrpo.reward.backbone import hidden_states
 from idgrpo.reward.inputs import InputBuilder
 from idgrpo.reward.preprocess import Preprocessing
 from idgrpo.reward.vision import batch_vision
+from idgrpo.tinyworld.oracle import IMPORTANCE
 from idgrpo.tinyworld.people import NUM_CHOICES
 from idgrpo.tinyworld.training.vlm_files import MAX_PEOPLE, PREPROCESSING, WIDTH, new_model, save_vlm, tokenizer
-from idgrpo.tinyworld.training.vlm_judged import JudgedLesson
-from idgrpo.tinyworld.training.vlm_truth import CELL_PX, IMPORTANCE, MIN_COVER, Lesson
+from idgrpo.tinyworld.training.vlm_judged import CLIPS_PER_CASE, JudgedLesson
+from idgrpo.tinyworld.training.vlm_truth import CELL_PX, MIN_COVER, Lesson
 
 DRAWN_BELOW = 220  # of 255: darker than the white behind a portrait
 REWARD_SCALE = 10.0  # one wrong attribute of one person changes the target by about half a unit
@@ -73,8 +74,11 @@ def portrait_cells(references: Tensor) -> Tensor:
     return F.avg_pool2d(drawn, CELL_PX).flatten(1) > MIN_COVER
 
 
-def reading_loss(pupil: Pupil, lesson: Lesson) -> dict[str, Tensor]:
-    """Stages B and C, on rendered clips: dense truth at the clip's tokens, agreement at the rubric tokens and at the reward token."""
+def reading_loss(pupil: Pupil, lesson: Lesson, *, reward_weight: float = 0.2) -> dict[str, Tensor]:
+    """Stages B and C, on rendered clips: dense truth at the clip's tokens, agreement at the rubric tokens and at the reward token.
+
+    The reward has little weight at first: a large one starves the others, and without copying the reference nothing is learnt.
+    """
     heads, people = pupil.heads, lesson.asked.shape[1]
     inputs = pupil.builder.build(lesson.videos, lesson.references, [""] * len(lesson.videos), order="given")
     hidden = hidden_states(pupil.model.model, inputs)
@@ -92,8 +96,7 @@ def reading_loss(pupil: Pupil, lesson: Lesson) -> dict[str, Tensor]:
         "owner": 2 * F.cross_entropy(heads.owner(tokens), owner),
         "same": F.binary_cross_entropy_with_logits(heads.same(tokens), (shown == asked).float()),
         "rubric": 2 * F.binary_cross_entropy_with_logits(rubric, agreement),
-        # Little weight here: a large one starves the others, and without copying the reference nothing is learnt.
-        "reward": 0.2 * F.smooth_l1_loss(reward, REWARD_SCALE * overall(agreement)),
+        "reward": reward_weight * F.smooth_l1_loss(reward, REWARD_SCALE * overall(agreement)),
     }
 
 
@@ -118,14 +121,22 @@ def judged_loss(pupil: Pupil, lesson: JudgedLesson) -> dict[str, Tensor]:
     split = shown.split(NUM_CHOICES, -1)
     same = torch.stack([p.gather(1, asked[:, k : k + 1])[:, 0] for k, p in enumerate(split)], -1)
     rubric, reward = _answers(pupil, hidden, inputs, people)
+    target = REWARD_SCALE * overall(lesson.agreement)
     return {
         "judged_shown": _soft_choices(heads.shown, tokens, shown),
         "judged_asked": _choices(heads.asked, tokens, asked),
         "judged_owner": F.cross_entropy(heads.owner(tokens), lesson.owner[known]),
         "judged_same": F.binary_cross_entropy_with_logits(heads.same(tokens), same),
         "judged_rubric": 2 * F.binary_cross_entropy_with_logits(rubric, lesson.agreement),
-        "judged_reward": F.smooth_l1_loss(reward, REWARD_SCALE * overall(lesson.agreement)),
+        "judged_reward": F.smooth_l1_loss(reward, target),
+        "judged_order": 2 * F.smooth_l1_loss(_inside_case(reward), _inside_case(target)),
     }
+
+
+def _inside_case(values: Tensor) -> Tensor:
+    """Return how much each clip [batch] differs from the mean of its case: all that advantages and pairs look at."""
+    groups = values.view(-1, CLIPS_PER_CASE)
+    return groups - groups.mean(1, keepdim=True)
 
 
 def _answers(pupil: Pupil, hidden: Tensor, inputs: dict[str, Tensor], people: int) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from idgrpo.tinyworld.oracle import IMPORTANCE
 from idgrpo.tinyworld.people import NUM_CHOICES, attributes_of, code_of, draw_people
 from idgrpo.tinyworld.render import Clips, portraits, render
 from idgrpo.tinyworld.scene import NUM_FRAMES, Scenes, draw_scenes, prompts
@@ -15,8 +16,6 @@ from idgrpo.tinyworld.training.pool import to_bytes
 FRAMES = (0, 3, 5, 8)  # the frames that the preprocessing picks out of nine
 CELL_PX = 8  # side of what one token of the language model sees
 MIN_COVER = 0.15  # share of a cell that a person must cover to be asked about
-#                       skin  hair c  shape shirt  pattern trousers size
-IMPORTANCE = torch.tensor([0.15, 0.20, 0.15, 0.25, 0.10, 0.05, 0.10])
 
 
 @dataclass(frozen=True)
@@ -73,14 +72,17 @@ def _draw_plan(generator: torch.Generator, batch: int, num_people: int) -> _Plan
     asked = attributes_of(draw_people(generator, (batch, num_people), held_out=False))
     first, later = _variant(asked, generator), _variant(asked, generator)
     # People who trade places half-way are the hardest to notice and rare by chance.
-    exchanged = torch.rand(batch, 1, 1, generator=generator) < 0.3
+    exchanged = torch.rand(batch, 1, 1, generator=generator) < 0.4
     later = torch.where(exchanged, first.roll(1, 1), later)
     change = torch.where(
         torch.rand(batch, generator=generator) < 0.5,
         torch.randint(2, NUM_FRAMES, (batch,), generator=generator),
         NUM_FRAMES,
     )
-    changed = (torch.arange(NUM_FRAMES) >= change.unsqueeze(1)).view(batch, 1, NUM_FRAMES, 1)
+    changed = torch.arange(NUM_FRAMES) >= change.unsqueeze(1)
+    flickers = torch.rand(batch, 1, generator=generator) < 0.1
+    changed = torch.where(flickers, torch.rand(batch, NUM_FRAMES, generator=generator) < 0.4, changed)
+    changed = changed.view(batch, 1, NUM_FRAMES, 1)
     shown = torch.where(changed, later.unsqueeze(2), first.unsqueeze(2))
     return _Plan(scenes, asked, shown, _presence(batch, num_people, generator))
 
@@ -99,7 +101,7 @@ def _lesson(plan: _Plan, clips: Clips, generator: torch.Generator) -> Lesson:
 
 
 def _variant(asked: Tensor, generator: torch.Generator) -> Tensor:
-    """Return who is shown for who is asked [batch, person, attribute]: right, wrong in part, exchanged or doubled."""
+    """Return who is shown for who is asked [batch, person, attribute]: right, wrong in part or in one thing, exchanged, doubled."""
     batch, people, _ = asked.shape
 
     def chance(*shape: int) -> Tensor:
@@ -112,14 +114,20 @@ def _variant(asked: Tensor, generator: torch.Generator) -> Tensor:
     mixed = torch.where(chance(batch, people, 7) < share, source, asked)
     kind = chance(batch, 1, 1)
     doubled = asked[:, torch.randint(people, (1,), generator=generator)].expand_as(asked)
-    return torch.where(kind < 0.7, mixed, torch.where(kind < 0.8, doubled, torch.where(kind < 0.9, partner, asked)))
+    place = torch.randint(people * asked.shape[2], (batch, 1), generator=generator)
+    hit = F.one_hot(place[:, 0], people * asked.shape[2]).bool().view_as(asked)
+    single = torch.where(hit, invented, asked)
+    rest = torch.where(kind < 0.8, doubled, torch.where(kind < 0.9, partner, asked))
+    return torch.where(kind < 0.55, mixed, torch.where(kind < 0.7, single, rest))
 
 
 def _presence(batch: int, people: int, generator: torch.Generator) -> Tensor:
-    gone = (torch.rand(batch, people, 1, generator=generator) < 0.08).float()
+    """Return who is there in which frame: one person in seven leaves, half of those for some frames only."""
+    gone = torch.rand(batch, people, 1, generator=generator) < 0.15
     start = torch.randint(0, NUM_FRAMES, (batch, people, 1), generator=generator)
-    away = (torch.arange(NUM_FRAMES) >= start).float()
-    return 1 - gone * away
+    length = torch.randint(2, 2 * NUM_FRAMES, (batch, people, 1), generator=generator)
+    frame = torch.arange(NUM_FRAMES)
+    return 1 - (gone & (frame >= start) & (frame < start + length)).float()
 
 
 def _at_frames(scenes: Scenes, keep: Tensor) -> Scenes:
