@@ -21,7 +21,7 @@ class Scale:
     eval_cases: int
 
 
-FULL = Scale(160, 3, 300, 4, 64, 3, 80, 64)
+FULL = Scale(160, 3, 300, 4, 64, 3, 60, 64)
 QUICK = Scale(16, 2, 40, 3, 12, 2, 3, 8)
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+GAP_PX = 24
 MOTION, SHARPNESS, TEMPLATE = "dynamic_degree", "sharpness", "identity_by_template"
 
 
@@ -58,7 +59,7 @@ def _figures(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_page(results: list[dict[str, Any]], folder: Path) -> dict[str, str]:
-    """Write one page with a tab per base, and one picture, of the first seed; returns their paths."""
+    """Write one page with a tab per base, and one picture, base beside base, of the first seed; returns their paths."""
     import torch
     import torch.nn.functional as F
 
@@ -81,8 +82,9 @@ def write_page(results: list[dict[str, Any]], folder: Path) -> dict[str, str]:
         names=[result["base"] for result in first],
     )
     sheets = [read_image(Path(result["report"]["contact_sheet"])) for result in first]
-    width = max(sheet.shape[2] for sheet in sheets)
-    write_image(picture, torch.cat([F.pad(sheet, (0, width - sheet.shape[2]), value=255) for sheet in sheets], dim=1))
+    height = max(sheet.shape[1] for sheet in sheets)
+    beside = [F.pad(sheet, (0, GAP_PX, 0, height - sheet.shape[1]), value=255) for sheet in sheets]
+    write_image(picture, torch.cat(beside, dim=2))
     return {"report": str(page), "contact_sheet": str(picture)}
 
 
