@@ -67,6 +67,15 @@ def test_dry_run_shows_work_and_writes_nothing(call, tmp_path):
     assert not (tmp_path / "store" / "artifacts").exists() and not (tmp_path / "store" / "runs").exists()
 
 
+def test_noise_in_steps_and_selective_recomputation_by_settings(call):
+    code, document, _ = call("--set", "loss.credit=steps", "--set", "engine.recompute=selective")
+    assert code == 0, document
+    rows = [json.loads(line) for line in (Path(document["path"]) / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["log_ratio_max"] < 1e-5 and row["grad_norm"] > 0 for row in rows)
+    code, document, _ = call("--set", "rollout.noise=shared")
+    assert code == 2 and "members of a group would be equal" in document["error"]["message"]
+
+
 def test_dry_run_predicts_an_update_on_gpus(call):
     code, document, _ = call("--dry-run", "--gpus", "2", "--set", "plan.tflops=0.001")
     forecast = document["forecast"]

@@ -168,4 +168,4 @@ def test_ranks_whose_launcher_is_killed_stop_with_a_checkpoint(setting, tmp_path
         assert time.monotonic() < deadline, "ranks went on without their launcher"
         time.sleep(0.1)
     done = len(next(tmp_path.glob("runs/*/metrics.jsonl")).read_text().splitlines())
-    assert 1 <= done < 200 and list(tmp_path.glob(f"runs/*/checkpoints/step-*{done}"))
+    assert 1 <= done < 200 and list(tmp_path.glob(f"runs/*/checkpoints/step-{done:06d}"))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from idgrpo.policy.kl import gaussian_kl, relative_shift
+from idgrpo.policy.kl import gaussian_kl
 
 
 def test_kl_closed_form_against_torch_distributions():
@@ -33,8 +33,3 @@ def test_reference_slots_do_not_count():
     assert gaussian_kl(mean, reference, torch.tensor(1.0), mask).item() == 0
     mean[:, :, 1] = 1.0
     assert gaussian_kl(mean, reference, torch.tensor(1.0), mask).item() == pytest.approx(0.25)
-
-
-def test_relative_shift_is_in_units_of_std():
-    mean = torch.full((1, 2, 1, 2, 2), 0.2)
-    assert relative_shift(mean, torch.zeros_like(mean), torch.tensor(0.1)).item() == pytest.approx(2.0)

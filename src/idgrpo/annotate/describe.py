@@ -13,6 +13,7 @@ from torch import Tensor
 from idgrpo.annotate.judge_vlm import load_vlm, shrunk
 from idgrpo.errors import DataError, MachineError
 from idgrpo.records.case import Case
+from idgrpo.video.read import read_image
 
 TASK = (
     "Describe the person in this picture in one clause of at most 30 words, so that a painter who has not seen the picture "
@@ -66,25 +67,19 @@ def precise_prompt(prompt: str, clauses: Sequence[str]) -> str:
     return f"{prompt.strip().rstrip('.')}. {people}"
 
 
-def make_precise(cases: Sequence[Case], describe: Describe, known: dict[str, str]) -> list[Case]:
-    """Return the cases with precise prompts; `known` (photo path -> clause) is read and filled, a photo is asked about once.
+def make_precise(case: Case, describe: Describe, known: dict[str, str]) -> Case:
+    """Return the case with a precise prompt; `known` (photo path -> clause) is read and filled, a photo is asked about once.
 
     Errors: DataError names the photo that the model says nothing about; no prompt is left imprecise in silence.
     """
-    from idgrpo.video.read import read_image
-
-    precise = []
-    for case in cases:
-        photos = [reference.images[0] for reference in case.references]
-        for photo in photos:
-            if photo in known:
-                continue
+    photos = [reference.images[0] for reference in case.references]
+    for photo in photos:
+        if photo not in known:
             said = describe(read_image(photo))
-            known[photo] = clause(said)
-            if not known[photo]:
+            if not clause(said):
                 raise DataError(
                     f"case {case.id!r}: the model said nothing about {photo} (it said {said[:60]!r})",
                     fix="try another checkpoint, or write this prompt by hand",
                 )
-        precise.append(case.model_copy(update={"prompt": precise_prompt(case.prompt, [known[p] for p in photos])}))
-    return precise
+            known[photo] = clause(said)
+    return case.model_copy(update={"prompt": precise_prompt(case.prompt, [known[photo] for photo in photos])})

@@ -62,7 +62,7 @@ def describe_people(
         with progress(len(cases), "describing people", "case") as bar:
             precise = []
             for case in cases:
-                precise += make_precise([case], describe, known)
+                precise.append(make_precise(case, describe, known))
                 bar.advance()
         with shelf.publish("cases", name, inputs=inputs, config=config) as draft:
             write_records(draft.path / "cases.jsonl", precise)

@@ -117,6 +117,11 @@ def demo_summary(document: dict[str, Any]) -> list[str]:
     ]
 
 
+def _mean_change(rows: list[dict[str, Any]], key: str) -> float:
+    """Return the relative change of a measure from base to tuned, mean over rows."""
+    return sum(row[f"{key}_tuned"] / row[f"{key}_base"] - 1 for row in rows) / len(rows)
+
+
 def write_evidence(document: dict[str, Any], path: Path) -> None:
     """Write the table of all seeds as Markdown."""
     reward = document["reward_model"]
@@ -132,10 +137,12 @@ def write_evidence(document: dict[str, Any], path: Path) -> None:
             f"{_arrow(row, 'wrong_reference')} | {_arrow(row, 'sharpness')} | {_arrow(row, 'motion')} |"
         )
     for base in dict.fromkeys(row["base"] for row in document["bases"]):
-        gains = [row["gain_relative"] for row in document["bases"] if row["base"] == base]
-        lines.append(
-            f"| **{base}, mean of {len(gains)} seeds** | | | | **{_signed(sum(gains) / len(gains))}** | | | | | | |"
+        rows = [row for row in document["bases"] if row["base"] == base]
+        gain = sum(row["gain_relative"] for row in rows) / len(rows)
+        changes = " | ".join(
+            _signed(_mean_change(rows, key)) for key in ("worst", "wrong_reference", "sharpness", "motion")
         )
+        lines.append(f"| **{base}, mean of {len(rows)} seeds** | | | | **{_signed(gain)}** | | | {changes} |")
     lines += [
         "",
         f"Reward model on people never seen: {_percent(document['rm_accuracy_decided'])} of {reward['num_distortion_pairs']} distortion pairs, "

@@ -1,6 +1,5 @@
 """Distance between two Gaussian steps with equal std, and to the reference policy."""
 
-import torch
 from torch import Tensor
 
 
@@ -21,8 +20,3 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
         return values.mean(axes)
     mask = mask.to(values.dtype).expand_as(values)
     return (values * mask).sum(axes) / mask.sum(axes).clamp(min=1)
-
-
-def relative_shift(mean: Tensor, old_mean: Tensor, std: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Compute the root mean square of (mu - mu_old) / std per sample: how far replay and rollout differ."""
-    return torch.sqrt(2 * gaussian_kl(mean, old_mean, std, mask))

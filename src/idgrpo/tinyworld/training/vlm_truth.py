@@ -122,7 +122,7 @@ def _variant(asked: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _presence(batch: int, people: int, generator: torch.Generator) -> Tensor:
-    """Return who is there in which frame: one person in seven leaves, half of those for some frames only."""
+    """Return who is there in which frame: one person in seven leaves, one in five of those comes back."""
     gone = torch.rand(batch, people, 1, generator=generator) < 0.15
     start = torch.randint(0, NUM_FRAMES, (batch, people, 1), generator=generator)
     length = torch.randint(2, 2 * NUM_FRAMES, (batch, people, 1), generator=generator)
