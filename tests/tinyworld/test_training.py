@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from diffusers import AutoencoderKLWan
 
+from idgrpo.evaluate.texture import mean_sharpness
 from idgrpo.tinyworld.cases import make_cases, true_clip
 from idgrpo.tinyworld.people import NUM_CHOICES, attributes_of
 from idgrpo.tinyworld.render import portraits
@@ -13,8 +14,8 @@ from idgrpo.tinyworld.training.optimizer import orthogonalise
 from idgrpo.tinyworld.training.pool import to_bytes
 from idgrpo.tinyworld.training.vlm import balance, run_stage, stages
 from idgrpo.tinyworld.training.vlm_judged import CLIPS_PER_CASE, JudgedClips, judge
-from idgrpo.tinyworld.training.vlm_losses import Pupil
-from idgrpo.tinyworld.training.vlm_truth import best_match, draw_lesson
+from idgrpo.tinyworld.training.vlm_losses import Pupil, reading_loss
+from idgrpo.tinyworld.training.vlm_truth import best_match, draw_lesson, look
 from idgrpo.tinyworld.training.wan_vae import decode, encode, new_vae, whole_clip
 
 
@@ -117,3 +118,20 @@ def test_the_oracle_s_opinion_of_a_true_clip_names_who_is_there():
     assert {-1, 0, 1} == set(row["owner"].flatten().tolist())
     shirts = row["shown"].split(NUM_CHOICES, -1)[3].mean(0).argmax(-1)
     assert shirts.tolist() == attributes_of(row["codes"])[:, 3].tolist()
+
+
+def test_a_look_makes_clips_softer_and_sharper_and_leaves_them_people():
+    case = make_cases(1, 3, "test")[0].case
+    clip = true_clip(case).pixels[0]
+    seen = look(clip.expand(40, *clip.shape), torch.Generator().manual_seed(0))
+    sharpness = torch.tensor([mean_sharpness(to_bytes(one)) for one in seen]) / mean_sharpness(to_bytes(clip))
+    assert sharpness.min() < 0.95 and sharpness.max() > 1.1
+    assert (seen - clip).abs().mean((1, 2, 3, 4)).max() < 0.06
+
+
+def test_the_reward_token_is_taught_what_the_rubric_tokens_say():
+    torch.manual_seed(0)
+    pupil, generator = Pupil(), torch.Generator().manual_seed(0)
+    loss = reading_loss(pupil, draw_lesson(generator, 4, 2))["weighed"]
+    loss.backward()
+    assert pupil.heads.reward.weight.grad is not None and pupil.heads.rubric.weight.grad is None

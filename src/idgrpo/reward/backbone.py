@@ -78,5 +78,13 @@ def hidden_states(backbone: Any, inputs: dict[str, Tensor]) -> Tensor:
 
     Positions are given, so `second_per_grid_ts`, from which the model would make them, is not passed on.
     """
-    arguments = {name: inputs[name] for name in MODEL_INPUTS if name in inputs}
-    return backbone(**arguments, use_cache=False).last_hidden_state
+    return backbone(**_arguments(inputs), use_cache=False).last_hidden_state
+
+
+def every_hidden_state(backbone: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """Return the states "batch token width" before each layer and, as `hidden_states`, after the final norm."""
+    return backbone(**_arguments(inputs), use_cache=False, output_hidden_states=True).hidden_states
+
+
+def _arguments(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: inputs[name] for name in MODEL_INPUTS if name in inputs}

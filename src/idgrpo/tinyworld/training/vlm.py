@@ -3,7 +3,8 @@
 Preference labels alone cannot teach reading: one bit a pair. The world knows the truth about every token, so the model
 learns it densely: A. what a cell shows; B. whose track a cell belongs to, what the reference looks like (copied by
 attention) and whether they agree, then the same at one rubric token per person and attribute; C. the same on clips that
-the bases make, where the oracle says what is shown. The reward token learns the overall agreement from B on.
+the bases make, where the oracle says what is shown. The reward token learns the overall agreement from B on, in a last layer of
+its own: what the rubric tokens find out in a layer, no other token sees before the next.
 """
 
 import logging
@@ -110,7 +111,7 @@ def stages(looks: Lessons, judged: JudgedClips) -> list[Stage]:
         Stage("look", 500, rendered(looks, vision_loss), rate=0.5, tower_rate=0.5),
         Stage("B", 2500, reading),
         Stage("seen", 400, mixed(0.65, seeing_judged_loss, seeing), rate=0.5, tower_rate=0.5),
-        Stage("C", 4000, mixed(0.5, judged_loss, judging), rate=0.6, tower_rate=0.1),
+        Stage("C", 6000, mixed(0.5, judged_loss, judging), rate=0.6, tower_rate=0.1),
     ]
 
 
@@ -119,7 +120,7 @@ def train(out: Path, checkpoints: Path, target: Path, *, seed: int = 0) -> None:
     torch.manual_seed(seed)
     pupil = Pupil()
     bases = ("tiny-phantom", "tiny-vace")
-    judged = judge_clips(checkpoints, out.with_name("judged.pt"), bases=bases, num_cases=1200, seed=77)
+    judged = judge_clips(checkpoints, out.with_name("judged.pt"), bases=bases, num_cases=1800, seed=77)
     for number, stage in enumerate(stages(GeneratorLook(checkpoints), judged)):
         state = out.with_name(f"{out.name}-{stage.name}.pt")
         if state.exists():

@@ -66,7 +66,7 @@ def new_model(words: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGenerat
             "tokens_per_second": 16,
         },
         text_config={
-            "vocab_size": len(words), "hidden_size": WIDTH, "intermediate_size": 320, "num_hidden_layers": 4,
+            "vocab_size": len(words), "hidden_size": WIDTH, "intermediate_size": 320, "num_hidden_layers": 5,
             "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 512,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0, "mrope_section": [4, 6, 6]},
             "pad_token_id": words.pad_token_id, "bos_token_id": None, "eos_token_id": words.eos_token_id,

@@ -16,7 +16,7 @@ from idgrpo.tinyworld.oracle import opinion
 from idgrpo.tinyworld.people import attributes_of, person_code
 from idgrpo.tinyworld.render import portraits
 from idgrpo.tinyworld.training.pool import to_bytes
-from idgrpo.tinyworld.training.vlm_truth import FRAMES, cell_owner
+from idgrpo.tinyworld.training.vlm_truth import FRAMES, cell_owner, look
 
 CLIPS_PER_CASE = 4
 
@@ -47,7 +47,7 @@ class JudgedClips:
     agreement: Tensor
 
     def draw(self, generator: torch.Generator, batch: int) -> JudgedLesson:
-        """Return random cases, people in random order, half of the batches mirrored left to right."""
+        """Return random cases, people in random order, half of the batches mirrored left to right, each clip with a look of its own."""
         cases = torch.randint(len(self.videos) // CLIPS_PER_CASE, (batch // CLIPS_PER_CASE, 1), generator=generator)
         rows = (cases * CLIPS_PER_CASE + torch.arange(CLIPS_PER_CASE)).flatten()
         order = torch.rand(len(cases), self.codes.shape[1], generator=generator).argsort(1)
@@ -58,6 +58,7 @@ class JudgedClips:
         if torch.rand((), generator=generator) < 0.5:
             side = int(owner.shape[2] ** 0.5)
             videos, owner = videos.flip(-1), owner.unflatten(2, (side, side)).flip(-1).flatten(2)
+        videos = to_bytes(look(videos.float() / 255, generator))
         codes = self.codes[rows].gather(1, order)
         frames = torch.arange(self.shown.shape[1]).view(1, -1, 1)
         return JudgedLesson(

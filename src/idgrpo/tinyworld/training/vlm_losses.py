@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from idgrpo.reward.backbone import hidden_states
+from idgrpo.reward.backbone import every_hidden_state
 from idgrpo.reward.inputs import InputBuilder
 from idgrpo.reward.preprocess import Preprocessing
 from idgrpo.reward.vision import batch_vision
@@ -81,14 +81,14 @@ def reading_loss(pupil: Pupil, lesson: Lesson, *, reward_weight: float = 0.2) ->
     """
     heads, people = pupil.heads, lesson.asked.shape[1]
     inputs = pupil.builder.build(lesson.videos, lesson.references, [""] * len(lesson.videos), order="given")
-    hidden = hidden_states(pupil.model.model, inputs)
+    read, last = _states(pupil, inputs)
     video_id = pupil.model.config.video_token_id
-    cells = hidden[inputs["input_ids"] == video_id].view(*lesson.owner.shape, -1)
+    cells = read[inputs["input_ids"] == video_id].view(*lesson.owner.shape, -1)
     known = lesson.owner >= 0
     tokens, owner = cells[known], lesson.owner[known]
     shown = _at_owner(lesson.shown.transpose(1, 2), lesson.owner)[known]
     asked = _at_owner(lesson.asked.unsqueeze(1).expand(-1, lesson.owner.shape[1], -1, -1), lesson.owner)[known]
-    rubric, reward = _answers(pupil, hidden, inputs, people)
+    rubric, reward = _answers(pupil, read, last, inputs, people)
     agreement = lesson.agreement
     return {
         "shown": _choices(heads.shown, tokens, shown),
@@ -97,6 +97,7 @@ def reading_loss(pupil: Pupil, lesson: Lesson, *, reward_weight: float = 0.2) ->
         "same": F.binary_cross_entropy_with_logits(heads.same(tokens), (shown == asked).float()),
         "rubric": 2 * F.binary_cross_entropy_with_logits(rubric, agreement),
         "reward": reward_weight * F.smooth_l1_loss(reward, REWARD_SCALE * overall(agreement)),
+        "weighed": reward_weight * _weighed(reward, rubric),
     }
 
 
@@ -113,14 +114,14 @@ def judged_loss(pupil: Pupil, lesson: JudgedLesson) -> dict[str, Tensor]:
     """Stage C on generated clips: as `reading_loss`, with the oracle's probabilities for truth."""
     heads, people = pupil.heads, lesson.asked.shape[1]
     inputs = pupil.builder.build(lesson.videos, lesson.references, [""] * len(lesson.videos), order="given")
-    hidden = hidden_states(pupil.model.model, inputs)
+    read, last = _states(pupil, inputs)
     known = lesson.owner >= 0
-    tokens = hidden[inputs["input_ids"] == pupil.model.config.video_token_id][known.flatten()]
+    tokens = read[inputs["input_ids"] == pupil.model.config.video_token_id][known.flatten()]
     shown = _at_owner(lesson.shown, lesson.owner)[known]
     asked = _at_owner(lesson.asked.unsqueeze(1).expand(-1, lesson.owner.shape[1], -1, -1), lesson.owner)[known]
     split = shown.split(NUM_CHOICES, -1)
     same = torch.stack([p.gather(1, asked[:, k : k + 1])[:, 0] for k, p in enumerate(split)], -1)
-    rubric, reward = _answers(pupil, hidden, inputs, people)
+    rubric, reward = _answers(pupil, read, last, inputs, people)
     target = REWARD_SCALE * overall(lesson.agreement)
     return {
         "judged_shown": _soft_choices(heads.shown, tokens, shown),
@@ -130,7 +131,16 @@ def judged_loss(pupil: Pupil, lesson: JudgedLesson) -> dict[str, Tensor]:
         "judged_rubric": 2 * F.binary_cross_entropy_with_logits(rubric, lesson.agreement),
         "judged_reward": F.smooth_l1_loss(reward, target),
         "judged_order": 2 * F.smooth_l1_loss(_inside_case(reward), _inside_case(target)),
+        "judged_weighed": _weighed(reward, rubric),
     }
+
+
+def _weighed(reward: Tensor, rubric: Tensor) -> Tensor:
+    """Return how far the reward [batch] is from what the rubric's answers [batch, person, attribute] amount to.
+
+    The rubric knows more than one reward a clip can teach; what it still gets wrong is not the reward token's to mend.
+    """
+    return F.l1_loss(reward, REWARD_SCALE * overall(rubric.detach().sigmoid()))
 
 
 def _inside_case(values: Tensor) -> Tensor:
@@ -139,11 +149,20 @@ def _inside_case(values: Tensor) -> Tensor:
     return groups - groups.mean(1, keepdim=True)
 
 
-def _answers(pupil: Pupil, hidden: Tensor, inputs: dict[str, Tensor], people: int) -> tuple[Tensor, Tensor]:
+def _states(pupil: Pupil, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the normed states "batch token width" after the last but one layer and after the last.
+
+    The last layer only weighs: the reward token cannot see what the rubric tokens find out in the layer it is in.
+    """
+    every = every_hidden_state(pupil.model.model, inputs)
+    return pupil.model.model.language_model.norm(every[-2]), every[-1]
+
+
+def _answers(pupil: Pupil, read: Tensor, last: Tensor, inputs: dict[str, Tensor], people: int) -> tuple[Tensor, Tensor]:
     """Return the rubric logits [batch, person, attribute] and the reward [batch]."""
     at, count = inputs["reward_index"][0], people * len(NUM_CHOICES)
-    rubric = pupil.heads.rubric(hidden[:, at - count : at]).view(len(hidden), people, len(NUM_CHOICES))
-    return rubric, pupil.heads.reward(hidden[:, at]).squeeze(-1)
+    rubric = pupil.heads.rubric(read[:, at - count : at]).view(len(read), people, len(NUM_CHOICES))
+    return rubric, pupil.heads.reward(last[:, at]).squeeze(-1)
 
 
 def overall(agreement: Tensor) -> Tensor:

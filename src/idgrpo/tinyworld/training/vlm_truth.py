@@ -136,16 +136,22 @@ def _at_frames(scenes: Scenes, keep: Tensor) -> Scenes:
 
 
 def look(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Blur or add noise to some clips [batch, frame, 3, h, w], so that neither is mistaken for a change of identity."""
+    """Blur or sharpen clips [batch, frame, 3, h, w] and add noise, so that none is mistaken for a change of identity.
+
+    A reward that took sharpness for identity would teach a policy harsh pictures.
+    """
     batch = len(pixels)
-    kernel = torch.tensor([1.0, 2.0, 1.0]) / 4
-    weight = (kernel[:, None] * kernel).expand(3, 1, 3, 3)
-    padded = F.pad(pixels.flatten(0, 1), (1, 1, 1, 1), mode="replicate")
-    soft = F.conv2d(padded, weight, groups=3).view_as(pixels)
-    amount = (torch.rand(batch, 1, 1, 1, 1, generator=generator) * 1.6 - 0.6).clamp(min=0)
+    pixels = soften(pixels, torch.rand(batch, 1, 1, 1, 1, generator=generator) * 2.4 - 1.4)
     noise = torch.rand(batch, 1, 1, 1, 1, generator=generator).square() * 0.05
-    pixels = torch.lerp(pixels, soft, amount)
     return (pixels + noise * torch.randn(pixels.shape, generator=generator)).clamp(0, 1)
+
+
+def soften(pixels: Tensor, amount: Tensor) -> Tensor:
+    """Blend clips [batch, frame, 3, h, w] with their 3x3 blur; an amount [batch, 1, 1, 1, 1] below 0 sharpens (unsharp masking)."""
+    weight = torch.tensor([1.0, 2.0, 1.0]) / 4
+    kernel = (weight[:, None] * weight).expand(3, 1, 3, 3)
+    padded = F.pad(pixels.flatten(0, 1), (1, 1, 1, 1), mode="replicate")
+    return torch.lerp(pixels, F.conv2d(padded, kernel, groups=3).view_as(pixels), amount)
 
 
 def best_match(asked: Tensor, shown: Tensor, present: Tensor) -> Tensor:
