@@ -76,6 +76,15 @@ def test_noise_in_steps_and_selective_recomputation_by_settings(call):
     assert code == 2 and "members of a group would be equal" in document["error"]["message"]
 
 
+def test_controls_are_taken_out_of_the_advantages_by_a_setting(call):
+    code, document, _ = call("--set", 'advantage.controls=["sharpness","saturation"]')
+    assert code == 0, document
+    rows = [json.loads(line) for line in (Path(document["path"]) / "metrics.jsonl").read_text().splitlines()]
+    assert all(0 < row["advantage_explained_share"] <= 1 for row in rows)
+    code, document, _ = call("--set", 'advantage.controls=["beauty"]')
+    assert code == 2 and "advantage.controls" in document["error"]["message"]
+
+
 def test_dry_run_predicts_an_update_on_gpus(call):
     code, document, _ = call("--dry-run", "--gpus", "2", "--set", "plan.tflops=0.001")
     forecast = document["forecast"]

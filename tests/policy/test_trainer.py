@@ -8,6 +8,7 @@ import torch
 from fake_base import SIZE, FakeBase
 
 from idgrpo.errors import IdgrpoError, StoppedError, UsageError
+from idgrpo.evaluate.texture import mean_sharpness
 from idgrpo.policy.config import PolicyConfig
 from idgrpo.policy.scoring import Scorer
 from idgrpo.policy.trainer import Trainer
@@ -208,3 +209,15 @@ def test_an_error_in_the_scoring_thread_reaches_the_trainer(tmp_path):
     trainer = make_trainer(tmp_path, reward=broken, overlap=True)
     with pytest.raises(ValueError, match="wrong shape"):
         trainer.update()
+
+
+def test_nobody_earns_by_a_control(tmp_path):
+    def sharp(videos, references, prompts):
+        return [mean_sharpness(video) for video in videos]
+
+    paid = make_trainer(tmp_path / "paid", reward=sharp).update()
+    controlled = make_trainer(
+        tmp_path / "controlled", reward=sharp, advantage={"controls": ("sharpness",), "std_floor": 0.0}
+    ).update()
+    assert paid["advantage_abs_mean"] > 0.5 and paid["advantage_explained_share"] == 0
+    assert controlled["advantage_abs_mean"] < 1e-3 and controlled["advantage_explained_share"] > 0.999

@@ -4,10 +4,20 @@ import numpy as np
 import pytest
 import torch
 
+from idgrpo.bases.config import SamplerConfig
+from idgrpo.bases.generate import generate, jobs_of, read_references
+from idgrpo.bases.load import load_base
+from idgrpo.evaluate.config import FindingConfig
+from idgrpo.evaluate.observe import observe
+from idgrpo.evaluate.subject import Subject
+from idgrpo.evaluate.texture import mean_sharpness
 from idgrpo.people.contract import Finder
 from idgrpo.people.match import assign, similarity
-from idgrpo.tinyworld.cases import make_cases, true_clip
+from idgrpo.tinyworld.cases import make_cases, true_clip, write_cases
 from idgrpo.tinyworld.finder import TinyFinder
+from idgrpo.tinyworld.oracle import track_scores
+from idgrpo.tinyworld.training.pool import to_bytes
+from idgrpo.tinyworld.training.vlm_truth import soften
 
 NUM_CASES = 24
 MIN_VISIBLE = 0.6  # share of a person's pixels that nobody hides: at least this much counts as visible
@@ -114,3 +124,28 @@ def test_a_single_frame_works(finder, drawn):
 
 def test_an_empty_picture_has_nobody_in_it(finder):
     assert finder.find(torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)) == [[]]
+
+
+def test_sharper_pictures_are_not_taken_for_more_identity(finder, tmp_path, capsys):
+    """The annotators' oracle does like them (docs/findings.md); the measure that proves the gain must not."""
+    cases = write_cases(tmp_path, make_cases(32, seed=3, split="eval"))
+    jobs = jobs_of(cases, seed=0)
+    clips = [clip.frames for clip in generate(load_base("tiny-phantom"), jobs, sampler=SamplerConfig(batch_size=16))]
+    amount = torch.full((len(clips), 1, 1, 1, 1), -0.6)
+    sharper = to_bytes(soften(torch.stack(clips).float() / 255, amount))
+    references = [np.stack([finder.embed_reference(photo) for photo in read_references(case)]) for case in cases]
+    people = [[reference.person for reference in case.references] for case in cases]
+
+    def change(measure) -> float:
+        return sum(map(measure, sharper, references, people)) / sum(map(measure, clips, references, people)) - 1
+
+    def similarity_to(clip, photos, _) -> float:
+        return float(Subject(observe(clip, finder, FindingConfig()), photos).match.similarity.mean())
+
+    by_finder = change(similarity_to)
+    by_oracle = change(lambda clip, _, names: float(track_scores(clip, names).mean()))
+    sharpness = change(lambda clip, *_: mean_sharpness(clip))
+    with capsys.disabled():
+        print(f"\nsharpness {sharpness:+.1%}: finder {by_finder:+.1%}, oracle {by_oracle:+.1%}")
+    assert sharpness > 0.08
+    assert abs(by_finder) < 0.03

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from idgrpo.policy.recipes import recipe
+
 BASES = ("tiny-phantom", "tiny-vace")
 MIN_STRENGTH = 0.5
 TIE_MARGIN = 0.02  # oracle's difference below which nobody sees one
@@ -17,11 +19,14 @@ class Scale:
     distortions_per_clip: int
     test_cases: int
     test_samples_per_case: int
-    updates: int
+    updates: int | None  # None: as many as the recipe of a base takes
     eval_cases: int
 
+    def updates_of(self, base: str) -> int:
+        return self.updates or recipe("default", base).num_updates
 
-FULL = Scale(160, 3, 300, 4, 64, 3, 60, 64)
+
+FULL = Scale(160, 3, 300, 4, 64, 3, None, 64)
 QUICK = Scale(16, 2, 40, 3, 12, 2, 3, 8)
 
 

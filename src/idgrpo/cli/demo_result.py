@@ -143,7 +143,15 @@ def write_evidence(document: dict[str, Any], path: Path) -> None:
             _signed(_mean_change(rows, key)) for key in ("worst", "wrong_reference", "sharpness", "motion")
         )
         lines.append(f"| **{base}, mean of {len(rows)} seeds** | | | | **{_signed(gain)}** | | | {changes} |")
+    odd = [
+        f"{row['base']}, seed {row['seed']}: {verdict['name']}: {verdict['text']} ({verdict['level']})"
+        for row in document["bases"]
+        for verdict in row["diagnostics"]
+        if verdict["level"] != "ok"
+    ]
     lines += [
+        "",
+        "Diagnostics of reward hacking: " + ("; ".join(odd) if odd else "all ok in every run") + ".",
         "",
         f"Reward model on people never seen: {_percent(document['rm_accuracy_decided'])} of {reward['num_distortion_pairs']} distortion pairs, "
         f"{_percent(reward['rm_accuracy_generated'])} of {reward['num_generated_pairs']} pairs of generated clips, "

@@ -74,7 +74,9 @@ class Loop:
         cases = self._cases("train", scale.train_cases, seed)
         fresh = self._cases("eval", scale.eval_cases, seed)
         with self._step(f"train-policy: GRPO on both bases, seed {seed}", "train-policy"):
-            self._train_both({base: plan.train_policy(base, cases.ref, reward, scale.updates, seed) for base in BASES})
+            self._train_both(
+                {base: plan.train_policy(base, cases.ref, reward, scale.updates_of(base), seed) for base in BASES}
+            )
         results = []
         with self._step(f"sample: base and tuned draw {scale.eval_cases} new cases, seed {seed}", "sample"):
             clips = {base: self._before_and_after(base, fresh, seed) for base in BASES}
@@ -82,9 +84,8 @@ class Loop:
             for base, (before, after) in clips.items():
                 report = self._command(plan.evaluate(before, after, reward, f"{base}-seed{seed}"))
                 policy = self.store.resolve(f"policy/{base}-seed{seed}")
-                results.append(
-                    {"base": base, "seed": seed, "report": report, "policy": policy.ref, "updates": scale.updates}
-                )
+                updates = scale.updates_of(base)
+                results.append({"base": base, "seed": seed, "report": report, "policy": policy.ref, "updates": updates})
         return results
 
     def _before_and_after(self, base: str, cases: Artifact, seed: int) -> tuple[str, str]:
@@ -157,16 +158,16 @@ class Loop:
         said = 0.0
         try:
             while any(process.poll() is None for process in running.values()):
-                time.sleep(POLL_S if self.scale.updates > 5 else 0.5)
+                time.sleep(POLL_S if self.scale.updates is None else 0.5)
                 self.stop.check()
                 if time.monotonic() - said > SAY_EVERY_S:
                     said = time.monotonic()
-                    total = self.scale.updates  # a run that has ended has left its folder
-                    done = {
-                        base: total if p.poll() == 0 else self._updates_of(commands[base])
+                    total = {base: self.scale.updates_of(base) for base in running}
+                    done = {  # a run that has ended has left its folder
+                        base: total[base] if p.poll() == 0 else self._updates_of(commands[base])
                         for base, p in running.items()
                     }
-                    self.say("      " + ", ".join(f"{base} {number}/{total}" for base, number in done.items()))
+                    self.say("      " + ", ".join(f"{base} {number}/{total[base]}" for base, number in done.items()))
         except BaseException:
             for process in running.values():
                 process.terminate()

@@ -8,3 +8,9 @@ LOSSES = {
     "ratio-norm": "idgrpo.policy.loss:ratio_norm_loss",
     "kl-mask": "idgrpo.policy.loss:kl_mask_loss",
 }
+
+# name -> function(clip uint8 [frame, 3, height, width]) -> number
+CONTROLS = {
+    "sharpness": "idgrpo.evaluate.texture:mean_sharpness",
+    "saturation": "idgrpo.evaluate.texture:mean_saturation",
+}

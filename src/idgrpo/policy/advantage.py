@@ -18,6 +18,7 @@ class Advantages:
     zero_variance: Tensor  # bool [group]
     too_small: Tensor  # bool [group]: fewer than two valid rewards
     clamped: Tensor  # bool [group, sample]
+    explained_share: float = 0.0  # of their squared size that controls explained and that was taken out
 
 
 def masked_moments(rewards: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from idgrpo.policy import LOSSES
+from idgrpo.policy import CONTROLS, LOSSES
 from idgrpo.run.config import Config
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -99,6 +99,16 @@ class AdvantageConfig(Config):
     eps: float = Field(default=1e-6, ge=0)
     clamp: float = Field(default=5.0, gt=0)
     win_rate: bool = Field(default=False, description="replace each reward by its win rate inside the group")
+    controls: tuple[str, ...] = Field(
+        default=(),
+        description="what the reward must not be earned by is taken out of the advantages: sharpness, saturation",
+    )
+
+    @model_validator(mode="after")
+    def _known(self) -> "AdvantageConfig":
+        if unknown := [name for name in self.controls if name not in CONTROLS]:
+            raise ValueError(f"advantage.controls {unknown[0]!r} is not known (known: {', '.join(CONTROLS)})")
+        return self
 
 
 class RewardConfig(Config):

@@ -57,6 +57,7 @@ def advantage_figures(advantages: Advantages) -> dict[str, float]:
     return {
         "advantage_abs_mean": float(advantages.values.abs().sum()) / count,
         "advantage_clamped_share": float(advantages.clamped.sum()) / count,
+        "advantage_explained_share": advantages.explained_share,
         "zero_variance_share": float(advantages.zero_variance.double().mean()),
         "groups_dropped": float(advantages.too_small.sum()),
         "samples_trained": float(kept.sum()),

@@ -53,19 +53,19 @@ PAPER: Settings = {
 # Batches of 16 and 32 stay in a core's cache; in float32 a merged adapter shifts log p by about 1e-7.
 # Forward credit: a whole sample is credited where noise in two of eight steps explains little of what groups differ by, and its
 # gradient lies along clips instead of along white noise: it gained more in fewer updates
-# (docs/findings.md, `tests/bench/test_compute_to_gain.py`).
+# (docs/findings.md, `tests/bench/test_compute_to_gain.py`). Sharpness is controlled: the reward model is taken in by it.
 TINY: Settings = {
     "num_updates": 60,
+    "advantage": {"controls": ("sharpness",)},
     "rollout": {
         "batch_size": 16,
         "merged": True,
         "window": {"size": 2, "first": 0, "last": 7, "move": "scatter"},
     },
     "loss": {"credit": "forward", "micro_batch": 32},
-    "kl": {"weight": 0.07},
+    "kl": {"weight": 0.025},
     "optimizer": {"lr": 3e-3},
 }
-TINY_VACE: Settings = {"kl": {"weight": 0.1}}  # at 0.06 its pictures became 13 % harsher
 TINY_PAPER: Settings = {
     "size": {"width": None, "height": None, "frames": None},
     "evaluation": {"finder": "tiny"},
@@ -93,7 +93,7 @@ def recipe(name: str, base: str, *, tiny: bool | None = None) -> PolicyConfig:
     """
     tiny = base.startswith("tiny-") if tiny is None else tiny
     if name == "default":
-        layers = [TINY, TINY_VACE if base == "tiny-vace" else {}] if tiny else [DEFAULT]
+        layers = [TINY] if tiny else [DEFAULT]
     elif name == "paper":
         layers = [PAPER, TINY_PAPER] if tiny else [PAPER]
     else:

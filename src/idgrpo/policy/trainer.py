@@ -15,6 +15,7 @@ from idgrpo.errors import IdgrpoError, StoppedError, UsageError
 from idgrpo.policy.advantage import Advantages, combine_rewards, group_advantages, win_rates
 from idgrpo.policy.casebook import CaseBook
 from idgrpo.policy.config import PolicyConfig
+from idgrpo.policy.controls import load_control, without
 from idgrpo.policy.figures import PhaseTimer, advantage_figures, replay_figures, reward_figures
 from idgrpo.policy.forward import forward_step, noised_again
 from idgrpo.policy.groups import groups_of_rank, groups_of_update
@@ -119,7 +120,7 @@ class Trainer:
         rewards = self._gathered(values)
         total = combine_rewards(rewards, config.reward.weights, config.reward.normalise)
         self._refuse_outage(total)
-        advantages = self._advantages(total)
+        advantages = self._advantages(total, rows)
         figures: dict[str, float | str] = {**reward_figures(rewards, total), **advantage_figures(advantages)}
         with timer.phase("update"):
             figures |= self._train(rows, trajectories, advantages)
@@ -213,15 +214,22 @@ class Trainer:
                 fix="bring the reward back and run again with --resume",
             )
 
-    def _advantages(self, total: Tensor) -> Advantages:
+    def _advantages(self, total: Tensor, rows: list[Row]) -> Advantages:
         setting = self.config.advantage
-        return group_advantages(
+        advantages = group_advantages(
             win_rates(total) if setting.win_rate else total,
             scale=setting.scale,
             std_floor=setting.std_floor,
             eps=setting.eps,
             clamp=setting.clamp,
         )
+        if not setting.controls:
+            return advantages
+        own: dict[str, Tensor] = {}
+        for name in setting.controls:
+            measure = load_control(name)
+            own[name] = torch.tensor([measure(self.videos[row]) for row in rows], dtype=torch.float64)
+        return without(advantages, list(self._gathered(own).values()))
 
     def _train(self, rows: list[Row], trajectories: list[Trajectory], advantages: Advantages) -> dict[str, float]:
         """Replay the kept pairs and step, `num_passes` times; the group count that was dropped is the same on all ranks."""

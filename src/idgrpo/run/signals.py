@@ -46,9 +46,7 @@ class StopSignal:
     def check(self) -> None:
         """Raise StoppedError if a stop was asked for."""
         if self.requested:
-            raise StoppedError(
-                "stopped by a signal; what is finished is kept", fix="run the same command again with --resume"
-            )
+            raise StoppedError("stopped by a signal; what is finished is kept", fix="run the same command again")
 
 
 def stop_with_parent() -> None:
