@@ -2,9 +2,10 @@
 
 The reward is the oracle, so that only the policy stage differs; the gain is the finder's, on people never seen, with fixed
 noise. Compute is that of the transformer (`idgrpo.policy.cost`). Every setting has this world's learning rate and groups. The
-authors' settings may spend five times what the default needed, noise in two steps twice as much. About an hour on one core.
+authors' settings may spend five times what the default needed, noise in two steps twice as much. Evaluations are not counted.
 """
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,6 @@ from idgrpo.policy.recipes import recipe
 from idgrpo.policy.train import train
 from idgrpo.records.reference import Reference
 from idgrpo.run.folder import RunFolder
-from idgrpo.run.metrics import MetricsLog
 from idgrpo.tinyworld.cases import make_cases, write_cases
 from idgrpo.tinyworld.finder import TinyFinder
 from idgrpo.tinyworld.oracle import identity_by_template
@@ -25,8 +25,12 @@ from idgrpo.video.read import read_image
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(7200)]
 BASE = "tiny-phantom"
-GAIN = 0.05
-NUM_CASES, NUM_HELD_OUT = 96, 48
+GAIN = 0.10
+NUM_CASES, NUM_HELD_OUT = 160, 64
+
+
+class Reached(Exception):
+    """Raised by the held-out evaluation when the gain is there: the rest of the run would only cost time."""
 
 
 class Course:
@@ -47,23 +51,33 @@ class Course:
         ]
         return [sum(scores) / len(scores) for scores in identity_by_template(videos, people)]
 
-    def run(self, name: str, config: PolicyConfig, num_updates: int, every: int) -> list[tuple[float, float]]:
-        """Return (TFLOP spent, relative gain of held-out identity) after every `every` updates."""
+    def run(self, name: str, config: PolicyConfig, num_updates: int, every: int) -> float | None:
+        """Train until the held-out gain is GAIN; return the TFLOP spent, None if `num_updates` did not suffice."""
         config = config.model_copy(
             update={"num_updates": num_updates, "evaluation": config.evaluation.model_copy(update={"every": every})}
         )
         base = load_base(BASE)
         spent = tflop_of_update(base, config)
         measure = held_out(self.fresh, self.cases, TinyFinder(), self.folder / f"{name}-clips", finder_name="tiny")
-        with RunFolder.open(self.folder / name, fingerprint={"name": name}, resume=True) as run:
-            train(base, self.cases, self.reward, config, run, out=self.folder / f"{name}-policy", evaluate=measure)
-            rows = [row for row in MetricsLog.read(run.metrics.path) if "eval_identity" in row]
-        start = float(rows[0]["eval_identity"])
-        course = [(float(row["step"]) * spent, float(row["eval_identity"]) / start - 1) for row in rows[1:]]
-        told = ", ".join(f"{tflop:.2f}: {gain:+.1%}" for tflop, gain in course)
+        identity: dict[int, float] = {}
+
+        def watch(base, update: int) -> dict[str, float]:
+            figures = measure(base, update)
+            identity[update] = figures["identity"]
+            if identity[update] >= (1 + GAIN) * identity[min(identity)]:
+                raise Reached
+            return figures
+
+        with (
+            RunFolder.open(self.folder / name, fingerprint={"name": name}, resume=True) as run,
+            contextlib.suppress(Reached),
+        ):
+            train(base, self.cases, self.reward, config, run, out=self.folder / f"{name}-policy", evaluate=watch)
+        start, last = identity[min(identity)], max(identity)
+        told = ", ".join(f"{update * spent:.2f}: {value / start - 1:+.1%}" for update, value in identity.items())
         samples = config.group.num_cases * config.group.size
         print(f"\n| {name} | {spent / samples * 1e3:.3f} GFLOP a sample | TFLOP: gain {told} |")
-        return course
+        return last * spent if identity[last] >= (1 + GAIN) * start else None
 
 
 def tflop_of_update(base, config: PolicyConfig) -> float:
@@ -87,16 +101,14 @@ def variants() -> dict[str, tuple[PolicyConfig, float]]:
 
 def test_the_default_needs_a_fifth_of_the_compute_for_the_same_gain(tmp_path):
     course = Course(tmp_path)
-    ours = course.run("default", recipe("default", BASE), 40, 5)
-    reached = next((tflop for tflop, gain in ours if gain >= GAIN), None)
+    reached = course.run("default", recipe("default", BASE), 60, 5)
     assert reached is not None, f"the default did not gain {GAIN:.0%}"
     print(f"default: {GAIN:+.0%} after {reached:.2f} TFLOP")
     for name, (config, times) in variants().items():
         updates = max(int(times * reached / tflop_of_update(load_base(BASE), config)), 1)
         found = course.run(name, config, updates, max(updates // 4, 1))
-        first = next((tflop for tflop, gain in found if gain >= GAIN), None)
         print(
-            f"{name}: " + (f"{first / reached:.1f}x the compute" if first else f"not within {times:.0f}x the compute")
+            f"{name}: " + (f"{found / reached:.1f}x the compute" if found else f"not within {times:.0f}x the compute")
         )
         if name == "paper":
-            assert first is None or first >= 0.99 * times * reached
+            assert found is None or found >= 0.99 * times * reached
