@@ -76,6 +76,43 @@ def test_noise_in_steps_and_selective_recomputation_by_settings(call):
     assert code == 2 and "members of a group would be equal" in document["error"]["message"]
 
 
+def test_all_weights_by_a_recipe_sampled_and_not_exported(call, tmp_path, setting, capsys):
+    code, document, _ = call("--recipe", "full", "--set", "optimizer.lr=0.01")
+    assert code == 0, document
+    assert (Path(document["path"]) / "transformer" / "config.json").is_file()
+    made = [
+        "sample",
+        "--base",
+        setting["base"],
+        "--cases",
+        setting["cases"],
+        "--store",
+        str(tmp_path / "store"),
+        "--json",
+    ]
+    clips = []
+    for policy in ([], ["--policy", document["artifact"]]):
+        capsys.readouterr()
+        assert run([*made, *policy]) == 0
+        folder = Path(json.loads(capsys.readouterr().out)["path"])
+        clips.append(sorted(path.read_bytes() for path in folder.rglob("*.mp4")))
+    assert clips[0] and clips[0] != clips[1]
+    code = run(
+        [
+            "artifacts",
+            "export",
+            document["artifact"],
+            "--out",
+            str(tmp_path / "a.safetensors"),
+            "--store",
+            str(tmp_path / "store"),
+        ]
+    )
+    assert code == 2 and "holds whole weights" in capsys.readouterr().err
+    code, error, _ = call("--init", document["artifact"])
+    assert code == 2 and "holds whole weights, this run trains an adapter" in error["error"]["message"]
+
+
 def test_controls_are_taken_out_of_the_advantages_by_a_setting(call):
     code, document, _ = call("--set", 'advantage.controls=["sharpness","saturation"]')
     assert code == 0, document
@@ -136,7 +173,7 @@ def test_newest_cases_and_reward_model_of_the_store_are_taken(call, setting, tmp
         (["--gpus", "4"], "--gpus only predicts"),
         (["--dry-run", "--gpus", "4"], "2 groups do not divide over 4 ranks"),
         (["--nproc", "3"], "2 groups do not divide over 3 ranks"),
-        (["--recipe", "fast"], "known: default, paper"),
+        (["--recipe", "fast"], "known: default, paper, full"),
         (["--base", "vaze"], "vaze"),
         (["--sett", "a=1"], "sett"),
         (["--set", "evaluation.every=2"], "no held-out cases"),

@@ -5,6 +5,7 @@ import os
 import random
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -143,6 +144,27 @@ def test_two_ranks_killed_at_a_random_moment_and_resumed(setting, tmp_path, zero
     process.communicate()
     code, document = runs.finish()
     assert code == 0 and outcome(document) == expected
+
+
+@pytest.mark.dist
+def test_two_nodes_of_torchrun_end_as_two_ranks_of_one(setting, tmp_path):
+    _, document = Runs(setting, tmp_path / "one", "--nproc", "2").finish()
+    expected = outcome(document)
+    runs = Runs(setting, tmp_path / "two")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = ["--master-addr", "127.0.0.1", "--master-port", str(free.getsockname()[1])]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", *meeting]
+    command = runs.command[runs.command.index("train-policy") :]
+    nodes = []
+    for rank in range(2):
+        runs.command = [*torchrun, "--node-rank", str(rank), "-m", "idgrpo", *command]
+        nodes.append(runs.start())
+    code, document = runs.finish(nodes[0])
+    assert code == 0 and outcome(document) == expected
+    out, err = nodes[1].communicate(timeout=60)
+    assert nodes[1].returncode == 0, err
+    assert out == ""  # only the first rank has something to tell
 
 
 @pytest.mark.dist

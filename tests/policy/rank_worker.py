@@ -13,6 +13,7 @@ import torch
 from idgrpo.bases.contract import VideoSize
 from idgrpo.bases.load import load_base
 from idgrpo.bases.lora import attach
+from idgrpo.bases.tuned import open_all
 from idgrpo.policy.config import ATTENTION, PolicyConfig
 from idgrpo.policy.scoring import Scorer
 from idgrpo.policy.trainer import Trainer
@@ -53,10 +54,13 @@ def main() -> None:
     world = join_world()
     config = PolicyConfig.model_validate(changes | {"preview": {"every": 0}})
     base = load_base(checkpoint)
-    attach(base, rank=4, alpha=4, targets=ATTENTION, seed=0)
+    if config.train == "full":
+        open_all(base)
+    else:
+        attach(base, rank=4, alpha=4, targets=ATTENTION, seed=0)
     weights = trained_weights(base.transformer)
     start = snapshot(weights)
-    settings = OptimizerSettings(1e-3, (0.9, 0.999), 1e-8, 1e-4, 1.0)
+    settings = OptimizerSettings(1e-3 if config.train == "lora" else 1e-4, (0.9, 0.999), 1e-8, 1e-4, 1.0)
     engine = make_engine(base.transformer, weights, settings, world, config.engine.zero)
     trainer = Trainer(base, Book(base, 8), Scorer(redness, config.reward), config, engine, start=start, folder=out)
     rows = [trainer.update() for _ in range(config.num_updates)]

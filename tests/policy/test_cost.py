@@ -38,7 +38,7 @@ def load(**changes):
         "sample_tflop": 100.0,
         "base_gib": 4.0,
         "base_gib_extra": 1.0,
-        "adapter_parameters": 2**28,
+        "trained_parameters": 2**28,
         "activation_gib": 2.0,
         "num_forwards_rollout": 100,
         "num_pairs": 64,
@@ -71,7 +71,18 @@ def test_plainest_stage_with_the_largest_micro_batch_that_fits():
     assert not best_plan(load(), PolicyConfig(), Machine(300, 3.0, 50), 4).fits
 
 
+def test_whole_weights_need_memory_that_stages_divide_and_a_tenth_more_compute():
+    adapter, full = (load_of(ENTRIES["vace"], recipe(name, "vace"), 2) for name in ("default", "full"))
+    assert full.trained_parameters > 1.3e9 > 30 * adapter.trained_parameters
+    assert 1.05 < full.sample_tflop / adapter.sample_tflop < 1.3  # only the replay costs more
+    config = recipe("full", "vace")
+    plans = [plan(full, config, GPU, 8, zero, 1) for zero in range(3)]
+    weights = full.trained_parameters * 4 / 2**30
+    assert plans[0].memory_gib - plans[1].memory_gib == pytest.approx(2 * weights * 7 / 8)
+    assert plans[1].memory_gib - plans[2].memory_gib == pytest.approx(weights * 7 / 8)
+
+
 @pytest.mark.parametrize("name", ["vace", "phantom", "vace-14b", "tiny-phantom"])
 def test_every_base_can_be_sized_without_weights(name):
     sized = load_of(ENTRIES[name], recipe("default", name), 2)
-    assert sized.sample_tflop > 0 and sized.base_gib > 0 and sized.adapter_parameters > 1000
+    assert sized.sample_tflop > 0 and sized.base_gib > 0 and sized.trained_parameters > 1000

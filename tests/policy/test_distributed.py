@@ -47,12 +47,12 @@ def checkpoint(tmp_path_factory) -> Path:
     return write_diffusers_base(tmp_path_factory.mktemp("base") / "phantom", "phantom", TINY_VAE)
 
 
-def train(checkpoint: Path, out: Path, num_ranks: int, engine: dict):
+def train(checkpoint: Path, out: Path, num_ranks: int, engine: dict, **changes):
     out.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    settings = json.dumps(SETTINGS | {"engine": engine})
+    settings = json.dumps(SETTINGS | {"engine": engine} | changes)
     processes = []
     for rank in range(num_ranks):
         environment = os.environ | {
@@ -108,3 +108,20 @@ def test_any_ranks_and_stage_end_in_the_same_weights(checkpoint, alone, tmp_path
             assert value.equal(weights[0][name]), f"{name} differs between ranks"
     for row, expected_row in zip(rows[0], expected_rows, strict=True):
         assert row == pytest.approx(expected_row, rel=1e-3, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def whole_weights_alone(checkpoint, tmp_path_factory):
+    return train(checkpoint, tmp_path_factory.mktemp("whole") / "run", 1, {}, train="full", kl={"weight": 0.0})
+
+
+@pytest.mark.dist
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("num_ranks", "zero"), [(2, 0), (2, 1), (2, 2), (2, 3), (4, 3)])
+def test_whole_weights_end_alike_on_any_ranks_and_stage(checkpoint, whole_weights_alone, tmp_path, num_ranks, zero):
+    weights, _ = train(checkpoint, tmp_path / "run", num_ranks, {"zero": zero}, train="full", kl={"weight": 0.0})
+    ((expected,), _) = whole_weights_alone
+    for rank in weights:
+        assert rank.keys() == expected.keys()
+        for name, value in rank.items():
+            assert float((value - expected[name]).abs().max()) < 1e-6, name

@@ -38,13 +38,20 @@ def test_tiny_default_is_what_the_embedded_world_was_measured_with():
     assert config.loss.credit == "forward" and config.advantage.controls == ("sharpness",)
 
 
+def test_full_recipe_trains_all_weights_in_smaller_steps():
+    for base in ("vace", "tiny-vace"):
+        full, adapter = recipe("full", base), recipe("default", base)
+        assert (full.train, adapter.train) == ("full", "lora") and full.optimizer.lr < adapter.optimizer.lr / 10
+        assert not full.rollout.merged
+
+
 def test_shift_follows_the_base():
     assert recipe("default", "phantom").rollout.shift == 5.0
     assert recipe("default", "vace").rollout.shift == 3.0
 
 
 def test_unknown_recipe_names_the_known():
-    with pytest.raises(UsageError, match="default, paper"):
+    with pytest.raises(UsageError, match="default, paper, full"):
         recipe("fast", "vace")
 
 

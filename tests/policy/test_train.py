@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from idgrpo.bases.load import load_base
-from idgrpo.errors import StoppedError, UsageError
+from idgrpo.bases.tuned import load_tuned
+from idgrpo.errors import ArtifactError, StoppedError, UsageError
 from idgrpo.policy.config import PolicyConfig
 from idgrpo.policy.train import train
 from idgrpo.records.case import Case
@@ -137,7 +138,7 @@ def test_first_checkpoint_comes_before_the_first_update(checkpoint, cases, tmp_p
         run_stage(checkpoint, cases, tmp_path, reward=looking)
     assert seen == [["step-000000"]]
     files = {path.name for path in (tmp_path / "checkpoints" / "step-000000").iterdir()}
-    assert {"weights.safetensors", "average.safetensors", "start.safetensors", "optimizer.pt", "state.json"} <= files
+    assert {"weights.safetensors", "average.safetensors", "optimizer.pt", "state.json"} <= files
 
 
 def test_sigterm_stops_with_a_checkpoint_and_resumes_exactly(whole, checkpoint, cases, tmp_path):
@@ -202,12 +203,73 @@ def test_held_out_evaluation_sees_the_published_weights(checkpoint, cases, tmp_p
 
 def test_training_can_start_from_a_policy(whole, checkpoint, cases, tmp_path):
     run_stage(checkpoint, cases, tmp_path, init=whole / "out", num_updates=1, kl={"reference": "start"})
-    start = load_file(tmp_path / "checkpoints" / "step-000001" / "start.safetensors")
+    start = load_file(tmp_path / "checkpoints" / "step-000000" / "weights.safetensors")
     init = load_file(whole / "out" / "pytorch_lora_weights.safetensors")
     assert sorted(float(v.double().abs().sum()) for v in start.values()) == sorted(
         float(v.double().abs().sum()) for v in init.values()
     )
     assert numbers(tmp_path)[0]["kl"] == pytest.approx(0.0, abs=1e-9)
+
+
+FULL = {"train": "full", "optimizer": {"lr": 1e-4}, "kl": {"weight": 0.1}}
+
+
+def test_whole_weights_are_trained_published_and_put_back(checkpoint, cases, tmp_path):
+    run_stage(checkpoint, cases, tmp_path, **FULL)
+    rows = numbers(tmp_path)
+    assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-9) and rows[-1]["kl"] > 0 and rows[-1]["grad_norm"] > 0
+    base, plain = load_base(str(checkpoint)), load_base(str(checkpoint)).transformer.state_dict()
+    assert load_tuned(base, tmp_path / "out") == "full"
+    average = load_file(tmp_path / "checkpoints" / "step-000004" / "average.safetensors")
+    own = base.transformer.state_dict()
+    assert own.keys() == average.keys() and all(own[name].equal(average[name]) for name in own)
+    moved = [name for name in own if not own[name].equal(plain[name])]
+    assert len(moved) > 0.9 * len(own)  # norms and biases too, not only what an adapter reaches
+    assert not any(parameter.requires_grad for parameter in base.transformer.parameters())
+
+
+def test_whole_weights_resume_exactly_and_start_from_whole_weights_only(whole, checkpoint, cases, tmp_path):
+    class Killed(Exception):
+        pass
+
+    run_stage(checkpoint, cases, tmp_path / "one", **FULL)
+    calls = 0
+
+    def dying(videos, references, prompts):
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise Killed
+        return redness(videos, references, prompts)
+
+    with pytest.raises(Killed):
+        run_stage(checkpoint, cases, tmp_path / "two", reward=dying, **FULL)
+    run_stage(checkpoint, cases, tmp_path / "two", resume=True, **FULL)
+    assert numbers(tmp_path / "one") == numbers(tmp_path / "two")
+    first, second = (
+        load_file(next((tmp_path / n / "out" / "transformer").glob("*.safetensors"))) for n in ("one", "two")
+    )
+    assert all(value.equal(second[name]) for name, value in first.items())
+
+    start = FULL | {"num_updates": 1, "kl": {"weight": 0.1, "reference": "start"}}
+    run_stage(checkpoint, cases, tmp_path / "on", init=tmp_path / "one" / "out", **start)
+    weights = load_file(tmp_path / "on" / "checkpoints" / "step-000000" / "weights.safetensors")
+    assert all(value.equal(first[name]) for name, value in weights.items())
+    with pytest.raises(UsageError, match="the base's own are not kept"):
+        run_stage(checkpoint, cases, tmp_path / "base", init=tmp_path / "one" / "out", **FULL)
+    with pytest.raises(UsageError, match="holds an adapter, this run trains whole weights"):
+        run_stage(checkpoint, cases, tmp_path / "mixed", init=whole / "out", **start)
+    with pytest.raises(UsageError, match="holds whole weights, this run trains an adapter"):
+        run_stage(checkpoint, cases, tmp_path / "mixed2", init=tmp_path / "one" / "out")
+
+
+def test_whole_weights_of_another_base_are_refused(checkpoint, cases, tmp_path):
+    from tiny_checkpoints import TINY_VAE, write_diffusers_base
+
+    run_stage(checkpoint, cases, tmp_path / "vace", **(FULL | {"num_updates": 1}))
+    other = load_base(str(write_diffusers_base(tmp_path / "phantom", "phantom", TINY_VAE)))
+    with pytest.raises(ArtifactError):
+        load_tuned(other, tmp_path / "vace" / "out")
 
 
 def test_too_few_cases_are_refused_with_the_arithmetic(checkpoint, cases, tmp_path):

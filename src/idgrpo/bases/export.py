@@ -11,6 +11,7 @@ from torch import Tensor
 
 from idgrpo.bases.keymap import to_diffusers, to_original
 from idgrpo.bases.lora import WEIGHTS_FILE
+from idgrpo.bases.tuned import what_is_trained
 from idgrpo.bases.weights import reading_weights
 from idgrpo.errors import ArtifactError, UsageError
 from idgrpo.records.atomic import replacing
@@ -41,6 +42,11 @@ def read_adapter(source: Path) -> Adapter:
     from safetensors import safe_open
 
     path = source / WEIGHTS_FILE if source.is_dir() else source
+    if what_is_trained(source) == "full":
+        raise UsageError(
+            f"{source} holds whole weights, not an adapter",
+            fix=f"diffusers reads them as they are, from {source / 'transformer'}",
+        )
     if not path.is_file():
         raise ArtifactError(f"no adapter at {source}: {path.name} is missing", fix="give a policy artifact")
     with reading_weights(path), safe_open(path, "pt") as file:

@@ -163,7 +163,7 @@ def _load_vae(folder: Path, entry: BaseEntry) -> Any:
     from diffusers import AutoencoderKLWan
 
     _expect_class(folder, "AutoencoderKLWan", entry)
-    vae = _from_folder(AutoencoderKLWan, folder, torch.float32)
+    vae = read_component(AutoencoderKLWan, folder, torch.float32)
     if entry.architecture != "tiny":
         vae.enable_slicing()  # clips of a batch one after the other: the decoder's memory is that of one clip
     return vae
@@ -176,7 +176,7 @@ def _load_transformer(entry: BaseEntry, main: Path, folder: Path | None, dtype: 
 
     class_name = CLASS_OF_FAMILY[entry.family]
     _expect_class(folder, class_name, entry)
-    return _from_folder(getattr(diffusers, class_name), folder, dtype)
+    return read_component(getattr(diffusers, class_name), folder, dtype)
 
 
 def _expect_class(folder: Path, expected: str, entry: BaseEntry) -> None:
@@ -190,7 +190,7 @@ def _expect_class(folder: Path, expected: str, entry: BaseEntry) -> None:
         )
 
 
-def _from_folder(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
+def read_component(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
     """Read a diffusers component; any missing or unexpected key is an error that lists it."""
     with reading_weights(folder):
         model, info = model_class.from_pretrained(

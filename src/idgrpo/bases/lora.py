@@ -60,11 +60,11 @@ def attach(
             drawn = torch.empty(first.shape).uniform_(-bound, bound, generator=generator("lora", seed, name))
             first.data = drawn.to(first.device)
             layer.lora_B[POLICY].weight.data = torch.zeros_like(layer.lora_B[POLICY].weight, dtype=torch.float32)
-    _recompute_activations(base)
+    recompute_activations(base)
     return trainable_parameters(base)
 
 
-def _recompute_activations(base: Base) -> None:
+def recompute_activations(base: Base) -> None:
     """Trade a second forward for memory: the activations of all blocks of a full-size base fit no GPU. Same gradients."""
     if base.entry.architecture != "tiny":
         base.transformer.enable_gradient_checkpointing()
@@ -240,7 +240,7 @@ def load_adapter(base: Base, source: Path, *, trainable: bool = False) -> list[n
         raise ArtifactError(f"the adapter at {path} was loaded and changes nothing", fix="its keys do not fit the base")
     base.transformer.requires_grad_(False)
     if trainable:
-        _recompute_activations(base)
+        recompute_activations(base)
         for _, layer in lora_layers(base):
             for matrices in (layer.lora_A, layer.lora_B):
                 matrices[POLICY].weight.requires_grad_(True)

@@ -203,8 +203,8 @@ def make_samples(
     from idgrpo.bases.atthand import default_device
     from idgrpo.bases.generate import jobs_of
     from idgrpo.bases.load import load_base
-    from idgrpo.bases.lora import load_adapter
     from idgrpo.bases.sampling import copy_samples, sample_to_folder
+    from idgrpo.bases.tuned import load_tuned
     from idgrpo.run.folder import RunFolder
     from idgrpo.run.signals import StopSignal
 
@@ -220,7 +220,7 @@ def make_samples(
             settings.named_base, device=settings.device or default_device(), vae_tiling=settings.vae_tiling
         )
         if adapter is not None:
-            load_adapter(base, adapter if isinstance(adapter, Path) else adapter.path)
+            load_tuned(base, adapter if isinstance(adapter, Path) else adapter.path)
         with StopSignal() as stop:
             samples = sample_to_folder(
                 base,

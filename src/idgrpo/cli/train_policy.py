@@ -51,12 +51,15 @@ RmOption = Annotated[
     ),
 ]
 RecipeOption = Annotated[
-    str, typer.Option(help="Preset of settings: default, or paper (the authors' full trajectory).")
+    str,
+    typer.Option(
+        help="Preset of settings: default, paper (the authors' full trajectory), or full (all weights, no adapter)."
+    ),
 ]
 EvalCasesOption = Annotated[
     str | None, typer.Option("--eval-cases", help="Held-out cases, measured every `evaluation.every` updates.")
 ]
-InitOption = Annotated[str | None, typer.Option("--init", help="Policy to start from: artifact or adapter folder.")]
+InitOption = Annotated[str | None, typer.Option("--init", help="Policy to start from: artifact or folder.")]
 UpdatesOption = Annotated[int | None, typer.Option("--updates", min=1, help="Number of updates.")]
 NprocOption = Annotated[int, typer.Option("--nproc", min=1, help="Processes on this machine (one a GPU).")]
 ZeroOption = Annotated[
@@ -237,6 +240,8 @@ def _train(
     service: "RewardClient | None",
 ) -> "Artifact | None":
     """Train and publish; ranks other than the first only train and give None."""
+    import torch
+
     from idgrpo.bases.atthand import default_device
     from idgrpo.bases.load import load_base
     from idgrpo.policy.train import forget_work, train
@@ -260,7 +265,8 @@ def _train(
             forget_work(run)
         world.barrier()
         run = run or RunFolder(folder)
-        base = load_base(resolved["base"], device=device)
+        dtype = torch.float32 if settings.train == "full" else None  # AdamW's steps are lost in the rounding of bf16
+        base = load_base(resolved["base"], device=device, dtype=dtype)
         reward = service or RewardModel.load(_path(inputs["rm"]), device=device)
         init = _path(inputs["init"]) if "init" in inputs else None
         evaluate = _held_out(inputs, settings, cases, run.path) if "heldout" in inputs else None

@@ -268,6 +268,10 @@ class PolicyConfig(Config):
 
     seed: int = 0
     num_updates: int = Field(default=120, ge=1)
+    train: Literal["lora", "full"] = Field(
+        default="lora",
+        description="an adapter, or all weights of the transformer in float32 (`--recipe full` sets a fitting rate)",
+    )
     size: SizeConfig = SizeConfig()
     group: GroupConfig = GroupConfig()
     rollout: RolloutConfig = RolloutConfig()

@@ -13,6 +13,8 @@ REPLAY_FORWARDS = 3.24
 the base get no gradient; attention costs twice its forward). Counted on the meta device: 3.23 for VACE, 3.25 for Phantom."""
 REPLAY_FORWARDS_KEPT = 2.24
 """The same with activations kept."""
+WEIGHT_FORWARDS = 1.0
+"""What gradients of all weights cost beside it (`train=full`): every matrix product once more."""
 SUM_TRAFFIC = 2.0
 """A ring all-reduce moves each byte twice (reduce-scatter and all-gather), a reduce-scatter or an all-gather once."""
 
@@ -41,6 +43,7 @@ def sample_cost(config: PolicyConfig, forward_tflop: float, num_branches: int, *
     branches = 1 if mode == "none" else num_branches
     with_gradient = 1 if mode == "detach-uncond" else branches
     replay = REPLAY_FORWARDS if recompute else REPLAY_FORWARDS_KEPT
+    replay += WEIGHT_FORWARDS if config.train == "full" else 0.0
     per_step = with_gradient * replay + (branches - with_gradient)
     reference_steps = (1 if config.kl.steps == "first" else steps) if config.kl.weight else 0
     return SampleCost(
@@ -79,12 +82,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Load:
-    """What is trained: sizes of the base and its adapter, and a sample's cost."""
+    """What is trained: sizes of the base and of what is trained, and a sample's cost."""
 
     sample_tflop: float
     base_gib: float
-    base_gib_extra: float  # VAE and reward model beside it
-    adapter_parameters: int
+    base_gib_extra: (
+        float  # beside it: VAE, reward model and, when all weights are trained, their average and the reference
+    )
+    trained_parameters: int
     activation_gib: float  # of one replayed step (all branches with gradient)
     num_forwards_rollout: int  # gathers of the base under ZeRO 3: rollout once, then each micro-batch
     num_pairs: int  # stored steps of all ranks
@@ -94,22 +99,22 @@ def plan(load: Load, config: PolicyConfig, machine: Machine, gpus: int, zero: in
     """Predict one update.
 
     seconds = samples / gpus * TFLOP / speed + traffic / link. Memory = base (its share under ZeRO 3, plus one whole copy
-    during the rollout when `engine.whole_rollout`) + adapter (weights, gradients and AdamW's two moments, 16 bytes a
+    during the rollout when `engine.whole_rollout`; none beside them when the base's weights are what is trained) + what is trained (weights, gradients and AdamW's two moments, 16 bytes a
     parameter, the parts that the ZeRO stage divides divided) + micro_batch x activations.
     """
     samples = config.group.num_cases * config.group.size
     share = (gpus - 1) / gpus
-    adapter_gib = load.adapter_parameters * 4 / 2**30
+    trained_gib = load.trained_parameters * 4 / 2**30
     per_rank = {0: (4, 0), 1: (2, 2), 2: (1, 3), 3: (0, 4)}[zero]
-    adapter_state = adapter_gib * (per_rank[0] + per_rank[1] / gpus)
-    base = load.base_gib
-    traffic = SUM_TRAFFIC * adapter_gib * share
+    trained_state = trained_gib * (per_rank[0] + per_rank[1] / gpus)
+    base = load.base_gib if config.train == "lora" else 0.0
+    traffic = SUM_TRAFFIC * trained_gib * share
     if zero == 3 and gpus > 1:
-        base = load.base_gib if config.engine.whole_rollout else load.base_gib / gpus
+        base = load.base_gib if config.engine.whole_rollout else base / gpus
         micro_batches = math.ceil(load.num_pairs / gpus / micro_batch)
         gathers = 3 * micro_batches + (1 if config.engine.whole_rollout else load.num_forwards_rollout)
         traffic += gathers * load.base_gib * share
-    memory = base + load.base_gib_extra + adapter_state + micro_batch * load.activation_gib
+    memory = base + load.base_gib_extra + trained_state + micro_batch * load.activation_gib
     return Plan(
         gpus=gpus,
         zero=zero,

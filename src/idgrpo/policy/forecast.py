@@ -37,7 +37,10 @@ def load_of(entry: BaseEntry, config: PolicyConfig, num_references: int) -> Load
     is_tiny = entry.architecture == "tiny"
     choice = config.engine.recompute
     choice = ("off" if is_tiny else "on") if choice == "auto" else choice
-    bytes_each = 4 if is_tiny else 2
+    is_full = config.train == "full"
+    bytes_each = 4 if is_tiny or is_full else 2
+    weights_gib = transformer_parameters(transformer) * bytes_each / GIB
+    copies = bool(config.ema.decay) + bool(config.kl.weight) if is_full else 0
     forward = transformer_flop(transformer, tokens, entry.text_length) / 1e12
     d = transformer["num_attention_heads"] * transformer["attention_head_dim"]
     num_blocks = transformer["num_layers"] + len(transformer.get("vace_layers") or [])
@@ -48,9 +51,11 @@ def load_of(entry: BaseEntry, config: PolicyConfig, num_references: int) -> Load
     samples = config.group.num_cases * config.group.size
     return Load(
         sample_tflop=sample_cost(config, forward, branches, recompute=choice == "on").total,
-        base_gib=transformer_parameters(transformer) * bytes_each / GIB,
-        base_gib_extra=(0 if is_tiny else VAE_SIZE_BYTES / GIB) + config.plan.reward_gib,
-        adapter_parameters=adapter_parameters(config, d, transformer["ffn_dim"], num_blocks),
+        base_gib=weights_gib,
+        base_gib_extra=(0 if is_tiny else VAE_SIZE_BYTES / GIB) + config.plan.reward_gib + copies * weights_gib,
+        trained_parameters=transformer_parameters(transformer)
+        if is_full
+        else adapter_parameters(config, d, transformer["ffn_dim"], num_blocks),
         activation_gib=with_gradient * kept / GIB,
         num_forwards_rollout=config.rollout.num_steps * -(-samples // config.rollout.batch_size),
         num_pairs=samples * config.rollout.window.size,

@@ -1,4 +1,4 @@
-"""Named presets of the policy stage, per base: `--recipe default` and `--recipe paper`. Imports no torch."""
+"""Named presets of the policy stage, per base: `--recipe default`, `paper` and `full`. Imports no torch."""
 
 from typing import Any
 
@@ -83,7 +83,11 @@ BASES: dict[str, Settings] = {
     "tiny-phantom": {"rollout": {"shift": 3.0}},
 }
 
-RECIPES = ("default", "paper")
+# All weights of the transformer instead of an adapter: steps a hundredth as large.
+FULL: Settings = {"train": "full", "rollout": {"merged": False}, "optimizer": {"lr": 1e-6}}
+TINY_FULL: Settings = {"train": "full", "rollout": {"merged": False}, "optimizer": {"lr": 1e-4}}
+
+RECIPES = ("default", "paper", "full")
 
 
 def recipe(name: str, base: str, *, tiny: bool | None = None) -> PolicyConfig:
@@ -96,6 +100,8 @@ def recipe(name: str, base: str, *, tiny: bool | None = None) -> PolicyConfig:
         layers = [TINY] if tiny else [DEFAULT]
     elif name == "paper":
         layers = [PAPER, TINY_PAPER] if tiny else [PAPER]
+    elif name == "full":
+        layers = [TINY, TINY_FULL] if tiny else [DEFAULT, FULL]
     else:
         raise UsageError(f"unknown recipe {name!r} (known: {', '.join(RECIPES)})", fix="--recipe default")
     settings: Settings = {}

@@ -10,6 +10,7 @@ import torch
 
 from idgrpo.bases.contract import Base, VideoSize
 from idgrpo.bases.lora import attach, load_adapter, save_adapter
+from idgrpo.bases.tuned import load_tuned, open_all, refuse_mixture, save_transformer
 from idgrpo.errors import StoppedError, UsageError
 from idgrpo.policy.alarms import alarms
 from idgrpo.policy.casebook import CaseBook
@@ -45,19 +46,16 @@ def train(
     evaluate: Evaluate | None = None,
     world: World | None = None,
 ) -> dict[str, float | str]:
-    """Train a LoRA policy and write it to `out` (default: `policy/` in the run folder); give the run's closing figures.
+    """Train a policy and write it to `out` (default: `policy/` in the run folder); give the run's closing figures.
 
-    reward: one callable, or several by name. init: adapter folder to start from (its rank and targets then hold, not `lora`). evaluate: called with the published
+    reward: one callable, or several by name. init: policy folder to start from (an adapter's rank and targets then hold, not `lora`). evaluate: called with the published
     weights in place before the first update and every `evaluation.every` updates; its figures get the prefix `eval_`.
     A run that has checkpoints continues from the newest, exactly. Raises StoppedError (75) after a clean stop.
     """
     world = world or World()
     check_geometry(len(cases), config.group.num_cases, world.size)
     size = training_size(base, config)
-    if init is None:
-        attach(base, rank=config.lora.rank, alpha=config.lora.alpha, targets=config.lora.targets, seed=config.seed)
-    else:
-        load_adapter(base, init, trainable=True)
+    _open_weights(base, config, init)
     base.transformer.eval()
     prepare_blocks(base, config.engine)
     run.checkpoints.keep_last, run.checkpoints.keep_every = config.checkpoint.keep_last, config.checkpoint.keep_every
@@ -94,6 +92,25 @@ def train(
     if world.is_main:
         shutil.copyfile(run.metrics.path, out / "metrics.jsonl")  # the curves travel with the policy
     return closing_figures(history)
+
+
+def _open_weights(base: Base, config: PolicyConfig, init: Path | None) -> None:
+    """Make trainable what is to be trained: a new adapter, a given one, or the whole transformer."""
+    if init is not None:
+        refuse_mixture(init, config.train)
+    if config.train == "full":
+        if init is not None:
+            if config.kl.weight and config.kl.reference == "base":
+                raise UsageError(
+                    "whole weights that start from a policy are held near that policy: the base's own are not kept",
+                    fix="--set kl.reference=start, or --set kl.weight=0",
+                )
+            load_tuned(base, init)
+        open_all(base)
+    elif init is not None:
+        load_adapter(base, init, trainable=True)
+    else:
+        attach(base, rank=config.lora.rank, alpha=config.lora.alpha, targets=config.lora.targets, seed=config.seed)
 
 
 def training_size(base: Base, config: PolicyConfig) -> VideoSize:
@@ -138,7 +155,7 @@ def _one_update(trainer: Trainer, run: RunFolder, stop_requested: Callable[[], b
 
 
 def save(trainer: Trainer, run: RunFolder) -> None:
-    """Write weights, average, start, optimizer and counters as one checkpoint; called on all ranks, written by the main."""
+    """Write weights, average, optimizer and counters as one checkpoint; called on all ranks, written by the main."""
     latest = run.checkpoints.latest()
     if latest is not None and latest.step == trainer.completed:
         return
@@ -149,7 +166,6 @@ def save(trainer: Trainer, run: RunFolder) -> None:
     def files(folder: Path) -> None:
         save_weights(folder / "weights.safetensors", weights)
         save_weights(folder / "average.safetensors", trainer.average.values)
-        save_weights(folder / "start.safetensors", trainer.start)
         trainer.engine.save(folder)
 
     if trainer.world.is_main:
@@ -176,7 +192,6 @@ def _resume(trainer: Trainer, run: RunFolder) -> list[dict[str, float | str]]:
     if not trainer.engine.restores_weights:
         assign(trainer.weights, read_weights(latest.path / "weights.safetensors", device))
     trainer.average.values = read_weights(latest.path / "average.safetensors", device)
-    trainer.start = read_weights(latest.path / "start.safetensors", device)
     trainer.engine.load(latest.path)
     trainer.completed, trainer.skipped = int(latest.state["completed"]), int(latest.state["skipped"])
     if trainer.world.is_main:
@@ -225,11 +240,11 @@ def _log(
 
 
 def write_policy(trainer: Trainer, out: Path, size: VideoSize) -> None:
-    """Write the adapter in diffusers layout and policy.json with the schedule and all settings it was trained under."""
+    """Write the adapter (or the transformer) in diffusers layout and policy.json with the schedule and all settings it was trained under."""
     out.mkdir(parents=True, exist_ok=True)
     with trainer.engine.gathered(), trainer.published():
         if trainer.world.is_main:
-            save_adapter(trainer.base, out)
+            (save_transformer if trainer.config.train == "full" else save_adapter)(trainer.base, out)
     if not trainer.world.is_main:
         return
     schedule, config = trainer.schedule, trainer.config

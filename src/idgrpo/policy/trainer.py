@@ -49,10 +49,13 @@ class Trainer:
     ):
         self.base, self.book, self.scorer, self.config, self.engine = base, book, scorer, config, engine
         self.world, self.folder = engine.world, folder
-        if config.engine.zero == 3 and config.kl.reference == "start":
+        # Whole weights have no adapter to switch off: the weights that the run began with stand in for the base.
+        self.swaps_reference = config.kl.reference == "start" or config.train == "full"
+        if config.engine.zero == 3 and self.swaps_reference and config.kl.weight:
             raise UsageError(
-                "ZeRO 3 keeps no whole adapter on a rank, and kl.reference=start swaps it in every replay",
-                fix="use --set engine.zero=2, or --set kl.reference=base",
+                "ZeRO 3 keeps no whole trained weights on a rank, and kl.reference=start (with train=full always) swaps them "
+                "in every replay",
+                fix="use --set engine.zero=2, or --set kl.weight=0",
             )
         if config.engine.zero == 3 and config.kl.steps == "first":
             raise UsageError(
@@ -300,7 +303,7 @@ class Trainer:
         return setting.lr * min(1.0, (self.completed + 1) / setting.warmup) if setting.warmup else setting.lr
 
     def _reference(self) -> AbstractContextManager[None]:
-        if self.config.kl.reference == "start":
+        if self.swaps_reference:
             return swapped(self.weights, self.start)
         return reference_pass(self.base)
 

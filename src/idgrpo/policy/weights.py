@@ -26,25 +26,32 @@ def snapshot(weights: dict[str, nn.Parameter]) -> Weights:
 @torch.no_grad()
 def assign(weights: dict[str, nn.Parameter], values: Weights) -> None:
     """Write values into the parameters in place; names and shapes must match exactly."""
+    _check_names(weights, values)
+    for name, parameter in weights.items():
+        parameter.copy_(values[name])
+
+
+def _check_names(weights: dict[str, nn.Parameter], values: Weights) -> None:
     if weights.keys() != values.keys():
         differing = sorted(weights.keys() ^ values.keys())[:5]
         raise ArtifactError(
             f"trained weights do not match the checkpoint: {len(weights)} here, {len(values)} there, e.g. {differing}",
             fix="resume with the base and lora settings of the run",
         )
-    for name, parameter in weights.items():
-        parameter.copy_(values[name])
 
 
 @contextmanager
 def swapped(weights: dict[str, nn.Parameter], values: Weights) -> Iterator[None]:
-    """Put other values into the parameters for a while; never between a forward and its backward."""
-    kept = snapshot(weights)
-    assign(weights, values)
+    """Put other values in the parameters' place for a while, without a copy; never between a forward and its backward."""
+    _check_names(weights, values)
+    kept = {name: parameter.data for name, parameter in weights.items()}
+    for name, parameter in weights.items():
+        parameter.data = values[name]
     try:
         yield
     finally:
-        assign(weights, kept)
+        for name, parameter in weights.items():
+            parameter.data = kept[name]
 
 
 class Average:

@@ -1,0 +1,62 @@
+"""What training leaves of a base: a LoRA adapter, or its whole transformer in diffusers' layout. One way to put either back."""
+
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from idgrpo.bases.contract import Base
+from idgrpo.bases.load import read_component
+from idgrpo.bases.lora import load_adapter, recompute_activations, trainable_parameters
+from idgrpo.errors import ArtifactError, UsageError
+
+Trained = Literal["lora", "full"]
+FOLDER = "transformer"
+
+
+def what_is_trained(source: Path) -> Trained:
+    """Tell whether a policy is an adapter or whole weights."""
+    return "full" if (source / FOLDER / "config.json").is_file() else "lora"
+
+
+def open_all(base: Base) -> list[nn.Parameter]:
+    """Make every weight of the transformer trainable; full-size bases recompute activations from then on."""
+    base.transformer.requires_grad_(True)
+    recompute_activations(base)
+    return trainable_parameters(base)
+
+
+def save_transformer(base: Base, folder: Path) -> None:
+    """Write the whole transformer to folder/transformer/, which `WanTransformer3DModel.from_pretrained` and its VACE twin read."""
+    base.transformer.save_pretrained(folder / FOLDER)
+
+
+def load_tuned(base: Base, source: Path) -> Trained:
+    """Put a policy (adapter file, adapter folder, or folder with whole weights) on a base; nothing of it is trainable.
+
+    Raises ArtifactError for weights that are missing, damaged or another base's.
+    """
+    if what_is_trained(source) == "lora":
+        load_adapter(base, source)
+        return "lora"
+    found = read_component(type(base.transformer), source / FOLDER, base.dtype).state_dict()
+    own = base.transformer.state_dict()
+    strange = [name for name in found.keys() | own.keys() if name not in found or name not in own]
+    strange += [name for name in found.keys() & own.keys() if found[name].shape != own[name].shape]
+    if strange:
+        raise ArtifactError(
+            f"the transformer at {source} is another base's: {', '.join(sorted(strange)[:3])} do not fit {base.name}",
+            fix="use the base that the policy was trained on",
+        )
+    base.transformer.load_state_dict(found)
+    return "full"
+
+
+def refuse_mixture(source: Path, trained: Trained) -> None:
+    """Refuse to go on with whole weights from an adapter, or the other way round: the result would need both."""
+    if what_is_trained(source) != trained:
+        names = {"lora": "an adapter", "full": "whole weights"}
+        raise UsageError(
+            f"{source} holds {names[what_is_trained(source)]}, this run trains {names[trained]}",
+            fix=f"--set train={what_is_trained(source)}, or leave --init out",
+        )
