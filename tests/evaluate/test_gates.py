@@ -1,5 +1,6 @@
 """Gates, regressions, JUnit, and the verdicts of the hacking panel."""
 
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -7,6 +8,7 @@ from tests.evaluate.conftest import PlantedFinder
 
 from idgrpo.errors import UsageError
 from idgrpo.evaluate.config import EvaluateConfig, StatisticsConfig
+from idgrpo.evaluate.diagnostics import copied_cases
 from idgrpo.evaluate.evaluate import evaluate
 from idgrpo.evaluate.gates import check_bounds, check_regression, junit, parse_bounds
 from idgrpo.evaluate.measure import MeasureInfo
@@ -98,3 +100,22 @@ def test_panel_calls_reward_that_moves_alone(make_samples):
     assert (
         levels(report_of(make_samples, GOOD, GOOD, {"base": 0.0, "tuned": 1.0}))["Reward against identity"] == "watch"
     )
+
+
+@pytest.mark.parametrize(
+    ("num_copies", "level"), [((1, 1), "ok"), ((1, 4), "ok"), ((1, 9), "watch"), ((0, 20), "alarm")]
+)
+def test_copied_cases_are_told_from_chance(num_copies, level):
+    def rows(variant, num):
+        return [
+            SimpleNamespace(
+                variant=variant, case_id=f"case-{i}", seed=0, values={"copy_paste": 0.9 if i < num else 0.1}
+            )
+            for i in range(60)
+        ]
+
+    report = SimpleNamespace(
+        samples=rows("base", num_copies[0]) + rows("tuned", num_copies[1]), reference_variant="base"
+    )
+    verdict = copied_cases(report, "tuned")
+    assert verdict.level == level and f"{num_copies[1] / 60:.0%} of cases" in verdict.text

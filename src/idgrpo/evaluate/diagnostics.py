@@ -6,7 +6,7 @@ import numpy as np
 
 from idgrpo.evaluate.compare import paired_cases
 from idgrpo.evaluate.document import Comparison, Report, Verdict
-from idgrpo.evaluate.statistics import rank_correlation
+from idgrpo.evaluate.statistics import mean_interval, rank_correlation
 
 TOLERANCE = 0.10  # motion and sharpness may move this much, relative to the base
 STILL_SHARE = 0.25
@@ -25,7 +25,7 @@ def diagnose(report: Report) -> list[Verdict]:
         _ripple,
         _copies,
         _face_area,
-        _ceiling,
+        copied_cases,
     ]
     return [v for variant in report.tuned_variants() for check in checks if (v := check(report, variant)) is not None]
 
@@ -163,7 +163,7 @@ def _face_area(report: Report, variant: str) -> Verdict | None:
     return verdict.model_copy(update={"text": text, "figures": figures})
 
 
-def _ceiling(report: Report, variant: str) -> Verdict | None:
+def copied_cases(report: Report, variant: str) -> Verdict | None:
     """Compare with what two real photos of one person score, which is where copying begins (about 0.46 for ArcFace)."""
     names = [s for s in report.samples if s.variant == variant and s.values.get("copy_paste") is not None]
     base = [s for s in report.samples if s.variant == report.reference_variant]
@@ -173,7 +173,11 @@ def _ceiling(report: Report, variant: str) -> Verdict | None:
     cases, before, after = paired_cases(rows["base"], rows["tuned"], "copy_paste")
     if not cases:
         return None
-    copies = float((after > 0.5).mean())
-    level = "ok" if copies <= max(0.05, float((before > 0.5).mean())) else "watch" if copies < 0.25 else "alarm"
-    text = f"{copies:.0%} of cases look like copies of the reference (copy-paste above 0.5; base {(before > 0.5).mean():.0%})"
+    before, after = before > 0.5, after > 0.5
+    copies, rise = float(after.mean()), mean_interval(after.astype(float) - before)
+    if copies >= 0.25:
+        level = "alarm"
+    else:  # one case more in sixty is chance
+        level = "watch" if copies > 0.05 and (rise.value > 0 if rise.low is None else rise.low > 0) else "ok"
+    text = f"{copies:.0%} of cases look like copies of the reference (copy-paste above 0.5; base {before.mean():.0%})"
     return Verdict(variant=variant, name="Copied cases", level=level, text=text, figures={"share": copies})
