@@ -37,6 +37,7 @@ def load(**changes):
     given = {
         "sample_tflop": 100.0,
         "base_gib": 4.0,
+        "base_parameters": 2 * 2**30,
         "base_gib_extra": 1.0,
         "trained_parameters": 2**28,
         "activation_gib": 2.0,
@@ -51,8 +52,11 @@ def test_stages_share_the_adapter_and_stage_3_pays_in_traffic():
     plans = [plan(load(), config, GPU, 4, zero, 1) for zero in range(4)]
     states = [one.memory_gib - 4.0 - 1.0 - 2.0 for one in plans]
     assert states == pytest.approx([4.0, 2.5, 1.75, 1.0])  # GiB: weights, gradients and two moments of 2^28 float32
-    assert [one.traffic_gib for one in plans[:3]] == pytest.approx([1.5] * 3)  # 1 GiB, twice, three quarters of it
-    assert plans[3].traffic_gib == pytest.approx(1.5 + (3 * 16 + 1) * 4.0 * 0.75)
+    # 64 pairs on 4 ranks, one at a time: 16 micro-batches. 1 GiB is trained, three quarters of all is moved.
+    moved = [2.0, 3.0, 2 * 16 + 1, 16 + 1 + (3 * 16 + 2) * 4.0]
+    assert [one.traffic_gib for one in plans] == pytest.approx([0.75 * gib for gib in moved])
+    small = plan(load(base_parameters=10**6), config, GPU, 4, 3, 1)
+    assert small.traffic_gib == pytest.approx(0.75 * (17 + (16 + 2) * 4.0))  # gathered once for forward and backward
     layers = PolicyConfig.model_validate({"engine": {"zero": 3, "whole_rollout": False}})
     assert plan(load(), layers, GPU, 4, 3, 1).memory_gib == pytest.approx(plans[3].memory_gib - 3.0)
 

@@ -17,6 +17,8 @@ WEIGHT_FORWARDS = 1.0
 """What gradients of all weights cost beside it (`train=full`): every matrix product once more."""
 SUM_TRAFFIC = 2.0
 """A ring all-reduce moves each byte twice (reduce-scatter and all-gather), a reduce-scatter or an all-gather once."""
+LIVE_PARAMETERS = 1e9
+"""DeepSpeed's stage3_max_live_parameters: below it the weights of a forward are still there for its backward."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Load:
 
     sample_tflop: float
     base_gib: float
+    base_parameters: int
     base_gib_extra: (
         float  # beside it: VAE, reward model and, when all weights are trained, their average and the reference
     )
@@ -100,7 +103,7 @@ def plan(load: Load, config: PolicyConfig, machine: Machine, gpus: int, zero: in
 
     seconds = samples / gpus * TFLOP / speed + traffic / link. Memory = base (its share under ZeRO 3, plus one whole copy
     during the rollout when `engine.whole_rollout`; none beside them when the base's weights are what is trained) + what is trained (weights, gradients and AdamW's two moments, 16 bytes a
-    parameter, the parts that the ZeRO stage divides divided) + micro_batch x activations.
+    parameter, the parts that the ZeRO stage divides divided) + micro_batch x activations. Traffic: `rank_traffic`.
     """
     samples = config.group.num_cases * config.group.size
     share = (gpus - 1) / gpus
@@ -108,12 +111,10 @@ def plan(load: Load, config: PolicyConfig, machine: Machine, gpus: int, zero: in
     per_rank = {0: (4, 0), 1: (2, 2), 2: (1, 3), 3: (0, 4)}[zero]
     trained_state = trained_gib * (per_rank[0] + per_rank[1] / gpus)
     base = load.base_gib if config.train == "lora" else 0.0
-    traffic = SUM_TRAFFIC * trained_gib * share
     if zero == 3 and gpus > 1:
         base = load.base_gib if config.engine.whole_rollout else base / gpus
-        micro_batches = math.ceil(load.num_pairs / gpus / micro_batch)
-        gathers = 3 * micro_batches + (1 if config.engine.whole_rollout else load.num_forwards_rollout)
-        traffic += gathers * load.base_gib * share
+    micro_batches = math.ceil(load.num_pairs / gpus / micro_batch)
+    traffic = share * rank_traffic(load, config, zero, micro_batches)
     memory = base + load.base_gib_extra + trained_state + micro_batch * load.activation_gib
     return Plan(
         gpus=gpus,
@@ -125,6 +126,23 @@ def plan(load: Load, config: PolicyConfig, machine: Machine, gpus: int, zero: in
         memory_gib=memory,
         fits=memory <= machine.memory_gib,
     )
+
+
+def rank_traffic(load: Load, config: PolicyConfig, zero: int, micro_batches: int) -> float:
+    """Give the GiB of an update that a rank of infinitely many would move; of G ranks it moves (G - 1) / G of that.
+
+    With A what is trained, B the base: stage 0 sums gradients once (2 A); stage 1 then gathers the weights (3 A); stage 2
+    sums them every micro-batch (2 A m + A). Stage 3 scatters gradients every micro-batch (A m) and gathers weights for
+    it, for its backward where they are let go in between and for the recomputation of it, for the rollout, for the
+    average and once for DeepSpeed's own sake. Counted in every collective by `tests/bench/test_forecast.py`.
+    """
+    trained = load.trained_parameters * 4 / 2**30
+    if zero < 3:
+        return trained * {0: SUM_TRAFFIC, 1: SUM_TRAFFIC + 1, 2: SUM_TRAFFIC * micro_batches + 1}[zero]
+    keeps = load.base_parameters <= LIVE_PARAMETERS
+    gathers = (1 if keeps else 2 if config.engine.recompute == "off" else 3) * micro_batches + 1
+    gathers += 1 if config.engine.whole_rollout else load.num_forwards_rollout
+    return trained * (micro_batches + bool(config.ema.decay)) + gathers * load.base_gib
 
 
 def best_plan(load: Load, config: PolicyConfig, machine: Machine, gpus: int) -> Plan:

@@ -52,6 +52,7 @@ def load_of(entry: BaseEntry, config: PolicyConfig, num_references: int) -> Load
     return Load(
         sample_tflop=sample_cost(config, forward, branches, recompute=choice == "on").total,
         base_gib=weights_gib,
+        base_parameters=transformer_parameters(transformer),
         base_gib_extra=(0 if is_tiny else VAE_SIZE_BYTES / GIB) + config.plan.reward_gib + copies * weights_gib,
         trained_parameters=transformer_parameters(transformer)
         if is_full
