@@ -52,7 +52,8 @@ def main() -> None:
     from idgrpo.policy.trainer import Trainer
     from idgrpo.policy.weights import snapshot, trained_weights
     from idgrpo.run.distributed import join_world, leave_world
-    from idgrpo.run.engine import OptimizerSettings, make_engine
+    from idgrpo.run.engine import OptimizerSettings
+    from idgrpo.run.zero import make_engine
     from idgrpo.tinyworld.cases import make_cases, write_cases
 
     world = join_world()

@@ -19,7 +19,8 @@ from idgrpo.policy.scoring import Scorer
 from idgrpo.policy.trainer import Trainer
 from idgrpo.policy.weights import save_weights, snapshot, trained_weights
 from idgrpo.run.distributed import join_world, leave_world
-from idgrpo.run.engine import OptimizerSettings, make_engine
+from idgrpo.run.engine import OptimizerSettings
+from idgrpo.run.zero import make_engine
 
 SIZE = VideoSize(32, 32, 5)
 

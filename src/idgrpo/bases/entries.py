@@ -4,7 +4,8 @@ import dataclasses
 import difflib
 
 from idgrpo.bases.contract import BaseEntry, Guidance, VideoSize
-from idgrpo.errors import UsageError
+from idgrpo.bases.weights import WEIGHTS_ENV
+from idgrpo.errors import MachineError, UsageError
 
 WAN_NEGATIVE_PROMPT = (
     "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，"
@@ -139,3 +140,15 @@ def entry_for_checkpoint(family: str, hidden_size: int, path: str) -> BaseEntry:
         like = ENTRIES[family if hidden_size < 4096 else f"{family}-14b"]
     companion = None if like.name.startswith("tiny") else like.companion
     return dataclasses.replace(like, name=path, source=path, companion=companion, revision=None)
+
+
+def missing_weights(entry: BaseEntry, what: str) -> MachineError:
+    """Make the error for weights that are not on this machine: what is missing and the one command that gets it."""
+    if not entry.download:
+        return MachineError(f"base '{entry.name}': {what} not found", fix="check the path")
+    missing = f"base '{entry.name}': {what} is not on this machine ({entry.download_size})"
+    if entry.revision is None:
+        return MachineError(missing, fix=f"{entry.download}   (or put copies under ${WEIGHTS_ENV})")
+    repository = "/".join(entry.source.removeprefix("hub:").split("/")[:2])
+    command = entry.download.replace(repository, f"{repository} --revision {entry.revision}", 1)
+    return MachineError(f"{missing} at revision {entry.revision}", fix=command)

@@ -10,11 +10,11 @@ import torch
 
 from idgrpo.bases.architectures import CLASS_OF_FAMILY
 from idgrpo.bases.contract import BaseEntry
-from idgrpo.bases.entries import ENTRIES, entry_for_checkpoint, entry_named
+from idgrpo.bases.entries import ENTRIES, entry_for_checkpoint, entry_named, missing_weights
 from idgrpo.bases.geometry import Geometry
 from idgrpo.bases.single_file import load_original_transformer, original_hidden_size
 from idgrpo.bases.text import TextEncoder
-from idgrpo.bases.weights import locate, missing_weights, reading_weights, snapshot_commit
+from idgrpo.bases.weights import locate, reading_weights, snapshot_commit
 from idgrpo.errors import ArtifactError, MachineError, UsageError
 
 if TYPE_CHECKING:

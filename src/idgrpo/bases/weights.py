@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from idgrpo.bases.contract import BaseEntry
-from idgrpo.errors import ArtifactError, IdgrpoError, MachineError
+from idgrpo.errors import ArtifactError, IdgrpoError
 
 WEIGHTS_ENV = "IDGRPO_WEIGHTS"
 """Folder with copies of hub repositories as `<owner>/<name>` or `<name>`; looked at before the hub's own cache."""
@@ -87,18 +86,6 @@ def weights_digest(paths: list[Path]) -> str:
             if size_bytes <= SMALL_FILE_SIZE_BYTES:
                 digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def missing_weights(entry: BaseEntry, what: str) -> MachineError:
-    """Make the error for weights that are not on this machine: what is missing and the one command that gets it."""
-    if not entry.download:
-        return MachineError(f"base '{entry.name}': {what} not found", fix="check the path")
-    missing = f"base '{entry.name}': {what} is not on this machine ({entry.download_size})"
-    if entry.revision is None:
-        return MachineError(missing, fix=f"{entry.download}   (or put copies under ${WEIGHTS_ENV})")
-    repository = "/".join(entry.source.removeprefix("hub:").split("/")[:2])
-    command = entry.download.replace(repository, f"{repository} --revision {entry.revision}", 1)
-    return MachineError(f"{missing} at revision {entry.revision}", fix=command)
 
 
 def snapshot_commit(path: Path) -> str | None:

@@ -22,12 +22,13 @@ from idgrpo.policy.weights import assign, read_weights, save_weights, snapshot, 
 from idgrpo.policy.window import window_steps
 from idgrpo.records.case import Case
 from idgrpo.run.distributed import World
-from idgrpo.run.engine import OptimizerSettings, make_engine
+from idgrpo.run.engine import OptimizerSettings
 from idgrpo.run.folder import RunFolder
 from idgrpo.run.progress import progress
 from idgrpo.run.recompute import recompute_selected
 from idgrpo.run.signals import StopSignal
 from idgrpo.run.sinks import Sinks
+from idgrpo.run.zero import make_engine
 
 log = logging.getLogger(__name__)
 

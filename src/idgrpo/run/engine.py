@@ -118,14 +118,3 @@ class PlainEngine:
         """Restore the optimizer state exactly."""
         state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
         self.optimizer.load_state_dict(state)
-
-
-def make_engine(
-    module: nn.Module, weights: dict[str, nn.Parameter], settings: OptimizerSettings, world: World, zero: int | None
-) -> Engine:
-    """Give the plain engine, or DeepSpeed with a ZeRO stage."""
-    if not zero:
-        return PlainEngine(weights, settings, world)
-    from idgrpo.run.zero import ZeroEngine
-
-    return ZeroEngine(module, weights, settings, world, zero)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from idgrpo.errors import MachineError, UsageError
 from idgrpo.run.distributed import World
-from idgrpo.run.engine import OptimizerSettings, StepReport
+from idgrpo.run.engine import Engine, OptimizerSettings, PlainEngine, StepReport
 
 FOLDER = "deepspeed"
 
@@ -136,6 +136,15 @@ class ZeroEngine:
                 f"no DeepSpeed state for {self.world.size} ranks and ZeRO {self.stage} in {folder}",
                 fix="resume with the number of ranks and the ZeRO stage of the run",
             )
+
+
+def make_engine(
+    module: nn.Module, weights: dict[str, nn.Parameter], settings: OptimizerSettings, world: World, zero: int | None
+) -> Engine:
+    """Give the plain engine, or DeepSpeed with a ZeRO stage."""
+    if not zero:
+        return PlainEngine(weights, settings, world)
+    return ZeroEngine(module, weights, settings, world, zero)
 
 
 def deepspeed_config(stage: int, max_grad_norm: float) -> dict[str, Any]:
