@@ -12,6 +12,7 @@ from idgrpo.errors import ArtifactError, UsageError
 
 Trained = Literal["lora", "full"]
 FOLDER = "transformer"
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
 
 def what_is_trained(source: Path) -> Trained:
@@ -27,8 +28,15 @@ def open_all(base: Base) -> list[nn.Parameter]:
 
 
 def save_transformer(base: Base, folder: Path) -> None:
-    """Write the whole transformer to folder/transformer/, which `WanTransformer3DModel.from_pretrained` and its VACE twin read."""
-    base.transformer.save_pretrained(folder / FOLDER)
+    """Write the whole transformer to folder/transformer/, which `WanTransformer3DModel.from_pretrained` and its VACE twin read.
+
+    Equal weights give equal bytes. A full disk is an OSError, which the library's own writer hides.
+    """
+    from safetensors.torch import save
+
+    base.transformer.save_config(folder / FOLDER)
+    state = {name: value.detach().cpu().contiguous() for name, value in base.transformer.state_dict().items()}
+    (folder / FOLDER / WEIGHTS_FILE).write_bytes(save(state, metadata={"format": "pt"}))
 
 
 def load_tuned(base: Base, source: Path) -> Trained:
