@@ -25,7 +25,7 @@ from idgrpo.video.read import read_image
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(7200)]
 BASE = "tiny-phantom"
-GAIN = 0.10
+GAIN = 0.08
 NUM_CASES, NUM_HELD_OUT = 160, 64
 
 
