@@ -122,6 +122,30 @@ def test_kl_on_the_first_stored_step_only(fake_base):
     torch.testing.assert_close(torch.cat(first.kl), torch.cat(every.kl)[::2])
 
 
+@pytest.mark.parametrize("kl_steps", ["all", "first"])
+def test_kl_does_not_depend_on_the_batch_layout(kl_steps):
+    base = FakeBase()
+    trajectory, weights = rollout(base), trained_weights(base.transformer)
+    moved = {name: value.detach() + 0.1 for name, value in weights.items()}
+    settings = {"kl_weight": 1.0, "kl_steps": kl_steps, "reference": lambda: swapped(weights, moved)}
+    advantages = [1.0, -1.0, 2.0, -2.0]
+
+    def outcome(micro_batch):
+        losses = []
+        batches = batches_of(trajectory, advantages, micro_batch=micro_batch, kl_steps=kl_steps)
+        for pairs in batches:
+            losses.append(replay_of(base, **settings).loss_of(pairs, ReplayFigures()) / 8)
+            losses[-1].backward()
+        return float(sum(losses)), gradients(base)
+
+    loss, whole = outcome(8)
+    for micro_batch in (1, 2, 3):
+        other, grads = outcome(micro_batch)
+        assert other == pytest.approx(loss, rel=1e-4)
+        for name, grad in grads.items():
+            torch.testing.assert_close(grad, whole[name], rtol=1e-4, atol=1e-6)
+
+
 def test_dropped_samples_are_not_replayed(fake_base):
     trajectory = rollout(fake_base)
     fake_base.calls.clear()

@@ -30,6 +30,7 @@ class Pairs:
     weight: Tensor  # [pair] step weights
     steps: list[int]  # index of the denoising step of each pair
     with_kl: Tensor  # bool [pair]
+    kl_share: float  # steps of a sample that each row of the KL stands for
     is_filler: bool = False
 
     def of_kl(self) -> "Pairs":
@@ -101,6 +102,9 @@ def pair_batches(
             weight=numbers([step_weights[stored[place].index] for place in places]).float(),
             steps=[stored[place].index for place in places],
             with_kl=torch.tensor([kl_steps == "all" or place == 0 for place in places], device=device),
+            # With `first`, one step stands for all stored steps of its sample: the weight keeps its meaning, however
+            # the pairs are cut into micro-batches.
+            kl_share=float(len(stored)) if kl_steps == "first" else 1.0,
         )
 
 
@@ -160,9 +164,7 @@ class Replay:
         if reference_mean is not None:
             near = pairs.with_kl
             distance = gaussian_kl(mean[near], reference_mean, std[near], mask[near])
-            # With `first`, one step stands for all stored steps: the weight keeps its meaning.
-            share = len(pairs.steps) / max(int(pairs.with_kl.sum()), 1) if self.kl.steps == "first" else 1.0
-            loss = loss + self.kl.weight * share * distance.sum()
+            loss = loss + self.kl.weight * pairs.kl_share * distance.sum()
             figures.kl.append(distance.detach())
         figures.log_ratio.append((density - pairs.old_log_prob).detach())
         figures.shift.append((2 * shift_kl.detach()).sqrt())
