@@ -132,6 +132,37 @@ def test_dry_run_predicts_an_update_on_gpus(call):
     assert code == 0 and "--zero 0" in out and "TFLOP a sample" in out
 
 
+@pytest.fixture
+def plan_of_vace(setting, tmp_path, capsys):
+    """Give the dry run of the full-size base with its own recipe, which needs no weights."""
+    lines = Path(setting["cases"]).read_text().splitlines()
+    cases = Path(setting["cases"]).with_name("twenty.jsonl")
+    cases.write_text("".join(lines[i % 4].replace(f"case-{i % 4}", f"case-{i}") + "\n" for i in range(20)))
+
+    def invoke(gpus, *arguments):
+        capsys.readouterr()
+        given = ["--base", "vace", "--cases", str(cases), "--rm", setting["rm"], "--store", str(tmp_path / "store")]
+        code = run(["train-policy", *given, "--dry-run", "--gpus", str(gpus), *arguments])
+        return code, capsys.readouterr().out
+
+    return invoke
+
+
+@pytest.mark.parametrize("recipe", ["default", "paper", "full"])
+def test_full_size_plan_on_64_gpus(plan_of_vace, recipe):
+    code, out = plan_of_vace(64, "--recipe", recipe, "--json")
+    forecast = json.loads(out)["forecast"]
+    assert code == 0 and forecast["gpus"] == 64 and forecast["zero"] in (0, 1, 2, 3) and forecast["micro_batch"] >= 1
+    assert forecast["seconds"] > 1 and forecast["memory_gib"] > 10 and forecast["traffic_gib"] > 0
+    assert forecast["num_cases"] == 16 and forecast["samples_per_update"] == 128  # two samples of a group on each
+
+
+def test_plan_for_gpus_that_do_not_divide_is_for_the_next_number_of_groups(plan_of_vace):
+    code, out = plan_of_vace(48)
+    assert code == 0 and "group.num_cases=18" in out and "128 % 48 = 32" in out
+    assert json.loads(plan_of_vace(48, "--json")[1])["forecast"]["num_cases"] == 18
+
+
 def test_identity_measures_stand_beside_the_reward_model_and_viewers_get_the_numbers(call, tmp_path):
     measures = ["--set", 'reward.measures=["identity","worst"]', "--set", "reward.finder=policy_setting:ColourFinder"]
     code, document, _ = call(*measures, "--set", "reward.normalise=group", "--set", "reward.overlap=true")
@@ -171,8 +202,7 @@ def test_newest_cases_and_reward_model_of_the_store_are_taken(call, setting, tmp
         (["--set", "rollout.window.last=4"], "must be deterministic"),
         (["--set", "group.num_cases=9"], "need 9 different cases, but there are 4"),
         (["--gpus", "4"], "--gpus only predicts"),
-        (["--dry-run", "--gpus", "4"], "2 groups do not divide over 4 ranks"),
-        (["--nproc", "3"], "2 groups do not divide over 3 ranks"),
+        (["--nproc", "3"], "2 groups of 2 samples do not divide over 3 ranks (4 % 3 = 1)"),
         (["--recipe", "fast"], "known: default, paper, full"),
         (["--base", "vaze"], "vaze"),
         (["--sett", "a=1"], "sett"),

@@ -1,7 +1,7 @@
 import pytest
 
 from idgrpo.errors import UsageError
-from idgrpo.policy.groups import check_geometry, groups_of_rank, groups_of_update
+from idgrpo.policy.groups import check_geometry, groups_of_update, nearest_num_groups, share_of_rank
 
 
 def test_epoch_uses_each_case_once_and_epochs_differ():
@@ -22,19 +22,26 @@ def test_no_case_twice_in_an_update_when_cases_do_not_divide():
         assert len(set(cases)) == 3
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
-def test_ranks_share_the_same_groups_equally(world_size):
-    groups = groups_of_update(40, 8, 3, 5)
-    shares = [groups_of_rank(groups, rank, world_size) for rank in range(world_size)]
-    assert [g for share in shares for g in share] == groups
-    assert {len(share) for share in shares} == {8 // world_size}
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8, 16])
+def test_ranks_share_the_samples_of_an_update_equally(world_size):
+    rows = [(group.slot, member) for group in groups_of_update(40, 8, 3, 5) for member in range(4)]
+    shares = [share_of_rank(rows, rank, world_size) for rank in range(world_size)]
+    assert [row for share in shares for row in share] == rows
+    assert {len(share) for share in shares} == {32 // world_size}
 
 
 def test_impossible_geometry_is_refused_with_the_arithmetic():
     with pytest.raises(UsageError, match=r"need 6 different cases, but there are 4") as error:
-        check_geometry(4, 6, 1)
+        check_geometry(4, 6, 8, 1)
     assert "group.num_cases=4" in error.value.fix
-    with pytest.raises(UsageError, match=r"6 % 4 = 2") as error:
-        check_geometry(10, 6, 4)
+    with pytest.raises(UsageError, match=r"6 groups of 3 samples .* \(18 % 4 = 2\)") as error:
+        check_geometry(10, 6, 3, 4)
     assert "4 or 8" in error.value.fix
-    check_geometry(10, 6, 3)
+    check_geometry(10, 6, 3, 3)
+    check_geometry(16, 16, 8, 64)  # a group lies on four ranks
+
+
+def test_nearest_numbers_of_groups_divide():
+    assert nearest_num_groups(16, 8, 64) == (16, 16)
+    assert nearest_num_groups(16, 8, 48) == (12, 18)
+    assert nearest_num_groups(2, 2, 64) == (0, 32)

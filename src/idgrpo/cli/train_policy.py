@@ -131,7 +131,8 @@ def command(
         inputs["heldout"] = _source(shelf, "cases", eval_cases)
     _check_evaluation(settings, inputs)
     known_cases = _read_cases(inputs["cases"])
-    check_geometry(len(known_cases), settings.group.num_cases, max(nproc, world.size))
+    group = settings.group
+    check_geometry(len(known_cases), group.num_cases, group.size, max(nproc, world.size))
     name = name or _plain_name(base)
     resolved = {"base": base, "recipe": recipe, "policy": settings.model_dump(mode="json", exclude=NO_RESULT)}
     if service is not None:  # the model decides the result, not the address it is served at
@@ -141,7 +142,6 @@ def command(
     if dry_run:
         plan = _plan(shelf, resolved, inputs, len(known_cases), settings, name)
         if gpus is not None:
-            check_geometry(len(known_cases), settings.group.num_cases, gpus)
             _add_forecast(plan, entry, settings, gpus, max(len(case.references) for case in known_cases))
         finish(**plan, artifact=None, quiet=quiet, as_json=as_json)
         return
@@ -344,21 +344,37 @@ def _plan(
 def _add_forecast(
     plan: dict[str, Any], entry: "BaseEntry", settings: "PolicyConfig", gpus: int, num_references: int
 ) -> None:
-    """Say what an update would take on `gpus` ranks: the stage and micro-batch worth using, seconds, memory, traffic."""
+    """Say what an update would take on `gpus` ranks: the stage and micro-batch worth using, seconds, memory, traffic.
+
+    Where the samples do not divide over them, the plan is for the next number of groups that does, and says so.
+    """
     from dataclasses import asdict
 
-    from idgrpo.policy.forecast import forecast
+    from idgrpo.policy.forecast import forecast, on_gpus
 
+    asked, settings = settings.group, on_gpus(settings, gpus)
+    group = settings.group
     found, load, machine = forecast(entry, settings, gpus, num_references)
     where = "fits" if found.fits else "DOES NOT FIT"
+    if group.num_cases != asked.num_cases:
+        plan["summary"].append(
+            f"plan    for group.num_cases={group.num_cases}: {asked.num_cases} groups of {asked.size} samples do not divide over "
+            f"{gpus} GPUs ({asked.num_cases * asked.size} % {gpus} = {asked.num_cases * asked.size % gpus}), "
+            f"and a run with them is refused"
+        )
     plan["summary"] += [
         f"on {gpus} GPUs of {machine.memory_gib:.0f} GiB at {machine.tflops:.0f} TFLOP/s and {machine.link_gb_s:.0f} GB/s "
-        f"(plan.* settings): about {found.seconds:.3g} s an update ({found.sync_s:.2g} s of it between ranks, "
+        f"(plan.* settings): {group.num_cases * group.size // gpus} samples a GPU, about {found.seconds:.3g} s an update ({found.sync_s:.2g} s of it between ranks, "
         f"{found.traffic_gib:.2g} GiB a rank)",
         f"memory  about {found.memory_gib:.1f} GiB a GPU, {where}, with --zero {found.zero} and "
         f"loss.micro_batch={found.micro_batch}; {load.sample_tflop:.4g} TFLOP a sample",
     ]
-    plan["document"]["forecast"] = asdict(found) | {"seconds": found.seconds, "sample_tflop": load.sample_tflop}
+    plan["document"]["forecast"] = asdict(found) | {
+        "seconds": found.seconds,
+        "sample_tflop": load.sample_tflop,
+        "num_cases": group.num_cases,
+        "samples_per_update": group.num_cases * group.size,
+    }
 
 
 def _result(artifact: "Artifact") -> dict[str, Any]:

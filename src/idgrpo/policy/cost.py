@@ -94,7 +94,7 @@ class Load:
     )
     trained_parameters: int
     activation_gib: float  # of one replayed step (all branches with gradient)
-    num_forwards_rollout: int  # gathers of the base under ZeRO 3: rollout once, then each micro-batch
+    num_forwards_rollout: int  # of one rank: each gathers the base under ZeRO 3 without `engine.whole_rollout`
     num_pairs: int  # stored steps of all ranks
 
 

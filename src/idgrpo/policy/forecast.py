@@ -6,7 +6,8 @@ from idgrpo.bases.cost import GIB, VAE_SIZE_BYTES, transformer_flop, transformer
 from idgrpo.bases.geometry import Geometry
 from idgrpo.bases.guidance import num_branches, phantom_weights, vace_weights
 from idgrpo.policy.config import PolicyConfig
-from idgrpo.policy.cost import Load, Machine, Plan, best_plan, sample_cost
+from idgrpo.policy.cost import Load, Machine, Plan, best_plan, rollout_forwards, sample_cost
+from idgrpo.policy.groups import nearest_num_groups
 from idgrpo.policy.trainer import guidance_of
 
 BLOCK_ROWS = 34
@@ -17,13 +18,23 @@ KEPT_ROWS = 12
 
 def forecast(entry: BaseEntry, config: PolicyConfig, gpus: int, num_references: int) -> tuple[Plan, Load, Machine]:
     """Give the best plan for `gpus`, what it has to carry, and the machine it reckons with (docs/policy.md)."""
-    load = load_of(entry, config, num_references)
+    load = load_of(entry, config, num_references, gpus)
     setting = config.plan
     machine = Machine(setting.tflops, setting.memory_gib, setting.link_gb_s)
     return best_plan(load, config, machine, gpus), load, machine
 
 
-def load_of(entry: BaseEntry, config: PolicyConfig, num_references: int) -> Load:
+def on_gpus(config: PolicyConfig, gpus: int) -> PolicyConfig:
+    """Give the settings with the next number of groups whose samples divide over `gpus`; they themselves where they do.
+
+    A real run is refused there and told the nearest values; a plan that said no more than that would be of no use.
+    """
+    group = config.group
+    _, num_groups = nearest_num_groups(group.num_cases, group.size, gpus)
+    return config.model_copy(update={"group": group.model_copy(update={"num_cases": num_groups})})
+
+
+def load_of(entry: BaseEntry, config: PolicyConfig, num_references: int, gpus: int = 1) -> Load:
     """Size up what a run trains; the largest number of references counts for all cases."""
     transformer, vae = configs_of_entry(entry)
     geometry = Geometry.of(vae, transformer)
@@ -58,7 +69,7 @@ def load_of(entry: BaseEntry, config: PolicyConfig, num_references: int) -> Load
         if is_full
         else adapter_parameters(config, d, transformer["ffn_dim"], num_blocks),
         activation_gib=with_gradient * kept / GIB,
-        num_forwards_rollout=config.rollout.num_steps * -(-samples // config.rollout.batch_size),
+        num_forwards_rollout=rollout_forwards(config) * -(-samples // (gpus * config.rollout.batch_size)),
         num_pairs=samples * config.rollout.window.size,
     )
 

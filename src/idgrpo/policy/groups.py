@@ -1,9 +1,13 @@
-"""Which cases an update uses, and which rank rolls them out: index-based, a pure function of (seed, update, rank)."""
+"""Which cases an update uses, and which rank rolls which samples out: index-based, a pure function of (seed, update, rank)."""
 
 from dataclasses import dataclass
+from math import gcd
+from typing import TypeVar
 
 from idgrpo.errors import UsageError
 from idgrpo.run.draws import seed_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -14,21 +18,31 @@ class Group:
     case: int
 
 
-def check_geometry(num_cases: int, num_groups: int, world_size: int) -> None:
-    """Refuse what cannot be spread evenly, with the arithmetic and the nearest valid values."""
+def check_geometry(num_cases: int, num_groups: int, group_size: int, world_size: int) -> None:
+    """Refuse what cannot be spread evenly, with the arithmetic and the nearest valid values.
+
+    A group may lie on several ranks: rewards are gathered before anything is computed over a group.
+    """
     if num_groups > num_cases:
         raise UsageError(
             f"{num_groups} groups per update need {num_groups} different cases, but there are {num_cases}",
             fix=f"--set group.num_cases={num_cases}, or give more cases",
         )
-    if num_groups % world_size:
-        lower, upper = num_groups // world_size * world_size, -(-num_groups // world_size) * world_size
+    num_samples = num_groups * group_size
+    if num_samples % world_size:
+        lower, upper = nearest_num_groups(num_groups, group_size, world_size)
         nearest = f"{lower} or {upper}" if lower else f"{upper}"
         raise UsageError(
-            f"{num_groups} groups do not divide over {world_size} ranks ({num_groups} % {world_size} = "
-            f"{num_groups % world_size}): ranks would have unequal rows and hang",
+            f"{num_groups} groups of {group_size} samples do not divide over {world_size} ranks ({num_samples} % {world_size} = "
+            f"{num_samples % world_size}): ranks would have unequal rows and hang",
             fix=f"--set group.num_cases={nearest}",
         )
+
+
+def nearest_num_groups(num_groups: int, group_size: int, world_size: int) -> tuple[int, int]:
+    """Give the nearest numbers of groups whose samples divide over the ranks, not above (0: none) and not below."""
+    step = world_size // gcd(world_size, group_size)
+    return num_groups // step * step, -(-num_groups // step) * step
 
 
 def groups_of_update(num_cases: int, num_groups: int, seed: int, update: int) -> list[Group]:
@@ -44,7 +58,7 @@ def groups_of_update(num_cases: int, num_groups: int, seed: int, update: int) ->
     return [Group(slot, case) for slot, case in enumerate(chosen)]
 
 
-def groups_of_rank(groups: list[Group], rank: int, world_size: int) -> list[Group]:
-    """Give a rank its contiguous share; `check_geometry` has made the shares equal."""
-    per_rank = len(groups) // world_size
-    return groups[rank * per_rank : (rank + 1) * per_rank]
+def share_of_rank(rows: list[T], rank: int, world_size: int) -> list[T]:
+    """Give a rank its contiguous share of an update's samples; `check_geometry` has made the shares equal."""
+    per_rank = len(rows) // world_size
+    return rows[rank * per_rank : (rank + 1) * per_rank]

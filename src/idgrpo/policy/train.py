@@ -54,7 +54,7 @@ def train(
     A run that has checkpoints continues from the newest, exactly. Raises StoppedError (75) after a clean stop.
     """
     world = world or World()
-    check_geometry(len(cases), config.group.num_cases, world.size)
+    check_geometry(len(cases), config.group.num_cases, config.group.size, world.size)
     size = training_size(base, config)
     _open_weights(base, config, init)
     base.transformer.eval()

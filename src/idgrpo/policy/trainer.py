@@ -18,7 +18,7 @@ from idgrpo.policy.config import PolicyConfig
 from idgrpo.policy.controls import load_control, without
 from idgrpo.policy.figures import PhaseTimer, advantage_figures, replay_figures, reward_figures
 from idgrpo.policy.forward import forward_step, noised_again
-from idgrpo.policy.groups import groups_of_rank, groups_of_update
+from idgrpo.policy.groups import groups_of_update, share_of_rank
 from idgrpo.policy.loss import load_loss
 from idgrpo.policy.preview import write_previews
 from idgrpo.policy.replay import Pairs, Replay, ReplayFigures, pair_batches
@@ -104,12 +104,12 @@ class Trainer:
         """
         timer, config, number = PhaseTimer(), self.config, self.completed
         groups = groups_of_update(len(self.book), config.group.num_cases, config.seed, number)
-        mine = groups_of_rank(groups, self.world.rank, self.world.size)
-        rows = [
+        everyones = [
             Row(group.slot, group.case, self.book.cases[group.case].id, member)
-            for group in mine
+            for group in groups
             for member in range(config.group.size)
         ]
+        rows = share_of_rank(everyones, self.world.rank, self.world.size)
         window = window_steps(config.rollout.window, config.seed, number)
         with timer.phase("condition"):
             conditions = {row.case: self.book[row.case] for row in rows}
