@@ -55,6 +55,14 @@ def test_version(capsys):
     assert capsys.readouterr().out.startswith("idgrpo ")
 
 
+@pytest.mark.parametrize("rank", [["--local_rank=1"], ["--local_rank", "1"], []])
+def test_the_local_rank_of_the_deepspeed_launcher_is_no_command(capsys, rank):
+    assert run([*rank, "--version"]) == 0
+    assert capsys.readouterr().out.startswith("idgrpo ")
+    assert run([*rank, "config", "show", "train-policy"]) == 0
+    assert run(rank) == 2  # and nothing is no command still
+
+
 def test_a_closed_pipe_is_no_error():
     command = [sys.executable, "-m", "idgrpo", "config", "show", "train-policy"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

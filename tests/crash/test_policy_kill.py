@@ -168,6 +168,25 @@ def test_two_nodes_of_torchrun_end_as_two_ranks_of_one(setting, tmp_path):
 
 
 @pytest.mark.dist
+@pytest.mark.parametrize("flags", [[], ["--no_local_rank"]])
+def test_the_deepspeed_launcher_ends_as_two_ranks_of_ours(setting, tmp_path, flags):
+    _, document = Runs(setting, tmp_path / "ours", "--nproc", "2").finish()
+    runs = Runs(setting, tmp_path / "theirs")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = ["--master_addr", "127.0.0.1", "--master_port", str(free.getsockname()[1])]
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2", *meeting, *flags]
+    command = runs.command[runs.command.index("train-policy") :]
+    runs.command = [*launcher, "--module", "idgrpo", *command]
+    process = runs.start()
+    out, err = process.communicate(timeout=600)  # the launcher's own lines stand beside ours
+    assert process.returncode == 0, err
+    (folder,) = (tmp_path / "theirs").glob("artifacts/policy/*/v*")
+    assert str(folder) in out
+    assert outcome({"path": str(folder)}) == outcome(document)
+
+
+@pytest.mark.dist
 def test_two_ranks_stop_together_with_75(setting, tmp_path):
     runs = Runs(setting, tmp_path, "--nproc", "2")
     process = runs.start()

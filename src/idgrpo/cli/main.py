@@ -57,7 +57,7 @@ def load_command(name: str) -> Any:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code (see the table in README)."""
-    arguments = list(arguments)
+    arguments = without_local_rank(arguments)
     as_json = "--json" in arguments
     try:
         return _dispatch(arguments)
@@ -82,6 +82,14 @@ def run(arguments: Sequence[str]) -> int:
                 fail(error, IdgrpoError.exit_code, as_json=True)
             raise
         return fail(known, known.exit_code, as_json=as_json)
+
+
+def without_local_rank(arguments: Sequence[str]) -> list[str]:
+    """Drop the `--local_rank=N` (or `--local_rank N`) that the deepspeed launcher puts first; LOCAL_RANK says it too."""
+    first, *rest = arguments or [""]
+    if first.startswith("--local_rank="):
+        return rest
+    return rest[1:] if first == "--local_rank" else list(arguments)
 
 
 def _dispatch(arguments: list[str]) -> int:
