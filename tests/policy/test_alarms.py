@@ -1,4 +1,5 @@
 from idgrpo.policy.alarms import alarms
+from idgrpo.policy.train import alarm_figures
 
 
 def row(reward=0.0, **more):
@@ -29,3 +30,18 @@ def test_hacking_is_reward_up_while_a_held_out_figure_falls():
     found = alarms([start, end])
     assert len(found) == 1 and "held-out identity falls" in found[0]
     assert alarms([row(0.5, eval_identity=0.3), row(0.0, eval_identity=0.2)]) == []
+
+
+def test_the_base_rated_before_the_first_update_is_the_reference():
+    base, end = {"step": 0.0, "eval_identity": 0.3}, row(0.5, eval_identity=0.25)
+    assert "0.300 -> 0.250" in alarms([base, row(0.0), end])[0]
+    assert alarms([base, row(0.6), end]) == []  # the reward did not rise
+    assert alarms([base, end]) == []
+
+
+def test_a_slow_drift_is_held_against_the_first_evaluation_however_long_ago():
+    history = [{"eval_identity": 0.3}]
+    for update in range(1, 201):
+        rated = {"eval_identity": 0.3 - 0.0001 * update} if update % 20 == 0 else {}
+        history.append(row(0.01 * update) | rated)
+    assert "0.300 -> 0.280" in alarm_figures(history)["alarms"]

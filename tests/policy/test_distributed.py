@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,15 @@ def test_rank_without_an_address_is_told_how_to_start(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="MASTER_ADDR"):
         join_world()
+
+
+def test_ranks_wait_for_hours_while_the_main_one_evaluates(monkeypatch):
+    asked = {}
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda *_, **settings: asked.update(settings))
+    join_world()
+    assert asked["timeout"] >= timedelta(hours=1)
 
 
 @pytest.fixture(scope="module")

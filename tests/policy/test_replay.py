@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from fake_base import FakeBase, conditions_of, rows_of
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from idgrpo.errors import IdgrpoError
 from idgrpo.policy.config import KLConfig, LossConfig, RolloutConfig, WindowConfig
@@ -158,6 +159,15 @@ def check(base, trajectory, **settings):
     for pairs in batches_of(trajectory, [1.0] * 4):
         replay_of(base, **settings).loss_of(pairs, figures)
     return check_on_policy(figures, LossConfig(), torch.float32)
+
+
+def test_figures_leave_the_device_before_ranks_gather_them():
+    with FakeTensorMode():  # tensors of a GPU that need none
+        figures = ReplayFigures(
+            log_ratio=[torch.empty(3, device="cuda")], kl=[torch.empty(1, device="cuda")], steps=[4]
+        )
+        moved = figures.on_cpu()
+    assert [part.device.type for part in moved.log_ratio + moved.kl] == ["cpu", "cpu"] and moved.steps == [4]
 
 
 def test_self_check_passes_on_policy(fake_base):

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,9 +15,11 @@ from idgrpo.bases.load import load_base
 from idgrpo.bases.tuned import load_tuned
 from idgrpo.errors import ArtifactError, StoppedError, UsageError
 from idgrpo.policy.config import PolicyConfig
-from idgrpo.policy.train import train
+from idgrpo.policy.train import save, train
 from idgrpo.records.case import Case
 from idgrpo.records.reference import Reference
+from idgrpo.run.distributed import World
+from idgrpo.run.engine import OptimizerSettings, PlainEngine
 from idgrpo.run.folder import RunFolder
 from idgrpo.run.metrics import MetricsLog
 from idgrpo.video.write import write_image
@@ -139,6 +142,30 @@ def test_first_checkpoint_comes_before_the_first_update(checkpoint, cases, tmp_p
     assert seen == [["step-000000"]]
     files = {path.name for path in (tmp_path / "checkpoints" / "step-000000").iterdir()}
     assert {"weights.safetensors", "average.safetensors", "optimizer.pt", "state.json"} <= files
+
+
+class SecondRank(World):
+    """A rank that is told what all ranks have decided, and counts where it would wait for them."""
+
+    waited = 0
+
+    def any(self, flag):
+        assert not flag, "only the main rank looks at the checkpoints"
+        return False
+
+    def barrier(self):
+        type(self).waited += 1
+
+
+def test_ranks_save_alike_though_one_looks_after_the_main_has_published(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.checkpoints.save(3, lambda path: None, {})
+    world = SecondRank(rank=1, size=2)
+    engine = PlainEngine(
+        {"a": torch.nn.Parameter(torch.zeros(1))}, OptimizerSettings(1.0, (0.0, 0.0), 1.0, 0.0, 1.0), world
+    )
+    save(SimpleNamespace(completed=3, engine=engine, world=world, weights={}), folder)
+    assert SecondRank.waited == 1
 
 
 def test_sigterm_stops_with_a_checkpoint_and_resumes_exactly(whole, checkpoint, cases, tmp_path):

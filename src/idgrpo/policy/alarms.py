@@ -9,7 +9,7 @@ FLAT_UPDATES = 30
 def alarms(history: Sequence[Figures]) -> list[str]:
     """Name what looks wrong in the metrics so far (oldest first); empty means nothing does.
 
-    Rules: ratio off 1 on policy; half of the groups without variance; rewards failing; reward flat over 30 updates; most
+    The whole run is needed, not its end: a slow drift is only seen against the first evaluation. Rules: ratio off 1 on policy; half of the groups without variance; rewards failing; reward flat over 30 updates; most
     pairs clipped; gradient below Adam's epsilon; reward up while held-out identity, motion or sharpness falls (hacking).
     """
     if not history:
@@ -53,11 +53,14 @@ def _flat_reward(history: Sequence[Figures]) -> list[str]:
 
 
 def _hacking(history: Sequence[Figures]) -> list[str]:
-    rated = [row for row in history if any(key.startswith("eval_") for key in row) and "reward_mean" in row]
+    """Hold the newest evaluation against the first of the run, which is the base's own where it is rated before update 1."""
+    rated = [place for place, row in enumerate(history) if any(key.startswith("eval_") for key in row)]
     if len(rated) < 2:
         return []
-    first, last = rated[0], rated[-1]
-    if last["reward_mean"] <= first["reward_mean"]:
+    first, last = history[rated[0]], history[rated[-1]]
+    # A base that was only rated has no training reward; the first update still rolled it out.
+    earned = next((row["reward_mean"] for row in history[rated[0] :] if "reward_mean" in row), None)
+    if earned is None or last.get("reward_mean", earned) <= earned:
         return []
     found = []
     for name, share in (

@@ -63,6 +63,11 @@ class ReplayFigures:
     clipped_low: list[Tensor] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
 
+    def on_cpu(self) -> "ReplayFigures":
+        """Copy the tensors off the device: what ranks gather is pickled, and a pickled tensor comes back on its device."""
+        moved = {name: [part.cpu() for part in parts] for name, parts in vars(self).items() if name != "steps"}
+        return ReplayFigures(**moved, steps=self.steps)
+
 
 def pair_batches(
     trajectory: Trajectory,

@@ -78,7 +78,7 @@ def train(
             figures = _one_update(trainer, run, lambda: stop.requested)
             if evaluate is not None and config.evaluation.every and trainer.completed % config.evaluation.every == 0:
                 figures |= _evaluation(trainer, evaluate)
-            history.append(_log(run, sinks, world, trainer.completed, figures | _alarms([*history, figures])))
+            history.append(_log(run, sinks, world, trainer.completed, figures | alarm_figures([*history, figures])))
             bar.advance(1, reward=figures["reward_mean"])
             stopping = world.any(stop.requested) and trainer.completed < config.num_updates
             if stopping or _checkpoint_due(trainer):
@@ -157,8 +157,9 @@ def _one_update(trainer: Trainer, run: RunFolder, stop_requested: Callable[[], b
 
 def save(trainer: Trainer, run: RunFolder) -> None:
     """Write weights, average, optimizer and counters as one checkpoint; called on all ranks, written by the main."""
-    latest = run.checkpoints.latest()
-    if latest is not None and latest.step == trainer.completed:
+    # Only the main rank looks: another one may read the folder after the main has published, and leave it waiting.
+    latest = run.checkpoints.latest() if trainer.world.is_main else None
+    if trainer.world.any(latest is not None and latest.step == trainer.completed):
         return
     trainer.engine.prepare_save(run.path / "engine-parts")
     with trainer.engine.gathered():
@@ -224,8 +225,9 @@ def _evaluation(trainer: Trainer, evaluate: Evaluate) -> dict[str, float]:
     return trainer.world.gather(figures)[0]
 
 
-def _alarms(history: list[dict[str, float | str]]) -> dict[str, str]:
-    found = alarms([{k: v for k, v in row.items() if isinstance(v, (int, float))} for row in history[-60:]])
+def alarm_figures(history: Sequence[Mapping[str, float | str]]) -> dict[str, str]:
+    """Warn of what looks wrong in a run so far, and give it as a figure of its newest update."""
+    found = alarms([{k: v for k, v in row.items() if isinstance(v, (int, float))} for row in history])
     for alarm in found:
         log.warning("%s", alarm)
     return {"alarms": "; ".join(found)} if found else {}

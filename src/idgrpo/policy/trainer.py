@@ -247,7 +247,7 @@ class Trainer:
         for number in range(self.config.loss.num_passes):
             figures = self.replay.run(batches, total_pairs, self.engine.backward)
             if number == 0:
-                first = self.world.gather(figures)
+                first = self.world.gather(figures.on_cpu())
                 self._check(first)
             report = self.engine.step(self._learning_rate())
             if not report.applied:
@@ -258,7 +258,7 @@ class Trainer:
                 )
         with self.engine.gathered():
             self.average.update(self.weights)
-        seen = self.world.gather(figures) if self.config.loss.num_passes > 1 else first
+        seen = self.world.gather(figures.on_cpu()) if self.config.loss.num_passes > 1 else first
         return replay_figures(seen) | {"grad_norm": report.grad_norm, "grad_rms": report.grad_rms}
 
     def _batches(self, trajectories: list[Trajectory], advantages: Advantages) -> list[Pairs]:
@@ -291,8 +291,8 @@ class Trainer:
             return
         merged_figures = ReplayFigures()
         for rank in ranks:
-            merged_figures.log_ratio += [part.cpu() for part in rank.log_ratio]
-            merged_figures.shift += [part.cpu() for part in rank.shift]
+            merged_figures.log_ratio += rank.log_ratio
+            merged_figures.shift += rank.shift
             merged_figures.steps += rank.steps
         ratio, shift = check_on_policy(merged_figures, self.config.loss, self.base.dtype)
         log.info("on-policy self-check passed: |log ratio| <= %.1e, shift of the mean <= %.1e std", ratio, shift)

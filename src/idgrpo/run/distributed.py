@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from idgrpo.errors import UsageError
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+WAIT_LIMIT = timedelta(hours=2)
+"""How long a rank waits in a collective: held-out evaluation and its videos are the main rank's alone, and others wait."""
 ENTRY = "from idgrpo.cli.main import main; main()"
 
 
@@ -95,7 +98,9 @@ def join_world(*, backend: str | None = None) -> World:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(world.local_rank % torch.cuda.device_count())
-    dist.init_process_group(backend or ("nccl" if cuda else "gloo"), rank=world.rank, world_size=world.size)
+    dist.init_process_group(
+        backend or ("nccl" if cuda else "gloo"), rank=world.rank, world_size=world.size, timeout=WAIT_LIMIT
+    )
     return world
 
 
