@@ -52,6 +52,16 @@ def test_trains_publishes_and_is_found_again(call, tmp_path):
     assert "training reward" in out and "idgrpo eval" in out
 
 
+def test_curves_and_the_last_samples_are_published_as_pictures(call):
+    from idgrpo.video.read import read_image
+
+    code, document, _ = call("--set", "preview.every=1")
+    assert code == 0, document
+    for name in ("curves.png", "previews.png"):
+        picture = read_image(Path(document["path"]) / name)
+        assert min(picture.shape[1:]) > 50 and picture.float().std() > 1, name
+
+
 def test_forced_run_starts_afresh_and_ends_alike(call):
     first = Path(call()[1]["path"]) / "pytorch_lora_weights.safetensors"
     second = call("--force")[1]

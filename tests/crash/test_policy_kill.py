@@ -21,7 +21,7 @@ from policy_setting import SMALL, write_setting  # noqa: E402
 
 ENTRY = "from idgrpo.cli.main import main; main()"
 UPDATES = 5
-TIMES = ("seconds_", "cpu_seconds")
+TIMES = ("seconds_", "cpu_seconds", "samples_per_second")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

@@ -1,5 +1,4 @@
-from idgrpo.policy.alarms import alarms
-from idgrpo.policy.train import alarm_figures
+from idgrpo.policy.alarms import alarm_figures, alarms
 
 
 def row(reward=0.0, **more):

@@ -22,6 +22,7 @@ from idgrpo.run.distributed import World
 from idgrpo.run.engine import OptimizerSettings, PlainEngine
 from idgrpo.run.folder import RunFolder
 from idgrpo.run.metrics import MetricsLog
+from idgrpo.video.read import read_image
 from idgrpo.video.write import write_image
 
 SETTINGS = {
@@ -34,7 +35,7 @@ SETTINGS = {
     "preview": {"every": 2, "num_samples": 1},
     "reward": {"retry_wait_s": 0.0},
 }
-TIMES = ("seconds_", "cpu_seconds")
+TIMES = ("seconds_", "cpu_seconds", "samples_per_second")
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,8 @@ def test_run_leaves_adapter_settings_metrics_and_previews(whole, checkpoint):
     assert (whole / "out" / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     assert sorted(path.name for path in (whole / "previews").iterdir()) == ["update-000002", "update-000004"]
     assert len(list((whole / "previews" / "update-000004").glob("*.mp4"))) == 1
+    assert read_image(whole / "out" / "curves.png").float().std() > 1
+    assert read_image(whole / "out" / "previews.png").float().std() > 1
 
 
 def test_policy_loads_on_a_fresh_base_and_changes_it(whole, checkpoint):
@@ -128,6 +131,8 @@ def test_killed_and_resumed_run_ends_like_the_whole_one(whole, checkpoint, cases
     run_stage(checkpoint, cases, tmp_path, resume=True)
     assert digest(tmp_path) == digest(whole)
     assert numbers(tmp_path) == numbers(whole)
+    for name in ("curves.png", "previews.png"):
+        assert (tmp_path / "out" / name).read_bytes() == (whole / "out" / name).read_bytes()
 
 
 def test_first_checkpoint_comes_before_the_first_update(checkpoint, cases, tmp_path):
@@ -226,6 +231,8 @@ def test_held_out_evaluation_sees_the_published_weights(checkpoint, cases, tmp_p
     assert seen[0][1] == 0 < seen[1][1]
     assert [row.get("eval_identity") for row in numbers(tmp_path)] == [0.25, None, 2.25, None, 4.25]
     assert figures["eval_identity"] == 4.25
+    timed = [row["step"] for row in MetricsLog.read(tmp_path / "metrics.jsonl") if "seconds_eval" in row]
+    assert timed == [0, 2, 4]
 
 
 def test_training_can_start_from_a_policy(whole, checkpoint, cases, tmp_path):

@@ -88,7 +88,9 @@ def test_figures_of_an_update(tmp_path):
     assert figures["ratio_min"] == pytest.approx(1.0, abs=1e-6) == figures["ratio_max"]
     assert figures["samples_trained"] == 12 and figures["group_size_min"] == 4
     assert figures["grad_norm"] > 0 and figures["kl"] == 0.0
-    assert {"seconds_rollout", "seconds_decode", "seconds_reward", "seconds_update"} <= figures.keys()
+    phases = ("rollout", "decode", "reward", "sync", "update")
+    assert {f"seconds_{phase}" for phase in phases} <= figures.keys()
+    assert 0 < figures["samples_per_second"] < 12 / figures["seconds_update"]
     assert all(math.isfinite(value) for value in figures.values() if isinstance(value, float))
 
 

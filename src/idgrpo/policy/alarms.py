@@ -1,6 +1,9 @@
 """Alarms for the traps of RL on flow models: plain rules over the metrics of a run."""
 
+import logging
 from collections.abc import Mapping, Sequence
+
+log = logging.getLogger(__name__)
 
 Figures = Mapping[str, float]
 FLAT_UPDATES = 30
@@ -35,6 +38,14 @@ def alarms(history: Sequence[Figures]) -> list[str]:
         )
     found += _flat_reward(history) + _hacking(history)
     return found
+
+
+def alarm_figures(history: Sequence[Mapping[str, float | str]]) -> dict[str, str]:
+    """Warn of what looks wrong in a run so far, and give it as a figure of its newest update."""
+    found = alarms([{k: v for k, v in row.items() if isinstance(v, (int, float))} for row in history])
+    for alarm in found:
+        log.warning("%s", alarm)
+    return {"alarms": "; ".join(found)} if found else {}
 
 
 def _flat_reward(history: Sequence[Figures]) -> list[str]:

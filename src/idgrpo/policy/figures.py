@@ -12,11 +12,13 @@ from idgrpo.policy.replay import ReplayFigures
 
 
 class PhaseTimer:
-    """Adds up wall-clock seconds by phase name."""
+    """Adds up wall-clock seconds by phase name, from the start of an update."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._cpu = time.process_time()
+        self._start, self._cpu = time.perf_counter(), time.process_time()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -26,9 +28,14 @@ class PhaseTimer:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
-    def figures(self) -> dict[str, float]:
+    def figures(self, num_samples: int) -> dict[str, float]:
+        """Give the seconds of each phase, samples (of all ranks) a second, and this rank's peak of GPU memory if it has one."""
         rows = {f"seconds_{name}": value for name, value in self.seconds.items()}
-        return rows | {"cpu_seconds": time.process_time() - self._cpu}
+        rows["samples_per_second"] = num_samples / (time.perf_counter() - self._start)
+        rows["cpu_seconds"] = time.process_time() - self._cpu
+        if torch.cuda.is_available():
+            rows["gpu_peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        return rows
 
 
 def reward_figures(rewards: dict[str, Tensor], total: Tensor) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from idgrpo.bases.contract import Base, VideoSize
 from idgrpo.bases.lora import attach, load_adapter, save_adapter
 from idgrpo.bases.tuned import load_tuned, open_all, refuse_mixture, save_transformer
 from idgrpo.errors import StoppedError, UsageError
-from idgrpo.policy.alarms import alarms
+from idgrpo.policy.alarms import alarm_figures
 from idgrpo.policy.casebook import CaseBook
 from idgrpo.policy.config import EngineConfig, PolicyConfig
+from idgrpo.policy.curves import draw_curves
 from idgrpo.policy.groups import check_geometry
+from idgrpo.policy.preview import write_preview_sheet
 from idgrpo.policy.scoring import RewardFunction, Scorer
 from idgrpo.policy.trainer import Trainer
 from idgrpo.policy.weights import assign, read_weights, save_weights, snapshot, trained_weights
@@ -91,7 +94,10 @@ def train(
     out = out or run.path / "policy"
     write_policy(trainer, out, size)
     if world.is_main:
-        shutil.copyfile(run.metrics.path, out / "metrics.jsonl")  # the curves travel with the policy
+        # The curves and the last samples travel with the policy: what is left of the run's folder goes when it is done.
+        shutil.copyfile(run.metrics.path, out / "metrics.jsonl")
+        draw_curves(history, out / "curves.png")
+        write_preview_sheet(run.path / "previews", out / "previews.png")
     return closing_figures(history)
 
 
@@ -219,18 +225,12 @@ def _checkpoint_due(trainer: Trainer) -> bool:
 def _evaluation(trainer: Trainer, evaluate: Evaluate) -> dict[str, float]:
     """Measure with the published weights on the main rank; all ranks get the figures."""
     figures: dict[str, float] = {}
+    start = time.perf_counter()
     with trainer.engine.whole(), trainer.published(), torch.no_grad():
         if trainer.world.is_main:
             figures = {f"eval_{name}": value for name, value in evaluate(trainer.base, trainer.completed).items()}
+            figures["seconds_eval"] = time.perf_counter() - start
     return trainer.world.gather(figures)[0]
-
-
-def alarm_figures(history: Sequence[Mapping[str, float | str]]) -> dict[str, str]:
-    """Warn of what looks wrong in a run so far, and give it as a figure of its newest update."""
-    found = alarms([{k: v for k, v in row.items() if isinstance(v, (int, float))} for row in history])
-    for alarm in found:
-        log.warning("%s", alarm)
-    return {"alarms": "; ".join(found)} if found else {}
 
 
 def _log(

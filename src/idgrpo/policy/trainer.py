@@ -120,7 +120,8 @@ class Trainer:
             )
         with timer.phase("reward"):
             values = scores()
-        rewards = self._gathered(values)
+        with timer.phase("sync"):  # mostly waiting for the slowest rank's rollout and rewards
+            rewards = self._gathered(values)
         total = combine_rewards(rewards, config.reward.weights, config.reward.normalise)
         self._refuse_outage(total)
         advantages = self._advantages(total, rows)
@@ -129,7 +130,7 @@ class Trainer:
             figures |= self._train(rows, trajectories, advantages)
         self.completed += 1
         self._preview(rows, trajectories, total, timer)
-        return figures | timer.figures() | {
+        return figures | timer.figures(total.numel()) | {
             "window": " ".join(map(str, window)),
             "skipped_steps": float(self.skipped),
             "lr": self._learning_rate(),
