@@ -63,11 +63,17 @@ def main() -> None:
     start = snapshot(weights)
     settings = OptimizerSettings(1e-3 if config.train == "lora" else 1e-4, (0.9, 0.999), 1e-8, 1e-4, 1.0)
     engine = make_engine(base.transformer, weights, settings, world, config.engine.zero)
+    stepped: dict[str, torch.Tensor] = {}
+    if not config.engine.zero:  # ZeRO's own optimizers hold parts of the gradients
+        engine.optimizer.register_step_pre_hook(
+            lambda *_: stepped.update({name: value.grad.clone() for name, value in weights.items()})
+        )
     trainer = Trainer(base, Book(base, 8), Scorer(redness, config.reward), config, engine, start=start, folder=out)
     rows = [trainer.update() for _ in range(config.num_updates)]
     keep = ("reward_mean", "grad_norm", "kl", "samples_trained", "ratio_mean")
     with engine.gathered():
         save_weights(out / f"weights-{world.rank}.safetensors", snapshot(weights))
+    save_weights(out / f"gradients-{world.rank}.safetensors", stepped)
     (out / f"rows-{world.rank}.json").write_text(json.dumps([{key: row[key] for key in keep} for row in rows]))
     world.barrier()
     leave_world()

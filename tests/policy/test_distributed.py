@@ -100,6 +100,8 @@ def alone(checkpoint, tmp_path_factory):
         (2, {"zero": 0}),
         (2, {"zero": 1}),
         (2, {"zero": 2}),
+        (4, {"zero": 1}),
+        (4, {"zero": 2}),
         (1, {"zero": 3}),
         (2, {"zero": 3}),
         (2, {"zero": 3, "whole_rollout": False}),
@@ -116,6 +118,38 @@ def test_any_ranks_and_stage_end_in_the_same_weights(checkpoint, alone, tmp_path
             assert float((value - expected[name]).abs().max()) < 1e-6, name
         for name, value in rank.items():
             assert value.equal(weights[0][name]), f"{name} differs between ranks"
+    for row, expected_row in zip(rows[0], expected_rows, strict=True):
+        assert row == pytest.approx(expected_row, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.dist
+@pytest.mark.timeout(1200)
+def test_all_ranks_step_on_the_same_gradients(checkpoint, alone, tmp_path):
+    train(checkpoint, tmp_path / "run", 2, {})
+    first, second = (load_file(tmp_path / "run" / f"gradients-{rank}.safetensors") for rank in range(2))
+    assert first.keys() == second.keys() == alone[0][0].keys()
+    assert all(gradient.equal(second[name]) for name, gradient in first.items())
+    assert any(float(gradient.abs().max()) > 0 for gradient in first.values())
+
+
+@pytest.mark.dist
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    ("num_groups", "size", "num_ranks", "engine"),
+    [
+        (8, 2, 2, {}),  # two ranks of four groups
+        (2, 4, 4, {}),  # a group lies on two ranks
+        (2, 4, 4, {"zero": 2}),
+    ],
+)
+def test_groups_end_alike_however_they_lie_on_ranks(checkpoint, tmp_path, num_groups, size, num_ranks, engine):
+    group = {"num_cases": num_groups, "size": size}
+    ((expected,), (expected_rows,)) = train(checkpoint, tmp_path / "one", 1, {}, group=group)
+    weights, rows = train(checkpoint, tmp_path / "many", num_ranks, engine, group=group)
+    assert any(value.abs().max() > 1e-3 for name, value in expected.items() if "lora_B" in name)
+    for rank in weights:
+        for name, value in rank.items():
+            assert float((value - expected[name]).abs().max()) < 1e-6, name
     for row, expected_row in zip(rows[0], expected_rows, strict=True):
         assert row == pytest.approx(expected_row, rel=1e-3, abs=1e-6)
 

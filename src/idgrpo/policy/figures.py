@@ -17,8 +17,6 @@ class PhaseTimer:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._start, self._cpu = time.perf_counter(), time.process_time()
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -29,7 +27,7 @@ class PhaseTimer:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def figures(self, num_samples: int) -> dict[str, float]:
-        """Give the seconds of each phase, samples (of all ranks) a second, and this rank's peak of GPU memory if it has one."""
+        """Give the seconds of each phase, samples (of all ranks) a second, and this rank's peak of GPU memory so far if it has one."""
         rows = {f"seconds_{name}": value for name, value in self.seconds.items()}
         rows["samples_per_second"] = num_samples / (time.perf_counter() - self._start)
         rows["cpu_seconds"] = time.process_time() - self._cpu
