@@ -59,3 +59,17 @@ def test_two_processes_equal_one(tiny_vlm, tmp_path) -> None:
             torch.testing.assert_close(
                 value, weights[key], atol=2e-5, rtol=2e-3, msg=lambda text, n=name, k=key: f"{n} {k}: {text}"
             )
+
+
+def test_a_bfloat16_backbone_trains_the_same_under_zero(tiny_vlm, tmp_path) -> None:
+    data = tmp_path / "prefs.jsonl"
+    write_records(data, write_preferences(tmp_path / "videos", 20))
+    bf16 = ["--set", "full.bf16=true", "--set", "full.batch_pairs=2"]
+    losses, weights = train(data, tiny_vlm, tmp_path / "plain", *bf16)
+    assert len(losses) == 4
+    for name, more in (("one-0", ["--zero", "0"]), ("one-2", ["--zero", "2"]), ("two-2", ["--zero", "2", "--nproc", "2"])):
+        more += ["--set", "full.batch_pairs=1"] if name == "two-2" else []
+        found = train(data, tiny_vlm, tmp_path / name, *bf16, *more)
+        assert found[0] == pytest.approx(losses, abs=2e-3), name
+        assert found[1]["weight"].dtype == torch.float32
+        torch.testing.assert_close(found[1]["weight"], weights["weight"], atol=2e-3, rtol=2e-2)

@@ -15,6 +15,7 @@ from idgrpo.reward.backbone import load_backbone
 from idgrpo.reward.checkpoint import default_vlm, find_vlm
 from idgrpo.reward.config import RewardConfig
 from idgrpo.reward.data import clips_of, read_clip
+from idgrpo.reward.model import RewardNetwork
 from idgrpo.reward.score import RewardFailure, RewardModel
 from idgrpo.reward.train import train
 from idgrpo.run.folder import RunFolder
@@ -93,6 +94,24 @@ def test_full_training_changes_every_part_and_only_those(tiny_vlm, pairs, tmp_pa
     assert not changed("language_model.embed_tokens.weight")  # only the reward token's own new row may move
     model = RewardModel.load(tmp_path / "rm")
     assert model.builder.reward_id == len(model.builder.tokenizer) - 1
+
+
+def test_the_head_stays_float32_beside_a_bfloat16_backbone(tiny_vlm, pairs, tmp_path, monkeypatch) -> None:
+    seen, forward = set(), RewardNetwork.forward
+
+    def spy(self, **inputs):
+        out = forward(self, **inputs)
+        frozen = {p.dtype for name, p in self.backbone.named_parameters() if "base_layer" in name}
+        trained = {p.dtype for p in self.parameters() if p.requires_grad}
+        seen.update([(self.head.weight.dtype, out["gap"].dtype, *frozen, *trained)])
+        return out
+
+    monkeypatch.setattr(RewardNetwork, "forward", spy)
+    run_training(pairs[:24], settings(tiny_vlm, **full(bf16=True)), tmp_path)
+    assert seen == {(torch.float32, torch.float32, torch.bfloat16, torch.float32)}
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "rm" / "metrics.jsonl").read_text().splitlines()]
+    assert len(losses) > 3 and losses[-1] < losses[0]
+    assert load_file(tmp_path / "rm" / "reward_head.safetensors")["weight"].dtype == torch.float32
 
 
 def test_frozen_parts_stay_where_they_were(tiny_vlm, pairs, tmp_path) -> None:

@@ -22,6 +22,7 @@ class RewardNetwork(nn.Module):
     """Score built inputs; "pair clip" batches hold all first clips, then all second clips."""
 
     backbone: Any  # a transformers model, or PEFT's around it
+    autocast: torch.dtype | None = None  # type the backbone computes in while it is trained
 
     def __init__(self, backbone: nn.Module, width: int, seed: int = 0):
         super().__init__()
@@ -44,7 +45,10 @@ class RewardNetwork(nn.Module):
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         """Return the gaps r_A - r_B, "pair", of a batch that holds both clips of each pair."""
-        scores = self.score_features(self.features(inputs))
+        device = self.head.weight.device.type
+        with torch.autocast(device, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
+            features = self.features(inputs)
+        scores = self.score_features(features)
         first, second = scores.chunk(2)
         return {"gap": first - second, "scores": scores}
 

@@ -37,7 +37,7 @@ from idgrpo.run.folder import RunFolder
 from idgrpo.run.metrics import MetricsLog
 from idgrpo.run.progress import progress
 from idgrpo.run.signals import StopSignal
-from idgrpo.run.zero import import_deepspeed
+from idgrpo.run.zero import ensure_process_group, import_deepspeed
 from idgrpo.video.read import read_video
 
 HEAD_ONLY_WIDTH = 512
@@ -119,11 +119,15 @@ def forget_work(run: RunFolder) -> None:
 def open_network(folder: Path, config: RewardConfig) -> tuple[RewardNetwork, InputBuilder]:
     """Load checkpoint and tokenizer, add missing special tokens, put a fresh head on top."""
     builder = InputBuilder.load(folder, **config.inputs.overrides())
-    use_bf16 = config.full.bf16 if config.full.bf16 is not None else torch.cuda.is_available()
-    backbone = load_backbone(folder, dtype=torch.bfloat16 if use_bf16 else torch.float32)
+    backbone = load_backbone(folder, dtype=torch.bfloat16 if uses_bf16(config) else torch.float32)
     add_token_rows(backbone, len(builder.tokenizer), len(builder.added_tokens))
     width = backbone.get_input_embeddings().weight.shape[1]
     return RewardNetwork(backbone, width, seed=config.seed).eval(), builder
+
+
+def uses_bf16(config: RewardConfig) -> bool:
+    """Decide whether the backbone is held and run in bfloat16: on a GPU, unless told otherwise."""
+    return config.full.bf16 if config.full.bf16 is not None else torch.cuda.is_available()
 
 
 def is_head_only(config: RewardConfig, network: RewardNetwork) -> bool:
@@ -198,6 +202,7 @@ def fit_full(session: Session, preferences: Sequence[Preference], stage: str, *,
     on_gpu = session.device != "cpu"
     checkpointing = config.gradient_checkpointing if config.gradient_checkpointing is not None else on_gpu
     prepare_backbone(session.network, gradient_checkpointing=checkpointing)
+    session.network.autocast = torch.bfloat16 if uses_bf16(session.config) else None
     _run_trainer(
         session,
         stage,
@@ -212,7 +217,6 @@ def fit_full(session: Session, preferences: Sequence[Preference], stage: str, *,
         max_grad_norm=config.max_grad_norm,
         lr_scheduler_type=config.schedule,
         warmup_steps=config.warmup,
-        bf16=config.bf16 if config.bf16 is not None else on_gpu,
         dataloader_num_workers=4 if on_gpu else 0,
         deepspeed=zero_config(config.zero) if config.zero is not None else None,
         ddp_find_unused_parameters=False,
@@ -222,8 +226,12 @@ def fit_full(session: Session, preferences: Sequence[Preference], stage: str, *,
 
 
 def zero_config(stage: int) -> dict:
-    """Return the smallest DeepSpeed configuration of this ZeRO stage; sizes come from the Trainer."""
+    """Return the smallest DeepSpeed configuration of this ZeRO stage; sizes come from the Trainer.
+
+    Without `bf16`, which would cast everything, the float32 head too: the network brings its own autocast.
+    """
     import_deepspeed()
+    ensure_process_group(world_from_environment(dict(os.environ)))
     return {
         "zero_optimization": {"stage": stage},
         "train_micro_batch_size_per_gpu": "auto",
