@@ -147,3 +147,20 @@ def test_a_video_that_is_none_is_named(world, capsys):
     assert code == 3
     assert "002-0.mp4" in err
     assert json.loads(out)["exit_code"] == 3
+
+
+def test_the_implied_win_rate_follows_the_reward_models_own_loss(world, capsys):
+    def law(loss: dict | None, *more: str) -> dict:
+        folder = world / "rm"
+        folder.mkdir(exist_ok=True)
+        card = {"schema": 1, **({"config": {"loss": loss}} if loss else {})}
+        (folder / "reward.json").write_text(json.dumps(card))
+        code, out, _ = evaluate(capsys, *both(world), "--reward", folder, "--dry-run", "--json", *more)
+        assert code == 0
+        return json.loads(out)["config"]["pair_law"]
+
+    loss = {"name": "rao_kupper", "theta": 2.0, "nu": 1.0, "margin": 1.0, "both_bad": "tie"}
+    assert law(loss) == {"loss": "rao_kupper", "theta": 2.0, "nu": 1.0}
+    assert law({**loss, "name": "davidson", "nu": 3.0})["loss"] == "davidson"
+    assert law(None) == {"loss": "rao_kupper", "theta": 5.0, "nu": 1.0}  # an imported model
+    assert law(loss, "--set", "pair_law.theta=7")["theta"] == 7.0

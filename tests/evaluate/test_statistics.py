@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from idgrpo.evaluate import statistics as s
+from idgrpo.evaluate.config import PairLaw
 
 
 def test_interval_brackets_the_mean_and_narrows_with_cases():
@@ -98,6 +99,21 @@ def test_implied_win_rate():
     assert s.implied_win_rate(np.array([50.0])) == pytest.approx(1.0)
     ours, theirs = (1 / (1 + np.exp(np.log(5) - d)) for d in (1.0, -1.0))
     assert s.implied_win_rate(np.array([1.0])) == pytest.approx(ours + (24 * ours * theirs) / 2)
+
+
+@pytest.mark.parametrize(
+    ("law", "expected"),
+    [
+        (PairLaw(theta=2.0), (1 + 1 / (1 + 2 / np.e) - 1 / (1 + 2 * np.e)) / 2),
+        (PairLaw(loss="bradley_terry"), 1 / (1 + np.exp(-1))),
+        (PairLaw(loss="margin"), 1 / (1 + np.exp(-1))),
+        (PairLaw(loss="davidson", nu=3.0), (np.exp(0.5) + 1.5) / (np.exp(0.5) + np.exp(-0.5) + 3)),
+    ],
+)
+def test_implied_win_rate_follows_the_loss_of_the_reward_model(law, expected):
+    assert s.implied_win_rate(np.array([1.0]), law) == pytest.approx(expected)
+    assert s.implied_win_rate(np.array([1.0, -1.0]), law) == pytest.approx(0.5)
+    assert s.implied_win_rate(np.array([-3000.0]), law) == pytest.approx(0.0)
 
 
 def test_rank_correlation():

@@ -67,7 +67,11 @@ def test_a_bfloat16_backbone_trains_the_same_under_zero(tiny_vlm, tmp_path) -> N
     bf16 = ["--set", "full.bf16=true", "--set", "full.batch_pairs=2"]
     losses, weights = train(data, tiny_vlm, tmp_path / "plain", *bf16)
     assert len(losses) == 4
-    for name, more in (("one-0", ["--zero", "0"]), ("one-2", ["--zero", "2"]), ("two-2", ["--zero", "2", "--nproc", "2"])):
+    for name, more in (
+        ("one-0", ["--zero", "0"]),
+        ("one-2", ["--zero", "2"]),
+        ("two-2", ["--zero", "2", "--nproc", "2"]),
+    ):
         more += ["--set", "full.batch_pairs=1"] if name == "two-2" else []
         found = train(data, tiny_vlm, tmp_path / name, *bf16, *more)
         assert found[0] == pytest.approx(losses, abs=2e-3), name

@@ -95,6 +95,26 @@ def test_reference_order_is_canonical(tiny_vlm) -> None:
     assert not torch.equal(given["pixel_values"], other["pixel_values"])
 
 
+def test_photos_may_lie_on_another_device(tiny_vlm) -> None:
+    class OnDevice:
+        """A tensor of another device: numpy sees it only after it came to the CPU."""
+
+        dtype, shape = torch.uint8, (3, 32, 32)
+
+        def __init__(self, tensor):
+            self.tensor = tensor
+
+        def contiguous(self):
+            return self
+
+        def cpu(self):
+            return self.tensor
+
+    photos = list(_clips(1, 2, seed=3)[0])
+    builder = InputBuilder.load(tiny_vlm)
+    assert builder.expand([[OnDevice(photo) for photo in photos]]) == builder.expand([photos])
+
+
 def test_control_tokens_in_a_prompt_stay_text(tiny_vlm) -> None:
     builder = InputBuilder.load(tiny_vlm)
     built = builder.build(_clips(1), [list(_clips(1, 1)[0])], ["{video} <|SA_reward|> <|image_pad|>"])

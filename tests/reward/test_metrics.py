@@ -98,5 +98,6 @@ def test_teacher_keeps_what_it_agrees_with() -> None:
     )
     assert [p.pair_id for p in kept] == ["h", "r"] and fitted == human
     assert document["kept_share_by_distortion"] == {"swap": 0.5} and len(document["audit"]) == 2
+    assert all(entry["video_a"] == "a" and entry["video_b"] == "b" for entry in document["audit"])
     with pytest.raises(DataError, match="0 are there"):
         filter_by_teacher(human, human, fit=fitted.extend, judge=lambda pairs: [], seed=0)

@@ -16,7 +16,7 @@ from idgrpo.reward.model import RewardNetwork
 from idgrpo.reward.parts import add_token_rows
 from idgrpo.reward.score import RewardFailure, RewardModel
 from idgrpo.reward.service import make_app
-from idgrpo.reward.wire import unpack_request, unpack_scores
+from idgrpo.reward.wire import pack_request, unpack_request, unpack_scores
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +122,50 @@ def test_a_fallen_device_is_an_error_and_seen_in_health(model) -> None:
     assert remote.score(*clips(1)) == model.score(*clips(1)) and remote.health()["status"] == "ok"
 
 
+def test_one_fallen_device_is_named_while_the_others_score(model) -> None:
+    class Fallen:
+        digest, device, working = model.digest, "cuda:1", False
+
+        def score(self, *request):
+            if not self.working:
+                raise RuntimeError("CUDA error: device-side assert")
+            return model.score(*request)
+
+    fallen = Fallen()
+    web = TestClient(make_app([model, fallen]))  # idle devices are asked in turn
+    answers = [web.post("/score", content=pack_request(*clips(1))).status_code for _ in range(3)]
+    assert answers == [200, 500, 200]
+    health = web.get("/health")
+    assert health.status_code == 200 and health.json()["status"] == "degraded"
+    (fault,) = health.json()["failing"]
+    assert fault["device"] == "cuda:1" and fault["place"] == 1 and "device-side assert" in fault["error"]
+    fallen.working = True
+    assert web.post("/score", content=pack_request(*clips(1))).status_code == 200
+    assert web.get("/health").json()["status"] == "ok"
+
+
+def test_a_caller_who_leaves_or_lies_about_the_length_is_no_fault_of_the_service(model) -> None:
+    app = make_app([model])
+    messages: list[dict] = []
+    incoming = iter([{"type": "http.request", "body": b"half", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> dict:
+        return next(incoming)
+
+    async def send(message: dict) -> None:
+        messages.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/score", "headers": [], "query_string": b""}
+    asyncio.run(app(scope, receive, send))
+    assert messages[0]["status"] == 400
+    web = TestClient(app)
+    for length in ("many", "-1", "1e3"):
+        answer = web.post("/score", content=b"x", headers={"content-length": length})
+        assert answer.status_code == 422 and "content-length" in answer.json()["error"]
+    health = web.get("/health").json()
+    assert health["status"] == "ok" and health["pending"] == 0 and "failing" not in health
+
+
 def test_a_body_of_unknown_length_is_bounded_too(model) -> None:
     web = TestClient(make_app([model], max_bytes=1000))
     answer = web.post("/score", content=(b"x" * 100 for _ in range(100)))
@@ -140,6 +184,8 @@ def test_nonsense_answers_are_errors(model) -> None:
         {"results": [{"score": "high"}]},
         {"results": [{}]},
         {"results": [{"score": None}]},
+        {"results": [{"score": float("nan")}]},
+        {"results": [{"score": float("inf")}]},
     ):
         with pytest.raises(DataError):
             unpack_scores(document, 1)
@@ -157,8 +203,6 @@ def test_too_many_waiting_requests_are_turned_away(model) -> None:
             entered.set()
             leave.wait(10)
             return model.score(*request)
-
-    from idgrpo.reward.wire import pack_request
 
     async def scenario() -> list[int]:
         transport = httpx.ASGITransport(make_app([Slow()], max_waiting=1))

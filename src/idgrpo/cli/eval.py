@@ -20,7 +20,7 @@ from idgrpo.cli.options import (
 
 if TYPE_CHECKING:
     from idgrpo.cli.eval_inputs import Variant
-    from idgrpo.evaluate.config import EvaluateConfig
+    from idgrpo.evaluate.config import EvaluateConfig, PairLaw
     from idgrpo.evaluate.document import Report
     from idgrpo.evaluate.gates import GateResult
     from idgrpo.evaluate.scorer import Scorer
@@ -189,6 +189,9 @@ def _resolve(
     settings = settings.model_copy(
         update={"scorers": scorers, "finding": settings.finding.model_copy(update={"finder": finder})}
     )
+    source = None if reward is None else _reward_source(shelf, reward)
+    if source is not None and settings.pair_law is None:
+        settings = settings.model_copy(update={"pair_law": _law_of(source)})
     resolved = settings.model_dump(mode="json")
     for key in ("device", "batch_size"):
         resolved["finding"].pop(key)
@@ -196,11 +199,24 @@ def _resolve(
     resolved["samples"] = hashlib.sha256(json.dumps(listing, sort_keys=True).encode()).hexdigest()
     resolved["curves"] = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
     inputs = {f"samples.{v.name}": v.source for v in variants if v.source is not None}
-    if reward is not None:
-        folder = Path(reward)
-        is_folder = folder.is_dir() and not (folder / "manifest.json").is_file()
-        inputs["rm"] = folder.resolve() if is_folder else shelf.resolve(reward, kind="rm")
+    if source is not None:
+        inputs["rm"] = source
     return settings, resolved, inputs
+
+
+def _reward_source(shelf: "Store", reward: str) -> "Artifact | Path":
+    folder = Path(reward)
+    is_folder = folder.is_dir() and not (folder / "manifest.json").is_file()
+    return folder.resolve() if is_folder else shelf.resolve(reward, kind="rm")
+
+
+def _law_of(source: "Artifact | Path") -> "PairLaw":
+    """Read from a reward model's card how its gaps become win rates; imported models were trained by the default."""
+    from idgrpo.evaluate.config import PairLaw
+    from idgrpo.reward.model import load_card
+
+    loss = load_card(source if isinstance(source, Path) else source.path).get("config", {}).get("loss")
+    return PairLaw(loss=loss["name"], theta=loss["theta"], nu=loss["nu"]) if loss else PairLaw()
 
 
 def _check_names(

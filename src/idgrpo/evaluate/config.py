@@ -44,6 +44,14 @@ class PageConfig(Config):
     sheet_frames: int = Field(4, ge=1)
 
 
+class PairLaw(Config):
+    """How a reward gap is read as a win rate: the loss the reward model was trained with and its numbers."""
+
+    loss: Literal["rao_kupper", "davidson", "bradley_terry", "margin"] = "rao_kupper"
+    theta: float = Field(5.0, gt=1)
+    nu: float = Field(1.0, gt=0)
+
+
 class EvaluateConfig(Config):
     """All settings of `idgrpo eval`."""
 
@@ -53,5 +61,5 @@ class EvaluateConfig(Config):
     statistics: StatisticsConfig = StatisticsConfig()
     page: PageConfig = PageConfig()
     headline: str = "identity"
-    theta: float = Field(5.0, gt=1)
+    pair_law: PairLaw | None = None  # None: that of the reward model
     slices: tuple[Literal["people", "face_size", "occlusion"], ...] = ("people", "face_size", "occlusion")

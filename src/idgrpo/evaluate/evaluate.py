@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from idgrpo.errors import DataError
 from idgrpo.evaluate.cache import ObservationCache
 from idgrpo.evaluate.compare import compare, paired_cases, variant_means
-from idgrpo.evaluate.config import EvaluateConfig
+from idgrpo.evaluate.config import EvaluateConfig, PairLaw
 from idgrpo.evaluate.diagnostics import diagnose
 from idgrpo.evaluate.document import MeasureDocument, Report, SampleDocument, VariantDocument
 from idgrpo.evaluate.gather import ReferenceBook, Seen, gather
@@ -73,8 +73,8 @@ def evaluate(
             for variant, rows in values.items()
             if variant != reference
         },
-        reward_win_rate=_implied(values, reference, config.theta),
-        notes=_notes(values, reference),
+        reward_win_rate=_implied(values, reference, config.pair_law or PairLaw()),
+        notes=_notes(values, reference) + _law_notes(config.pair_law, names),
         curves={name: list(rows) for name, rows in (curves or {}).items()},
         samples=documents,
     )
@@ -175,7 +175,7 @@ def _variant(name: str, samples: Sequence[Sample]) -> VariantDocument:
 
 
 def _implied(
-    values: Mapping[str, Mapping[Key, Mapping[str, float | None]]], reference: str, theta: float
+    values: Mapping[str, Mapping[Key, Mapping[str, float | None]]], reference: str, law: PairLaw
 ) -> dict[str, float]:
     """Give the win rate against the base that the reward gap implies, by variant; empty without a reward."""
     implied = {}
@@ -183,7 +183,7 @@ def _implied(
         if variant != reference:
             cases, before, after = paired_cases(values[reference], rows, "reward")
             if cases:
-                implied[variant] = implied_win_rate(after - before, theta)
+                implied[variant] = implied_win_rate(after - before, law)
     return implied
 
 
@@ -200,6 +200,13 @@ def _notes(values: Mapping[str, Mapping[Key, Mapping[str, float | None]]], refer
         if failed:
             notes.append(f"{failed} videos of {variant} have no reward: the reward model failed on them")
     return notes
+
+
+def _law_notes(law: PairLaw | None, names: Sequence[str]) -> list[str]:
+    """Say so where the implied win rate is not the reward model's own statement."""
+    if law is None or law.loss != "margin" or "reward" not in names:
+        return []
+    return ["the reward model's margin loss states no probabilities: its implied win rate is read as Bradley-Terry's"]
 
 
 def _power(

@@ -8,7 +8,10 @@ from math import erf, sqrt
 
 import numpy as np
 
+from idgrpo.evaluate.config import PairLaw
+
 Z_POWER_80 = 0.8416212
+DEFAULT_LAW = PairLaw()
 
 
 @dataclass(frozen=True)
@@ -127,13 +130,20 @@ def cases_needed(differences: np.ndarray, difference: float, level: float = 0.95
     return int(np.ceil(((normal_quantile((1 + level) / 2) + Z_POWER_80) * spread / difference) ** 2))
 
 
-def implied_win_rate(gaps: np.ndarray, theta: float = 5.0) -> float:
-    """Give the win rate that reward gaps d imply under Rao-Kupper, ties half: mean of P(A) + P(tie) / 2.
+def implied_win_rate(gaps: np.ndarray, law: PairLaw = DEFAULT_LAW) -> float:
+    """Give the win rate that reward gaps d imply, ties half: mean of P(A) + P(tie) / 2 = (1 + P(A) - P(B)) / 2.
 
-    P(A) = sig(d - ln theta), P(tie) = 1 - P(A) - P(B). An un-anchored logit means nothing as a percentage; this does.
+    An un-anchored logit means nothing as a percentage; this does, under the law the reward model was trained with:
+    Rao-Kupper P(A) = sig(d - ln theta); Davidson P(A) = e^d/2 / (e^d/2 + e^-d/2 + nu); Bradley-Terry P(A) = sig(d).
+    A margin loss states no probabilities and is read as Bradley-Terry.
     """
-    gaps = np.asarray(gaps, np.float64)
-    ours, theirs = (1 / (1 + np.exp(np.log(theta) - sign * gaps)) for sign in (1.0, -1.0))
+    gaps = np.clip(np.asarray(gaps, np.float64), -500, 500)
+    if law.loss == "davidson":
+        strengths = np.exp(gaps / 2), np.exp(-gaps / 2)
+        ours, theirs = (strength / (sum(strengths) + law.nu) for strength in strengths)
+    else:
+        shift = np.log(law.theta) if law.loss == "rao_kupper" else 0.0
+        ours, theirs = (1 / (1 + np.exp(shift - sign * gaps)) for sign in (1.0, -1.0))
     return float((0.5 * (1 + ours - theirs)).mean())
 
 

@@ -193,7 +193,7 @@ def processor_fields(directory: Path) -> dict[str, Any]:
 
 
 def _content_key(image: Tensor) -> str:
-    return hashlib.blake2b(image.contiguous().numpy().tobytes(), digest_size=16).hexdigest()
+    return hashlib.blake2b(image.contiguous().cpu().numpy().tobytes(), digest_size=16).hexdigest()
 
 
 def _checked(tensor: Tensor, num_dims: int, what: str) -> Tensor:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
@@ -24,7 +24,7 @@ DRAIN_S = 60
 
 
 class Desk:
-    """The counter of the service: who waits, what was scored, and the model that is free."""
+    """The counter of the service: who waits, what was scored, which device is free and which one fell over."""
 
     def __init__(self, models: Sequence[RewardModel], max_waiting: int, max_bytes: int):
         self.models = models
@@ -32,10 +32,10 @@ class Desk:
         self.max_bytes = max_bytes
         self.num_pending = 0
         self.num_scored = 0
-        self.failure: str | None = None
-        self._idle: queue.SimpleQueue[RewardModel] = queue.SimpleQueue()
-        for model in models:
-            self._idle.put(model)
+        self.failures: dict[int, str] = {}  # place of the model -> why its newest scoring failed
+        self._idle: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for place in range(len(models)):
+            self._idle.put(place)
         self._threads = ThreadPoolExecutor(len(models), thread_name_prefix="score")
 
     async def score(self, request: Request) -> JSONResponse:
@@ -50,33 +50,41 @@ class Desk:
             if body is None:
                 return JSONResponse({"error": f"a request may have {self.max_bytes} bytes"}, 413)
             results = await asyncio.get_running_loop().run_in_executor(self._threads, self._work, body)
+        except ClientDisconnect:  # nobody reads this; it is no fault of a device
+            return JSONResponse({"error": "the caller left before its request was whole"}, 400)
         except DataError as error:
             return JSONResponse({"error": error.message}, 422)
-        except Exception as error:  # a device that fell over must be an answer and visible in /health
-            self.failure = error.message if isinstance(error, IdgrpoError) else f"{type(error).__name__}: {error}"
-            return JSONResponse({"error": self.failure}, 500)
+        except Exception as error:
+            return JSONResponse({"error": _text(error)}, 500)
         finally:
             self.num_pending -= 1
-        self.failure = None
         self.num_scored += len(results)
         return JSONResponse({"results": results, "model": self.models[0].digest})
 
     async def health(self, request: Request) -> JSONResponse:
-        """Tell model, devices and load; status 503 while the newest scoring failed."""
+        """Tell model, devices and load; devices whose newest scoring failed by name, 503 when no other is left."""
+        failures = dict(self.failures)
+        all_failed = len(failures) == len(self.models)
         document = {
-            "status": "failing" if self.failure else "ok",
+            "status": "failing" if all_failed else "degraded" if failures else "ok",
             "model": self.models[0].digest,
             "devices": [str(model.device) for model in self.models],
             "pending": self.num_pending,
             "max_waiting": self.max_waiting,
             "scored": self.num_scored,
-            **({"error": self.failure} if self.failure else {}),
+            **({"failing": [self._fault(place, text) for place, text in sorted(failures.items())]} if failures else {}),
         }
-        return JSONResponse(document, 503 if self.failure else 200)
+        return JSONResponse(document, 503 if all_failed else 200)
+
+    def _fault(self, place: int, text: str) -> dict:
+        return {"place": place, "device": str(self.models[place].device), "error": text}
 
     async def _read(self, request: Request) -> bytes | None:
         # Counted while it comes in: a chunked body states no length.
-        if int(request.headers.get("content-length", "0")) > self.max_bytes:
+        stated = request.headers.get("content-length", "0")
+        if not (stated.isascii() and stated.isdigit()):
+            raise DataError(f"content-length is {stated!r}, not a number of bytes")
+        if int(stated) > self.max_bytes:
             return None
         body = bytearray()
         async for part in request.stream():
@@ -87,11 +95,22 @@ class Desk:
 
     def _work(self, body: bytes) -> list[dict]:
         request = unpack_request(body)
-        model = self._idle.get()
+        place = self._idle.get()
         try:
-            return pack_scores(model.score(*request))
+            results = self.models[place].score(*request)
+        except DataError:
+            raise
+        except Exception as error:  # a device that fell over must be an answer and visible in /health
+            self.failures[place] = _text(error)
+            raise
         finally:
-            self._idle.put(model)
+            self._idle.put(place)
+        self.failures.pop(place, None)
+        return pack_scores(results)
+
+
+def _text(error: Exception) -> str:
+    return error.message if isinstance(error, IdgrpoError) else f"{type(error).__name__}: {error}"
 
 
 def make_app(models: Sequence[RewardModel], *, max_waiting: int = 16, max_bytes: int = 2 * 2**30) -> Starlette:

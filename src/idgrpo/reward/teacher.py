@@ -68,6 +68,8 @@ def _report(judged: Sequence[Judged], kept: set[str], threshold: float, seed: in
         "audit": [
             {
                 "pair_id": p.preference.pair_id,
+                "video_a": p.preference.video_a,
+                "video_b": p.preference.video_b,
                 "label": p.preference.label,
                 "distortion": p.preference.distortion,
                 "teacher_gap": p.gap,

@@ -1,6 +1,7 @@
 """How clips travel to a scoring service and scores come back: safetensors bytes one way, JSON the other."""
 
 import json
+import math
 from collections.abc import Sequence
 
 import torch
@@ -56,7 +57,7 @@ def unpack_scores(document: object, num_clips: int) -> list[float | RewardFailur
         )
     found: list[float | RewardFailure] = []
     for row in rows:
-        if isinstance(row, dict) and isinstance(row.get("score"), float):
+        if isinstance(row, dict) and isinstance(row.get("score"), float) and math.isfinite(row["score"]):
             found.append(row["score"])
         elif isinstance(row, dict) and isinstance(row.get("failure"), str):
             found.append(RewardFailure(row["failure"]))
