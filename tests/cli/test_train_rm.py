@@ -89,6 +89,25 @@ def test_dry_run_shows_and_writes_nothing(call, data, tmp_path) -> None:
     assert not (tmp_path / "store" / "artifacts").exists()
 
 
+def test_every_setting_is_told_as_it_was_resolved(call, data) -> None:
+    code, document, _ = call("--data", str(data), "--dry-run")
+    config = document["config"]
+    assert code == 0 and config["mode"] == "head" and config["inputs"]["num_frames"] == 4
+    assert config["full"]["bf16"] is config["full"]["gradient_checkpointing"] is torch.cuda.is_available()
+    assert None not in config["inputs"].values()
+    code, _, err = call("--data", str(data), "--set", "head.epochs=2")
+    told = [
+        "trains  the head",
+        "sees    4 frames",
+        "learns  rao_kupper, theta 5, both_bad as tie",
+        "mix all, teacher off",
+    ]
+    assert code == 0 and all(word in err for word in [*told, "2 epochs, 128 x 1 pairs", "rate 0.02"])
+    code, out, _ = call("--data", str(data), "--set", "mode=full", "--zero", "2", "--dry-run", as_json=False)
+    assert "trains  the whole model" in out and "lora 2e-06" in out and "LoRA rank 64" in out and "ZeRO 2" in out
+    assert "trains" not in call("--data", str(data), "--quiet", "--force", "--set", "head.epochs=2", as_json=False)[2]
+
+
 def test_batch_layouts_agree(call, data) -> None:
     trained = []
     for batch, accumulation in ((8, 1), (4, 2)):
@@ -166,6 +185,8 @@ def test_skip_invalid_puts_lines_aside(call, data, tmp_path) -> None:
     assert "mixed.jsonl:27: field 'video_a'" in err
     aside = data.parent / "mixed.rejects.jsonl"
     assert aside.read_text().splitlines() == mixed.read_text().splitlines()[24:]
+    code, document, _ = call("--data", str(mixed), "--skip-invalid")
+    assert code == 0 and document["card"]["num_rejected"] == 3
 
 
 def test_refused_lines_of_an_artifact_stay_out_of_it(call, data, tmp_path) -> None:
@@ -217,6 +238,23 @@ def test_an_empty_split_is_named(call, data) -> None:
     empty.write_text("".join(json.dumps(row) + "\n" for row in rows))
     code, _, err = call("--data", str(empty))
     assert code == 3 and "no pair is left to train on (24 read" in err
+
+
+def test_too_few_people_to_measure_on_is_an_error_not_a_silent_gap(call, data) -> None:
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    few = data.parent / "few.jsonl"
+    few.write_text("".join(json.dumps({**row, "references": rows[0]["references"]}) + "\n" for row in rows))
+    code, _, err = call("--data", str(few))
+    assert code == 3 and "no pair is left for validation" in err and "2 people" in err
+    parted = data.parent / "parted.jsonl"
+    parts = ["validation" if index < 6 else "train" for index in range(len(rows))]
+    lines = [json.dumps({**row, "split": part}) for row, part in zip(rows, parts, strict=True)]
+    parted.write_text("\n".join(lines) + "\n")
+    code, _, err = call("--data", str(parted))
+    assert code == 3 and "no pair is left for test" in err and "--set data.test_share=0" in err
+    code, document, _ = call("--data", str(parted), "--set", "data.test_share=0")
+    assert code == 0 and document["rm_measured_on"] == document["card"]["measured_on"] == "validation"
+    assert document["rm_accuracy_decided"] == document["card"]["validation"]["accuracy_decided"]
 
 
 @pytest.mark.slow

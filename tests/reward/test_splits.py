@@ -8,7 +8,7 @@ from idgrpo.errors import DataError
 from idgrpo.records.preference import Preference
 from idgrpo.records.reference import Reference
 from idgrpo.reward.schedule import draw_order, synthetic_share
-from idgrpo.reward.splits import people_of, split_by_identity
+from idgrpo.reward.splits import carve_validation, check_parts, people_of, split_by_identity
 
 
 def pair(index: int, people: tuple[str, ...], split: str | None = None) -> Preference:
@@ -60,6 +60,28 @@ def test_given_split_is_kept_or_refused() -> None:
         split_by_identity([pair(0, ("a",), "train"), pair(1, ("b",))])
     with pytest.raises(DataError, match="no pair is left to train on"):
         split_by_identity([pair(0, ("a",), "test")])
+
+
+def test_parts_nobody_could_be_measured_on_are_refused() -> None:
+    together = [pair(i, ("a", "b")) for i in range(20)]
+    parts = carve_validation(split_by_identity(together), 0.1)
+    with pytest.raises(DataError, match=r"no pair is left for validation.*2 people; 20 train, 0 validation, 0 test"):
+        check_parts(parts, test_share=0.0)
+    parts = {"train": together, "validation": [pair(20, ("c",))], "test": []}
+    with pytest.raises(DataError, match="no pair is left for test.*3 people") as caught:
+        check_parts(parts, test_share=0.1)
+    assert "data.test_share=0" in caught.value.fix
+    check_parts(parts, test_share=0.0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_random_and_one_sided_mixes_keep_their_share(share: float) -> None:
+    sources = ["human"] * 30 + ["synthetic"] * 50 + ["judge"] * 20
+    order = draw_order(sources, 4000, mix="random", seed=2, random_share=share)
+    for quarter in (order[k : k + 1000] for k in range(0, 4000, 1000)):  # the same share all along
+        assert sum(sources[i] != "human" for i in quarter) / 1000 == pytest.approx(share, abs=0.05)
+    assert {sources[i] for i in draw_order(sources, 200, mix="human-only", seed=2)} == {"human"}
+    assert {sources[i] for i in draw_order(sources, 400, mix="synthetic-only", seed=2)} == {"synthetic", "judge"}
 
 
 def test_cosine_starts_automatic_and_ends_human() -> None:

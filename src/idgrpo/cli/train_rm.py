@@ -79,6 +79,7 @@ def command(
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if Path("/dev/nvidiactl").exists() else "cpu")
     from idgrpo.cli.output import finish
     from idgrpo.reward.checkpoint import checkpoint_digest, find_vlm
+    from idgrpo.reward.resolve import resolve, setting_lines
     from idgrpo.reward.train import resolve_vlm
     from idgrpo.run.distributed import launch, world_from_environment
     from idgrpo.store.store import Store
@@ -86,21 +87,32 @@ def command(
     settings = _settings(config, sets, {"vlm": vlm, "seed": seed, "full.zero": zero})
     shelf = Store(Path(store)) if store else Store.default()
     sources = _sources(shelf, data)
-    preferences = _read(shelf, sources, skip_invalid)
+    preferences, num_rejected = _read(shelf, sources, skip_invalid)
     checkpoint = resolve_vlm(preferences, settings)
     settings = settings.model_copy(update={"vlm": checkpoint})
-    resolved = {**settings.model_dump(mode="json"), "vlm_digest": checkpoint_digest(find_vlm(checkpoint))}
+    folder = find_vlm(checkpoint)
+    resolved = {**settings.model_dump(mode="json"), "vlm_digest": checkpoint_digest(folder)}
     name = name or "rm"
     inputs = {f"preferences{index or ''}": source for index, source in enumerate(sources)}
     if dry_run:
-        finish(**_plan(resolved, sources, preferences, shelf, name), artifact=None, quiet=quiet, as_json=as_json)
+        shown = resolve(settings, folder)
+        finish(
+            **_plan(shown, folder, resolved["vlm_digest"], sources, preferences, shelf, name),
+            artifact=None,
+            quiet=quiet,
+            as_json=as_json,
+        )
         return
     artifact = None if force else shelf.find("rm", name, inputs=inputs, config=resolved)
     world = world_from_environment(dict(os.environ))
     if artifact is None and nproc > 1 and world.size == 1:
         raise typer.Exit(launch(nproc, sys.argv[1:]))
     if artifact is None:
-        artifact = _train(shelf, name, inputs, resolved, settings, preferences, fresh=force and not resume)
+        if world.is_main and not quiet:
+            for line in setting_lines(resolve(settings, folder)):
+                typer.echo(line, err=True)
+        fresh = force and not resume
+        artifact = _train(shelf, name, inputs, resolved, settings, preferences, fresh, num_rejected)
     if artifact is not None:  # ranks other than the first have nothing to tell
         finish(**_result(artifact), artifact=artifact, quiet=quiet, as_json=as_json)
 
@@ -119,7 +131,7 @@ def _sources(shelf, data: list[str] | None) -> list["Artifact | Path"]:
     return [Path(item) if Path(item).is_file() else shelf.resolve(item, kind="preferences") for item in data]
 
 
-def _read(shelf: "Store", sources: list["Artifact | Path"], skip_invalid: bool) -> list["Preference"]:
+def _read(shelf: "Store", sources: list["Artifact | Path"], skip_invalid: bool) -> tuple[list["Preference"], int]:
     """Read every pair with its media checked; what is wrong is named by file and line, or put aside and counted."""
     from idgrpo.errors import DataError
     from idgrpo.records.jsonl import read_records
@@ -127,6 +139,7 @@ def _read(shelf: "Store", sources: list["Artifact | Path"], skip_invalid: bool) 
     from idgrpo.reward.check import DataCheck
 
     found: list[Preference] = []
+    num_rejected = 0
     check = DataCheck()
     for source in sources:
         path = source if isinstance(source, Path) else source.file("prefs.jsonl")
@@ -138,11 +151,12 @@ def _read(shelf: "Store", sources: list["Artifact | Path"], skip_invalid: bool) 
             skip_invalid=rejected.append if skip_invalid else None,
             check=check.of(path),
         )
+        num_rejected += len(rejected)
         if rejected:
             _put_aside(rejected, _aside(shelf, source))
     if not found:
         raise DataError(f"no preferences in {', '.join(str(s) for s in sources)}")
-    return found
+    return found, num_rejected
 
 
 def _aside(shelf: "Store", source: "Artifact | Path") -> Path:
@@ -160,7 +174,7 @@ def _put_aside(rejected: list["RejectedLine"], aside: Path) -> None:
     typer.echo(f"{len(rejected)} invalid lines of {rejected[0].path} are in {aside}", err=True)
 
 
-def _train(shelf, name, inputs, resolved, settings, preferences, fresh) -> "Artifact | None":
+def _train(shelf, name, inputs, resolved, settings, preferences, fresh, num_rejected) -> "Artifact | None":
     from idgrpo.reward.plots import draw_card
     from idgrpo.reward.table import accuracy_lines, flat_metrics
     from idgrpo.reward.train import forget_work, train
@@ -182,7 +196,8 @@ def _train(shelf, name, inputs, resolved, settings, preferences, fresh) -> "Arti
         if fresh:
             forget_work(run)
         with shelf.publish("rm", name, inputs=inputs, config=resolved) as draft:
-            card = train(preferences, settings, run, draft.path, cache=shelf.root / "cache" / "features")
+            cache = shelf.root / "cache" / "features"
+            card = train(preferences, settings, run, draft.path, cache=cache, num_rejected=num_rejected)
             draw_card(card, draft.path / "card.png")
             (draft.path / "accuracy.txt").write_text("\n".join(accuracy_lines(card)) + "\n", encoding="utf-8")
             draft.metrics.update(flat_metrics(card))
@@ -192,11 +207,14 @@ def _train(shelf, name, inputs, resolved, settings, preferences, fresh) -> "Arti
 
 def _result(artifact: "Artifact") -> dict:
     from idgrpo.reward.model import load_card
-    from idgrpo.reward.table import accuracy_lines
+    from idgrpo.reward.table import accuracy_lines, measured_on
 
     card = load_card(artifact.path)
-    part = "test" if card["test"]["num_decided"] else "validation"
-    summary = [f"reward model {artifact.ref} ({card['mode']} on {card['vlm']}, {card['num_training_pairs']} pairs)"]
+    part = measured_on(card)
+    rejected = f", {card['num_rejected']} invalid lines left out" if "num_rejected" in card else ""
+    summary = [
+        f"reward model {artifact.ref} ({card['mode']} on {card['vlm']}, {card['num_training_pairs']} pairs{rejected})"
+    ]
     return {
         "summary": summary + accuracy_lines(card),
         "document": {
@@ -205,15 +223,19 @@ def _result(artifact: "Artifact") -> dict:
             "path": str(artifact.path),
             "rm_accuracy_decided": card[part]["accuracy_decided"],
             "rm_accuracy_with_ties": card[part]["accuracy_with_ties"],
+            "rm_measured_on": part,
             "card": card,
         },
     }
 
 
-def _plan(resolved: dict, sources: list, preferences: list, shelf, name: str) -> dict:
-    from idgrpo.reward.checkpoint import find_vlm
+def _plan(
+    settings: "RewardConfig", folder: Path, vlm_digest: str, sources: list, preferences: list, shelf, name: str
+) -> dict:
+    from idgrpo.reward.resolve import setting_lines
 
-    weights = sum(path.stat().st_size for path in find_vlm(resolved["vlm"]).glob("*.safetensors"))
+    resolved = {**settings.model_dump(mode="json"), "vlm_digest": vlm_digest}
+    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     reads = [str(s) if isinstance(s, Path) else s.ref for s in sources]
     would_read = [*reads, resolved["vlm"]]
     document = {
@@ -228,6 +250,7 @@ def _plan(resolved: dict, sources: list, preferences: list, shelf, name: str) ->
         f"reads   {', '.join(would_read)}: {len(preferences)} pairs",
         f"writes  rm/{name} in {shelf.root}",
         f"needs   about {weights / 2**20:.0f} MiB on disk and {weights * 6 / 2**20:.0f} MiB of memory",
+        *setting_lines(settings),
         *(f"{key} = {value}" for key, value in resolved.items()),
     ]
     return {"summary": summary, "document": document}

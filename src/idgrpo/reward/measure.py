@@ -31,7 +31,7 @@ def judge(session: Session, preferences: Sequence[Preference]) -> list[Judged]:
 def measure(session: Session, parts: dict[str, list[Preference]], *, num_training: int) -> dict:
     """Measure on validation and test people; the tie threshold comes from validation alone.
 
-    The training part is measured on at most 2,000 of its pairs, to show over-fitting.
+    `measured_on` names the part that the model's figures are quoted from: test, or validation where that has none. The training part is measured on at most 2,000 of its pairs, to show over-fitting.
     """
     theta = session.config.loss.theta if session.config.loss.name == "rao_kupper" else 1.0
     validation = judge(session, parts["validation"])
@@ -40,12 +40,14 @@ def measure(session: Session, parts: dict[str, list[Preference]], *, num_trainin
     if len(some) > 2000:
         some = random.Random(session.config.seed).sample(some, 2000)
     test = judge(session, parts["test"])
+    measured_on = "test" if any(pair.label != "tie" for pair in test) else "validation"
     model = RewardModel(session.network, session.builder, {}, batch=session.config.score_batch)
     return {
         "tie_threshold": threshold,
         "num_training_pairs": num_training,
+        "measured_on": measured_on,
         "validation": report(validation, threshold, theta),
         "test": report(test, threshold, theta),
         "train": report(judge(session, some), threshold, theta),
-        "probes": run_probes(model, test or validation, seed=session.config.seed),
+        "probes": run_probes(model, test if measured_on == "test" else validation, seed=session.config.seed),
     }

@@ -22,7 +22,7 @@ def split_by_identity(
 
     Pairs that share a person, directly or through others, form a group; groups are dealt out whole, in an order that
     depends on their ids alone. The largest group always trains. Where everybody is connected with everybody, people
-    are dealt out instead and pairs that mix parts are left out.
+    are dealt out instead and pairs that mix parts are left out; with too few people for that, all pairs train.
 
     Raises:
         DataError: only some pairs carry a split; a person is in two parts; no pair is left to train on.
@@ -33,7 +33,8 @@ def split_by_identity(
     else:
         parts = _grouped(preferences, validation_share, test_share)
         if not parts["validation"]:
-            parts = _by_person(preferences, validation_share, test_share)
+            dealt = _by_person(preferences, validation_share, test_share)
+            parts = dealt if dealt["train"] else parts
     if not parts["train"]:
         raise DataError(
             f"no pair is left to train on ({len(preferences)} read)", fix="give more pairs or a split field"
@@ -49,6 +50,27 @@ def carve_validation(parts: dict[str, list[Preference]], share: float) -> dict[s
         [p.model_copy(update={"split": None}) for p in parts["train"]], validation_share=share, test_share=0.0
     )
     return {"train": inner["train"], "validation": inner["validation"], "test": parts["test"]}
+
+
+def check_parts(parts: dict[str, list[Preference]], *, test_share: float) -> None:
+    """Refuse to train where nothing could be measured on people who were never seen.
+
+    Raises:
+        DataError: validation is empty, or test is although a share was asked for.
+    """
+    found = {name: len(parts[name]) for name in PARTS}
+    num_people = len({person for part in parts.values() for p in part for person in people_of(p)})
+    counts = f"({num_people} people; {', '.join(f'{num} {name}' for name, num in found.items())} pairs)"
+    if not found["validation"]:
+        raise DataError(
+            f"no pair is left for validation: its people must not be in training {counts}",
+            fix="give pairs of more people who do not all meet each other, or a split field",
+        )
+    if not found["test"] and test_share > 0:
+        raise DataError(
+            f"no pair is left for test: its people must be in no other part {counts}",
+            fix="give pairs of more people, or a split field with test, or go without: --set data.test_share=0",
+        )
 
 
 def _given_split(preferences: Sequence[Preference], given: Sequence[Preference]) -> dict[str, list[Preference]]:

@@ -11,9 +11,14 @@ KINDS = (
 )
 
 
+def measured_on(card: dict) -> str:
+    """Name the part whose figures stand for the model; older cards do not say."""
+    return card.get("measured_on") or ("test" if card["test"]["num_decided"] else "validation")
+
+
 def accuracy_lines(card: dict) -> list[str]:
     """Return the table of a reward model's card as lines of text."""
-    part = "test" if card["test"]["num_decided"] else "validation"
+    part = measured_on(card)
     lines = [
         f"{'pairs of unseen people' if part == 'test' else 'validation people':40} {'pairs':>7} {'decided':>9} {'with ties':>10}"
     ]

@@ -27,9 +27,10 @@ from idgrpo.reward.losses import INVALID, load_loss
 from idgrpo.reward.measure import judge, measure
 from idgrpo.reward.model import HeadNetwork, RewardNetwork, save_network
 from idgrpo.reward.parts import add_token_rows, attach_parts, merge_parts, prepare_backbone
+from idgrpo.reward.resolve import trained_mode, uses_bf16, uses_checkpointing
 from idgrpo.reward.schedule import draw_order
 from idgrpo.reward.session import Session
-from idgrpo.reward.splits import carve_validation, split_by_identity
+from idgrpo.reward.splits import carve_validation, check_parts, split_by_identity
 from idgrpo.reward.teacher import filter_by_teacher
 from idgrpo.reward.trainer import RewardTrainer, RunCallback, latest_complete, pair_objective, training_arguments
 from idgrpo.run.distributed import world_from_environment
@@ -40,7 +41,6 @@ from idgrpo.run.signals import StopSignal
 from idgrpo.run.zero import ensure_process_group, import_deepspeed
 from idgrpo.video.read import read_video
 
-HEAD_ONLY_WIDTH = 512
 TEACHER, STUDENT, FEATURES = "teacher", "student", "features"
 
 
@@ -55,7 +55,13 @@ def resolve_vlm(preferences: Sequence[Preference], config: RewardConfig) -> str:
 
 
 def train(
-    preferences: list[Preference], config: RewardConfig, run: RunFolder, out: Path, *, cache: Path | None = None
+    preferences: list[Preference],
+    config: RewardConfig,
+    run: RunFolder,
+    out: Path,
+    *,
+    cache: Path | None = None,
+    num_rejected: int = 0,
 ) -> dict:
     """Train, measure and save a reward model; return its card (metrics per part, threshold, settings).
 
@@ -64,26 +70,31 @@ def train(
 
     Args:
         cache: where features for training the head alone are kept for other runs on the same pairs; None: in the run.
+        num_rejected: lines of the data that were put aside; kept in the card.
 
     Raises:
-        DataError: files are missing or unreadable, a part is empty, an identity is in two parts.
+        DataError: files are missing or unreadable, an identity is in two parts, a part is empty (test may be where
+            `data.test_share` is 0).
         ArtifactError, MachineError: the vision-language checkpoint is damaged or not here.
         StoppedError: a stop was asked for; a checkpoint was written.
     """
     check_media(preferences)
     shares = {"validation_share": config.data.validation_share, "test_share": config.data.test_share}
     parts = carve_validation(split_by_identity(preferences, **shares), config.data.validation_share)
+    check_parts(parts, test_share=config.data.test_share)
     name = resolve_vlm(preferences, config)
     folder = find_vlm(name)
     network, builder = open_network(folder, config)
     world = world_from_environment(dict(os.environ))
     device = f"cuda:{world.local_rank}" if torch.cuda.is_available() else "cpu"
-    head_only = is_head_only(config, network)
+    head_only = trained_mode(config, network.head.weight.shape[1]) == "head"
     if head_only and world.size > 1:
         raise UsageError("training the head alone takes one process", fix="leave --nproc out, or --set mode=full")
     with StopSignal() as stop:
         session = Session(config, run, network.to(device), builder, device, stop, {}, cache or run.path / FEATURES)
         card: dict = {"mode": "head" if head_only else "full", "vlm": name}
+        if num_rejected:
+            card["num_rejected"] = num_rejected
         if head_only:
             model = f"{checkpoint_digest(folder)} {builder.settings.digest()}"
             compute_features(session, model, [p for part in parts.values() for p in part])
@@ -123,18 +134,6 @@ def open_network(folder: Path, config: RewardConfig) -> tuple[RewardNetwork, Inp
     add_token_rows(backbone, len(builder.tokenizer), len(builder.added_tokens))
     width = backbone.get_input_embeddings().weight.shape[1]
     return RewardNetwork(backbone, width, seed=config.seed).eval(), builder
-
-
-def uses_bf16(config: RewardConfig) -> bool:
-    """Decide whether the backbone is held and run in bfloat16: on a GPU, unless told otherwise."""
-    return config.full.bf16 if config.full.bf16 is not None else torch.cuda.is_available()
-
-
-def is_head_only(config: RewardConfig, network: RewardNetwork) -> bool:
-    """Decide `auto`: tiny backbones train the head alone, which costs seconds."""
-    if config.mode == "auto":
-        return network.head.weight.shape[1] <= HEAD_ONLY_WIDTH
-    return config.mode == "head"
 
 
 def usable(preferences: Sequence[Preference], config: RewardConfig) -> list[Preference]:
@@ -200,8 +199,7 @@ def fit_full(session: Session, preferences: Sequence[Preference], stage: str, *,
     torch.manual_seed(session.config.seed)
     groups = attach_parts(session.network, config, session.builder.reward_id)
     on_gpu = session.device != "cpu"
-    checkpointing = config.gradient_checkpointing if config.gradient_checkpointing is not None else on_gpu
-    prepare_backbone(session.network, gradient_checkpointing=checkpointing)
+    prepare_backbone(session.network, gradient_checkpointing=uses_checkpointing(session.config))
     session.network.autocast = torch.bfloat16 if uses_bf16(session.config) else None
     _run_trainer(
         session,
