@@ -142,7 +142,8 @@ def test_batch_layouts_agree(call, data) -> None:
         ({"pair_id": "pair-0"}, 3, ["prefs.jsonl:3:", "stands already in line 1"]),
         ({"video_a": "videos/none.mp4"}, 3, ["prefs.jsonl:3: field 'video_a'", "none.mp4: there is no such file"]),
         ({"video_b": "videos/text.mp4"}, 3, ["prefs.jsonl:3: field 'video_b'", "text.mp4: not a readable video"]),
-        ({"video_a": "videos/short.mp4"}, 3, ["prefs.jsonl:3: field 'video_a'", "short.mp4: "]),
+        ({"video_a": "videos/half.mp4"}, 3, ["prefs.jsonl:3: field 'video_a'", "half.mp4: not a readable video"]),
+        ({"video_a": "videos/short.mp4"}, 3, ["prefs.jsonl:3: field 'video_a'", "short.mp4: the video is cut short: "]),
         (
             {"references": [{"person": "p", "images": ["videos/text.mp4"]}]},
             3,
@@ -154,7 +155,8 @@ def test_batch_layouts_agree(call, data) -> None:
 def test_bad_data_is_named(call, data, change, code, words) -> None:
     (data.parent / "videos" / "text.mp4").write_text("not a video")
     whole = (data.parent / "videos" / "clip-1-a.mp4").read_bytes()
-    (data.parent / "videos" / "short.mp4").write_bytes(whole[: len(whole) // 2])
+    (data.parent / "videos" / "half.mp4").write_bytes(whole[: len(whole) // 2])
+    (data.parent / "videos" / "short.mp4").write_bytes(whole[:-100])
     lines = data.read_text().splitlines()
     lines[2] = json.dumps({**json.loads(lines[2]), **change})
     bad = data.parent / "bad-prefs.jsonl"

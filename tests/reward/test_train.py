@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,13 @@ from tiny_vlm import write_tiny_vlm
 from idgrpo.errors import ArtifactError, DataError, MachineError, StoppedError
 from idgrpo.reward.backbone import load_backbone
 from idgrpo.reward.checkpoint import default_vlm, find_vlm
-from idgrpo.reward.config import RewardConfig
+from idgrpo.reward.config import FullConfig, RewardConfig
 from idgrpo.reward.data import clips_of, read_clip
+from idgrpo.reward.inputs import InputBuilder
+from idgrpo.reward.metrics import Judged, best_tie_threshold
 from idgrpo.reward.model import RewardNetwork
-from idgrpo.reward.score import RewardFailure, RewardModel
+from idgrpo.reward.parts import add_token_rows, attach_parts, merge_parts
+from idgrpo.reward.score import RewardFailure, RewardModel, clip_features
 from idgrpo.reward.train import train
 from idgrpo.run.folder import RunFolder
 
@@ -187,6 +191,70 @@ def test_average_order_is_symmetric_too(tiny_vlm, pairs, tmp_path) -> None:
     video, photos = read_clip(clips_of(pairs[0])[0])
     forward, backward = model.score([video, video], [photos, photos[::-1]], ["x", "x"])
     assert forward == pytest.approx(backward, abs=1e-5)
+
+
+def test_the_tie_threshold_comes_from_validation_alone(tiny_vlm, pairs, tmp_path) -> None:
+    parts = ["test" if i < 8 else "validation" if i % 4 == 0 else "train" for i in range(len(pairs))]
+    given = [p.model_copy(update={"split": part}) for p, part in zip(pairs, parts, strict=True)]
+    given[4:7] = [p.model_copy(update={"label": "tie"}) for p in given[4:7]]  # ties with a gap, in test alone
+    card = run_training(given, settings(tiny_vlm), tmp_path)
+    model, judged = RewardModel.load(tmp_path / "rm"), {"validation": [], "test": []}
+    for pair in given:
+        if pair.split in judged:
+            (video_a, photos), (video_b, _) = map(read_clip, clips_of(pair))
+            first, second = model.score([video_a, video_b], [photos] * 2, [pair.prompt] * 2)
+            judged[pair.split].append(Judged(pair, first - second))
+    thresholds = {part: best_tie_threshold(found) for part, found in judged.items()}
+    assert thresholds["test"] > thresholds["validation"] + 1e-3
+    assert card["tie_threshold"] == pytest.approx(thresholds["validation"], abs=1e-5)
+    assert card["measured_on"] == "test" and card["test"]["num_pairs"] == 8
+
+
+@pytest.mark.parametrize("order", [None, "average"])
+def test_reference_order_changes_no_score_of_the_shipped_reader(order) -> None:
+    folder = find_vlm("tiny-vlm")
+    builder, backbone = (
+        InputBuilder.load(folder, **({"reference_order": order} if order else {})),
+        load_backbone(folder),
+    )
+    add_token_rows(backbone, len(builder.tokenizer), len(builder.added_tokens))
+    network = RewardNetwork(backbone, backbone.get_input_embeddings().weight.shape[1]).eval()
+    with torch.no_grad():
+        network.head.weight.normal_(generator=torch.Generator().manual_seed(0))
+    model = RewardModel(network, builder, {})
+    generator = torch.Generator().manual_seed(1)
+    video = torch.randint(0, 256, (9, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    for num in (2, 3):
+        photos = list(torch.randint(0, 256, (num, 3, 32, 32), generator=generator, dtype=torch.uint8))
+        orders = [list(found) for found in permutations(photos)]
+        scores = model.score([video] * len(orders), orders, ["x"] * len(orders))
+        assert max(scores) - min(scores) <= 1e-4
+        others = torch.randint(0, 256, (num, 3, 32, 32), generator=generator, dtype=torch.uint8)
+        assert abs(model.score([video], [list(others)], ["x"])[0] - scores[0]) > 1e-3  # the photos do count
+
+
+def test_merging_adapters_keeps_scores_and_scoring_keeps_no_graph(tiny_vlm) -> None:
+    builder, backbone = InputBuilder.load(tiny_vlm), load_backbone(tiny_vlm)
+    add_token_rows(backbone, len(builder.tokenizer), len(builder.added_tokens))
+    network = RewardNetwork(backbone, 32).eval()
+    config = FullConfig.model_validate(full()["full"])
+    attach_parts(network, config, builder.reward_id)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "lora_" in name or "trainable_tokens" in name or name.startswith("head"):
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    network.eval()
+    videos = list(torch.randint(0, 256, (3, 9, 3, 32, 32), generator=generator, dtype=torch.uint8))
+    photos = [[video[0], video[1]] for video in videos]
+    assert any(p.requires_grad for p in network.parameters())
+    features = clip_features(network, builder, videos, photos, ["x"] * 3)
+    assert features.grad_fn is None and not features.requires_grad
+    before = RewardModel(network, builder, {}).score(videos, photos, ["x"] * 3)
+    merge_parts(network)
+    assert not any("lora_" in name for name, _ in network.named_parameters())
+    assert RewardModel(network, builder, {}).score(videos, photos, ["x"] * 3) == pytest.approx(before, abs=1e-4)
+    assert max(before) - min(before) > 1e-3
 
 
 def test_a_bad_clip_is_a_failure_and_spares_the_others(tiny_vlm, pairs, tmp_path) -> None:

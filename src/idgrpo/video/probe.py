@@ -35,7 +35,7 @@ def probe(path: Path | str) -> VideoInfo:
             if first is None:
                 raise DataError(f"{path}: the video has no frames")
             container.seek(0)
-            held = sum(1 for packet in container.demux(stream) if packet.size)
+            held = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_corrupt)
             if held < stream.frames:
                 raise DataError(
                     f"{path}: the video is cut short: {held} of {stream.frames} frames are there", fix="make it again"
