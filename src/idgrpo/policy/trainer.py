@@ -152,7 +152,11 @@ class Trainer:
         draws = Draws(self.config.seed, self.completed, rollout.noise)
         whole = self.engine.whole() if self.config.engine.whole_rollout else nullcontext()
         with whole, merged(self.base) if rollout.merged else nullcontext():
-            for chunk in chunks_of(rows, conditions, rollout.batch_size):
+            chunks = chunks_of(rows, conditions, rollout.batch_size)
+            num_own = len(chunks)
+            if not self.config.engine.whole_rollout:  # every forward gathers: ranks with fewer batches repeat one
+                chunks += chunks[:1] * (max(self.world.gather(num_own)) - num_own)
+            for place, chunk in enumerate(chunks):
                 with timer.phase("rollout"):
                     trajectory = roll_out(
                         self.base,
@@ -167,7 +171,8 @@ class Trainer:
                     if self.forward:
                         levels = {step: float(self.schedule.sigmas[step]) for step in window}
                         trajectory = noised_again(self.base, trajectory, levels, guidance=self.guidance, draws=draws)
-                yield trajectory
+                if place < num_own:
+                    yield trajectory
 
     def _samples(
         self, rows: list[Row], conditions: dict[int, Condition], window: tuple[int, ...], timer: PhaseTimer
