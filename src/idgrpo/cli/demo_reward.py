@@ -1,7 +1,8 @@
 """The demo's test of the reward model: people it has never seen, the oracle's noise-free order."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +16,34 @@ from idgrpo.store.store import Store
 
 def test_figures(store: Store, reward: str, damaged: str, generated: list[str]) -> dict[str, Any]:
     """Return accuracies on decided pairs: of distortions (also by kind), of generated clips, and of their clearer half."""
-    from idgrpo.reward.score import RewardModel
-
-    model = RewardModel.load(store.resolve(reward).path)
-    scores = _Scores(model)
-    pairs = [p for p in read_records(store.resolve(damaged).file("prefs.jsonl"), Preference) if p.label in ("a", "b")]
-    scores.add((video, p.references, p.prompt) for p in pairs for video in (p.video_a, p.video_b))
-    right: dict[str, list[float]] = defaultdict(list)
-    for pair in pairs:
-        right[pair.distortion or "?"].append(
-            _right(scores[pair.video_a, pair.references] - scores[pair.video_b, pair.references], pair.label == "a")
-        )
-    gaps = _generated_gaps(store, generated, scores)
-    gaps.sort(key=lambda item: -abs(item[0]))
-    correct = [_right(difference, gap > 0) for gap, difference in gaps]
+    scores = Scores.of(store, reward)
+    right = damaged_pairs(store, damaged, scores)
+    gaps = [pair for pair in generated_pairs(store, generated, scores) if abs(pair[0]) > TIE_MARGIN]
+    gaps.sort(key=lambda pair: -abs(pair[0]))
     everything = [value for values in right.values() for value in values]
     return {
         "rm_accuracy_decided": _mean(everything),
         "rm_accuracy_by_distortion": {kind: _mean(values) for kind, values in sorted(right.items())},
-        "rm_accuracy_generated": _mean(correct),
-        "rm_accuracy_generated_clearer_half": _mean(correct[: len(correct) // 2]),
+        "rm_accuracy_generated": accuracy_beyond(gaps, TIE_MARGIN),
+        "rm_accuracy_generated_clearer_half": accuracy_beyond(gaps[: len(gaps) // 2], TIE_MARGIN),
         "num_distortion_pairs": len(everything),
-        "num_generated_pairs": len(correct),
+        "num_generated_pairs": len(gaps),
     }
 
 
-class _Scores:
+class Scores:
     """Scores by video and people, each clip scored once (mirrored pairs ask the same clip about other people)."""
 
     def __init__(self, model: Any):
         self.model = model
         self.known: dict[tuple[str, tuple[str, ...]], float] = {}
+
+    @classmethod
+    def of(cls, store: Store, reward: str) -> "Scores":
+        """Load a reward model of a store."""
+        from idgrpo.reward.score import RewardModel
+
+        return cls(RewardModel.load(store.resolve(reward).path))
 
     def add(self, clips: Iterable[tuple[str, list[Reference], str]]) -> None:
         from idgrpo.video.read import read_image, read_video
@@ -67,27 +65,37 @@ def _people(references: list[Reference]) -> tuple[str, ...]:
     return tuple(image for reference in references for image in reference.images[:1])
 
 
-def _generated_gaps(store: Store, generated: list[str], scores: _Scores) -> list[tuple[float, float]]:
-    """Return (oracle's gap, reward's difference) of every pair of clips of one case and base beyond the tie margin."""
-    from idgrpo.tinyworld.oracle import identity_by_template
-    from idgrpo.video.read import read_video
+def damaged_pairs(store: Store, damaged: str, scores: Scores) -> dict[str, list[float]]:
+    """Return by distortion whether each decided pair is ordered as labelled: 1, 0, or 0.5 for equal scores."""
+    pairs = [p for p in read_records(store.resolve(damaged).file("prefs.jsonl"), Preference) if p.label in ("a", "b")]
+    scores.add((video, p.references, p.prompt) for p in pairs for video in (p.video_a, p.video_b))
+    right: dict[str, list[float]] = defaultdict(list)
+    for pair in pairs:
+        difference = scores[pair.video_a, pair.references] - scores[pair.video_b, pair.references]
+        right[pair.distortion or "?"].append(_right(difference, pair.label == "a"))
+    return right
+
+
+def generated_pairs(store: Store, generated: list[str], scores: Scores) -> list[tuple[float, float]]:
+    """Return (oracle's gap, reward's difference) of every two clips of one case and base."""
+    from idgrpo.tinyworld.oracle import quality
 
     found = []
     for ref in generated:
-        by_case: dict[str, list[Sample]] = defaultdict(list)
-        for sample in read_records(store.resolve(ref).file("samples.jsonl"), Sample):
-            by_case[sample.case_id].append(sample)
-        everyone = [sample for samples in by_case.values() for sample in samples]
-        scores.add((sample.video, sample.references, sample.prompt) for sample in everyone)
-        truth = identity_by_template([read_video(Path(s.video)) for s in everyone], [s.references for s in everyone])
-        quality = {sample.id: sum(values) / len(values) for sample, values in zip(everyone, truth, strict=True)}
-        for samples in by_case.values():
-            for index, a in enumerate(samples):
-                for b in samples[index + 1 :]:
-                    gap = quality[a.id] - quality[b.id]
-                    if abs(gap) > TIE_MARGIN:
-                        found.append((gap, scores[a.video, a.references] - scores[b.video, b.references]))
+        by_case: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        samples = list(read_records(store.resolve(ref).file("samples.jsonl"), Sample))
+        scores.add((sample.video, sample.references, sample.prompt) for sample in samples)
+        for sample in samples:
+            truth = quality(sample.video, tuple(reference.person for reference in sample.references))
+            by_case[sample.case_id].append((truth, scores[sample.video, sample.references]))
+        for clips in by_case.values():
+            found += [(a[0] - b[0], a[1] - b[1]) for a, b in combinations(clips, 2)]
     return found
+
+
+def accuracy_beyond(pairs: Sequence[tuple[float, float]], margin: float) -> float | None:
+    """Return the share of pairs (oracle's gap, reward's difference) beyond a margin that both order alike."""
+    return _mean([_right(difference, gap > 0) for gap, difference in pairs if abs(gap) > margin])
 
 
 def _right(difference: float, a_is_better: bool) -> float:

@@ -118,11 +118,12 @@ def identity_by_template(clips: list[Tensor], references: list[list[Reference]])
 
 
 def pair_gap(pair: Pair) -> float:
-    """Return how much better clip a keeps everyone than clip b: the noise-free quality difference, mean over people."""
+    """Return how much better clip a keeps everyone than clip b: the noise-free quality difference."""
     people = tuple(reference.person for reference in pair.references)
-    return _quality(pair.video_a, people) - _quality(pair.video_b, people)
+    return quality(pair.video_a, people) - quality(pair.video_b, people)
 
 
 @lru_cache(maxsize=65_536)
-def _quality(video: str, people: tuple[str, ...]) -> float:
+def quality(video: str, people: tuple[str, ...]) -> float:
+    """Return the likeness in 0..1 of everyone in a video file, mean over people."""
     return float(track_scores(read_video(Path(video)), list(people)).mean(1).clamp(min=0).mean())

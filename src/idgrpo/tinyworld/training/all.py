@@ -43,4 +43,5 @@ def main(checkpoints: Path) -> None:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(2)
+    torch.set_flush_denormal(True)  # gradients of tokens that hardly matter are denormal: three times slower
     main(Path(sys.argv[1]) if len(sys.argv) > 1 else CHECKPOINTS)
