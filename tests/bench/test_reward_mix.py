@@ -76,15 +76,16 @@ class Place:
         return self.published(
             "cases",
             f"{split}-{num_people}-{seed}",
+            num,
             lambda out: write_cases(out, make_cases(num, seed, split, num_people)),
         )
 
-    def published(self, kind: str, name: str, write: Callable[[Path], object]) -> str:
+    def published(self, kind: str, name: str, num: int, write: Callable[[Path], object]) -> str:
         """Give the artifact of an earlier run in this store, or write it."""
-        found = self.store.find(kind, name, inputs={}, config={})
+        found = self.store.find(kind, name, inputs={}, config={"num": num})
         if found is not None:
             return found.ref
-        with self.store.publish(kind, name, inputs={}, config={}) as draft:
+        with self.store.publish(kind, name, inputs={}, config={"num": num}) as draft:
             write(draft.path)
         return draft.artifact.ref
 
@@ -93,6 +94,7 @@ class Place:
         true = self.published(
             "samples",
             f"true-{name}",
+            num,
             lambda out: write_true_samples(out, write_cases(out, make_cases(num, seed, split, num_people))),
         )
         command = ["distort", "--data", true, "--per-video", str(PAIRS_PER_CLIP)]

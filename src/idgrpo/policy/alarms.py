@@ -12,8 +12,8 @@ FLAT_UPDATES = 30
 def alarms(history: Sequence[Figures]) -> list[str]:
     """Name what looks wrong in the metrics so far (oldest first); empty means nothing does.
 
-    The whole run is needed, not its end: a slow drift is only seen against the first evaluation. Rules: ratio off 1 on policy; half of the groups without variance; rewards failing; reward flat over 30 updates; most
-    pairs clipped; gradient below Adam's epsilon; reward up while held-out identity, motion or sharpness falls (hacking).
+    The whole run is needed, not its end: a slow drift is only seen against the first evaluation. Rules: ratio off 1 on
+    policy; half of the groups without variance; rewards failing; reward flat over 30 updates; most pairs clipped; gradient below Adam's epsilon; reward up while held-out identity, motion or sharpness falls (hacking).
     """
     if not history:
         return []

@@ -31,7 +31,8 @@ def judge(session: Session, preferences: Sequence[Preference]) -> list[Judged]:
 def measure(session: Session, parts: dict[str, list[Preference]], *, num_training: int) -> dict:
     """Measure on validation and test people; the tie threshold comes from validation alone.
 
-    `measured_on` names the part that the model's figures are quoted from: test, or validation where that has none. The training part is measured on at most 2,000 of its pairs, to show over-fitting.
+    `measured_on` names the part that the model's figures are quoted from: test, or validation where
+    that has none. The training part is measured on at most 2,000 of its pairs, to show over-fitting.
     """
     theta = session.config.loss.theta if session.config.loss.name == "rao_kupper" else 1.0
     validation = judge(session, parts["validation"])
