@@ -7,7 +7,7 @@ import torch
 
 from idgrpo.policy import CONTROLS
 from idgrpo.policy.advantage import group_advantages
-from idgrpo.policy.controls import load_control, without
+from idgrpo.policy.controls import Drift, load_control, without
 
 NAN = math.nan
 
@@ -41,3 +41,21 @@ def test_a_control_neither_revives_dropped_samples_nor_divides_by_nothing():
     torch.testing.assert_close(flat.values, dropped.values)
     other = without(dropped, [torch.tensor([[0.0, 1.0, NAN, 2.0], [0.0, 1.0, 2.0, 3.0]])])
     assert other.values[~dropped.kept].eq(0).all() and other.values.isfinite().all()
+
+
+def test_a_pull_turns_the_advantages_against_a_control_by_its_size():
+    generator = torch.Generator().manual_seed(0)
+    skill, sharpness = torch.randn(2, 6, 8, generator=generator, dtype=torch.float64)
+    advantages = group_advantages(skill, eps=0.0)
+    standardised = (sharpness - sharpness.mean(1, keepdim=True)) / sharpness.std(1, keepdim=True, unbiased=False)
+    still, down, up = (without(advantages, [sharpness], [pull]).values.double() for pull in (0.0, 0.3, -0.1))
+    torch.testing.assert_close(still - down, 0.3 * standardised, atol=1e-6, rtol=0)
+    torch.testing.assert_close(up - still, 0.1 * standardised, atol=1e-6, rtol=0)
+
+
+def test_drift_is_smoothed_and_failed_measures_leave_it():
+    drift = Drift(["sharpness", "saturation"])
+    for _ in range(2):
+        drift.update({"sharpness": torch.tensor([0.1, 0.3, NAN]), "saturation": torch.tensor([NAN, -math.inf])})
+    assert drift.values["sharpness"] == pytest.approx(0.2 * (1 - Drift.DECAY**2))
+    assert drift.values["saturation"] == 0

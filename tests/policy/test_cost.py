@@ -31,6 +31,8 @@ def test_switches_cut_what_they_should():
     assert detached.rollout == whole.rollout and detached.replay < whole.replay
     assert cost(rollout={"guidance": {"mode": "none"}}).total == whole.total / 2
     assert cost(loss={"num_passes": 2}).replay == 2 * whole.replay
+    held = cost(advantage={"controls": ("sharpness",), "hold": 1.0}).rollout  # a base's sample in each group of 8
+    assert held == pytest.approx(whole.rollout * 9 / 8)
 
 
 def load(**changes):

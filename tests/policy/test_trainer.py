@@ -223,3 +223,38 @@ def test_nobody_earns_by_a_control(tmp_path):
     ).update()
     assert paid["advantage_abs_mean"] > 0.5 and paid["advantage_explained_share"] == 0
     assert controlled["advantage_abs_mean"] < 1e-3 and controlled["advantage_explained_share"] > 0.999
+
+
+def test_a_drift_from_the_base_is_pulled_back(tmp_path):
+    """A policy whose pictures are harsher than the base's finds the sharper half of its clips at a disadvantage."""
+
+    def of_another_taste(videos, references, prompts):
+        return [float(video[0, 0, 0, 0]) for video in videos]
+
+    def update(hold):
+        trainer = make_trainer(
+            tmp_path, reward=of_another_taste, advantage={"controls": ("sharpness",), "hold": hold}, loss={"clip": 0.1}
+        )
+        with torch.no_grad():
+            trainer.weights["gain"].mul_(0.7)  # less is taken away from the noise: what is left is coarser
+        seen = []
+        train, trainer._train = trainer._train, lambda *given: seen.append(given[2]) or train(*given)
+        figures = trainer.update()
+        sharpness = trainer._measured("sharpness", list(trainer.videos.values())).reshape(3, 4)
+        spread = sharpness.std(1, keepdim=True, unbiased=False)
+        return figures, float((seen[0].values * (sharpness - sharpness.mean(1, keepdim=True)) / spread).mean())
+
+    free, slope = update(0.0)
+    held, pulled = update(50.0)
+    assert "drift_sharpness" not in free and held["drift_sharpness"] > 0.01
+    assert abs(slope) < 1e-6
+    assert pulled == pytest.approx(-50 * held["drift_sharpness"], rel=1e-5)
+
+
+def test_nothing_drifts_before_the_first_update(tmp_path):
+    assert make_trainer(tmp_path, advantage={"controls": ("sharpness",), "hold": 1.0}).update()["drift_sharpness"] == 0
+
+
+def test_holding_without_controls_is_refused():
+    with pytest.raises(ValueError, match="nothing to hold"):
+        PolicyConfig.model_validate({"advantage": {"hold": 1.0}})

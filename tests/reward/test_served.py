@@ -1,5 +1,6 @@
 """`idgrpo artifacts serve` as a real process: same scores, several devices, back-pressure, stops, outages."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,8 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
+from tests.evaluate.conftest import PlantedFinder, make_samples  # noqa: F401
 
+from idgrpo.cli.main import run
 from idgrpo.errors import MachineError
+from idgrpo.records.jsonl import write_records
 from idgrpo.reward.backbone import load_backbone
 from idgrpo.reward.client import RewardClient
 from idgrpo.reward.inputs import InputBuilder
@@ -119,3 +123,30 @@ def test_a_killed_service_is_an_error_never_a_number(folder, tmp_path) -> None:
         timeout=120,
     )  # fmt: skip
     assert done.returncode == 6 and "gave no score" in done.stderr
+
+
+def test_eval_shows_the_scores_of_a_service_as_those_of_the_model(folder, make_samples, tmp_path, capsys) -> None:  # noqa: F811
+    for name, scripts in (("base", ["duplicate", "replaced"]), ("tuned", ["faithful", "faithful"])):
+        write_records(tmp_path / f"{name}.jsonl", make_samples(name, scripts))
+    given = [part for name in ("base", "tuned") for part in ("--samples", f"{name}={tmp_path}/{name}.jsonl")]
+    finder = [
+        "--finder",
+        f"{PlantedFinder.__module__}:{PlantedFinder.__name__}",
+        "--set",
+        "statistics.num_resamples=200",
+    ]
+
+    def evaluated(reward: str, name: str) -> tuple[dict, str]:
+        code = run(
+            ["eval", *given, *finder, "--reward", reward, "--name", name, "--store", str(tmp_path / "store"), "--json"]
+        )
+        document = json.loads(capsys.readouterr().out)
+        assert code == 0, document
+        return document["comparisons"]["tuned"]["reward"], document["artifact"]
+
+    own, _ = evaluated(str(folder), "own")
+    with Served(folder) as served:
+        asked, artifact = evaluated(served.url, "asked")
+        assert evaluated(served.url, "asked")[1] == artifact  # the model is known by its digest: not asked again
+    for key in ("base", "tuned"):
+        assert asked[key] == pytest.approx(own[key], abs=1e-6)

@@ -16,6 +16,7 @@ from idgrpo.cli.options import (
     SeedOption,
     SetOption,
     StoreOption,
+    scoring_service,
 )
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from idgrpo.evaluate.document import Report
     from idgrpo.evaluate.gates import GateResult
     from idgrpo.evaluate.scorer import Scorer
+    from idgrpo.reward.client import RewardClient
     from idgrpo.store.artifact import Artifact
     from idgrpo.store.store import Store
 
@@ -51,7 +53,11 @@ SampleSetOption = Annotated[
     list[str] | None, typer.Option("--sample-set", help="Setting of the sampling, such as sampler.num_steps=8; repeat.")
 ]
 RewardOption = Annotated[
-    str | None, typer.Option("--reward", help="Reward model whose score is shown beside the measures.")
+    str | None,
+    typer.Option(
+        "--reward",
+        help="Reward model whose score is shown beside the measures: artifact, folder or service (http://..).",
+    ),
 ]
 FinderOption = Annotated[
     str | None,
@@ -123,8 +129,11 @@ def command(
     variants = collect(shelf, samples or [], videos or [], request)
     name = name or "eval"
     rows = curves_of(shelf, curves or [], variants)
-    settings, resolved, inputs = _resolve(settings, shelf, variants, reward, rows)
-    _check_names(bounds, settings, has_reward="rm" in inputs)
+    service = scoring_service(reward)
+    settings, resolved, inputs = _resolve(settings, shelf, variants, None if service else reward, rows)
+    if service is not None:  # the model decides the result, not the address it is served at
+        resolved["served_rm"] = service.health()["model"]
+    _check_names(bounds, settings, has_reward=reward is not None)
     if dry_run:
         lines = [f"{v.name}: {len(v.samples)} videos, {v.origin}" for v in variants]
         plan = {
@@ -143,7 +152,7 @@ def command(
         return 0
     artifact = None if force else shelf.find("report", name, inputs=inputs, config=resolved)
     if artifact is None:
-        artifact = _evaluate(shelf, name, inputs, resolved, settings, variants, rows)
+        artifact = _evaluate(shelf, name, inputs, resolved, settings, variants, rows, service)
     report, gates = _gates(artifact, bounds, earlier, junit)
     failed = [gate for gate in gates if not gate.passed]
     finish(**_result(artifact, report, gates), artifact=artifact, quiet=quiet, as_json=as_json)
@@ -241,6 +250,7 @@ def _evaluate(
     settings: "EvaluateConfig",
     variants: list["Variant"],
     rows: dict[str, list[dict[str, Any]]],
+    service: "RewardClient | None",
 ) -> "Artifact":
     from idgrpo.evaluate.evaluate import evaluate
     from idgrpo.evaluate.report import write_report
@@ -254,6 +264,8 @@ def _evaluate(
     scorers = [load_scorer(scorer) for scorer in settings.scorers or []]
     if "rm" in inputs:
         scorers.append(_reward_scorer(inputs["rm"], finding.device))
+    if service is not None:
+        scorers.append(_served_scorer(service, resolved["served_rm"]))
     report = evaluate(
         {v.name: v.samples for v in variants},
         finder,
@@ -282,6 +294,13 @@ def _reward_scorer(source: "Artifact | Path", device: str) -> "Scorer":
     )
     model = RewardModel.load(folder, device=device)
     return reward_scorer(name, key, model.score, lambda path: read_image(Path(path)))
+
+
+def _served_scorer(service: "RewardClient", digest: str) -> "Scorer":
+    from idgrpo.evaluate.scorer import reward_scorer
+    from idgrpo.video.read import read_image
+
+    return reward_scorer(f"served {digest[:12]}", digest, service.score, lambda path: read_image(Path(path)))
 
 
 def _gates(

@@ -1,9 +1,12 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from idgrpo.reward.client import RewardClient
 
 StoreOption = Annotated[
     str | None, typer.Option("--store", help="Folder of artifacts and runs. Default: $IDGRPO_STORE or ./idgrpo-store.")
@@ -17,3 +20,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 ForceOption = Annotated[bool, typer.Option("--force", help="Make it anew even if the same artifact exists.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of all random draws.")]
+
+
+def scoring_service(reward: str | None) -> "RewardClient | None":
+    """Give the client of a service where a reward model is named by an address; None for artifacts and folders."""
+    if reward is None or not reward.startswith(("http://", "https://")):
+        return None
+    from idgrpo.reward.client import RewardClient
+
+    return RewardClient(reward)

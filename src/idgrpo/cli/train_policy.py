@@ -22,6 +22,7 @@ from idgrpo.cli.options import (
     SeedOption,
     SetOption,
     StoreOption,
+    scoring_service,
 )
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def command(
     world = world_from_environment(dict(os.environ))
     shelf = Store(Path(store)) if store else Store.default()
     inputs = {"cases": _source(shelf, "cases", cases)}
-    service = _service(rm)
+    service = scoring_service(rm)
     if service is None:
         inputs["rm"] = _source(shelf, "rm", rm)
     if init is not None:
@@ -154,15 +155,6 @@ def command(
         artifact = _train(shelf, name, inputs, resolved, settings, known_cases, device, force and not resume, service)
     if artifact is not None:  # ranks other than the first have nothing to tell
         finish(**_result(artifact), artifact=artifact, quiet=quiet, as_json=as_json)
-
-
-def _service(rm: str | None) -> "RewardClient | None":
-    """Take a scoring service where `--rm` is an address."""
-    if rm is None or not rm.startswith(("http://", "https://")):
-        return None
-    from idgrpo.reward.client import RewardClient
-
-    return RewardClient(rm)
 
 
 def _launch(nproc: int) -> int:

@@ -12,5 +12,6 @@ LOSSES = {
 # name -> function(clip uint8 [frame, 3, height, width]) -> number
 CONTROLS = {
     "sharpness": "idgrpo.evaluate.texture:mean_sharpness",
+    "ripple": "idgrpo.evaluate.texture:residual_ripple",
     "saturation": "idgrpo.evaluate.texture:mean_saturation",
 }

@@ -101,13 +101,21 @@ class AdvantageConfig(Config):
     win_rate: bool = Field(default=False, description="replace each reward by its win rate inside the group")
     controls: tuple[str, ...] = Field(
         default=(),
-        description="what the reward must not be earned by is taken out of the advantages: sharpness, saturation",
+        description="what the reward must not be earned by is taken out of the advantages: sharpness, ripple, saturation",
+    )
+    hold: float = Field(
+        default=0.0,
+        ge=0,
+        description="pull controls back to where the base's clips of the same cases and noise are: advantage (in stds) per "
+        "std of the control and unit of its log ratio; costs a sample of the base per group",
     )
 
     @model_validator(mode="after")
     def _known(self) -> "AdvantageConfig":
         if unknown := [name for name in self.controls if name not in CONTROLS]:
             raise ValueError(f"advantage.controls {unknown[0]!r} is not known (known: {', '.join(CONTROLS)})")
+        if self.hold and not self.controls:
+            raise ValueError("advantage.hold has nothing to hold; name controls: advantage.controls=[sharpness]")
         return self
 
 

@@ -34,9 +34,11 @@ class SampleCost:
         return self.rollout + self.replay + self.reference
 
 
-def rollout_forwards(config: PolicyConfig) -> int:
-    """Count the forwards without gradient of one sample: the steps, and with forward credit one more per noise level."""
-    return config.rollout.num_steps + (config.rollout.window.size if config.loss.credit == "forward" else 0)
+def rollout_forwards(config: PolicyConfig) -> float:
+    """Count the forwards without gradient of one sample: the steps, with forward credit one more per noise level, and with
+    `advantage.hold` its share of the base's sample of the group."""
+    steps, levels = config.rollout.num_steps, config.rollout.window.size if config.loss.credit == "forward" else 0
+    return steps + levels + (steps / config.group.size if config.advantage.hold else 0)
 
 
 def sample_cost(config: PolicyConfig, forward_tflop: float, num_branches: int, *, recompute: bool = True) -> SampleCost:
@@ -94,7 +96,7 @@ class Load:
     )
     trained_parameters: int
     activation_gib: float  # of one replayed step (all branches with gradient)
-    num_forwards_rollout: int  # of one rank: each gathers the base under ZeRO 3 without `engine.whole_rollout`
+    num_forwards_rollout: float  # of one rank: each gathers the base under ZeRO 3 without `engine.whole_rollout`
     num_pairs: int  # stored steps of all ranks
 
 
@@ -140,7 +142,7 @@ def rank_traffic(load: Load, config: PolicyConfig, zero: int, micro_batches: int
     if zero < 3:
         return trained * {0: SUM_TRAFFIC, 1: SUM_TRAFFIC + 1, 2: SUM_TRAFFIC * micro_batches + 1}[zero]
     keeps = load.base_parameters <= LIVE_PARAMETERS
-    gathers = (1 if keeps else 2 if config.engine.recompute == "off" else 3) * micro_batches + 1
+    gathers: float = (1 if keeps else 2 if config.engine.recompute == "off" else 3) * micro_batches + 1
     gathers += 1 if config.engine.whole_rollout else load.num_forwards_rollout
     return trained * (micro_batches + bool(config.ema.decay)) + gathers * load.base_gib
 

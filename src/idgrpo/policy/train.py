@@ -181,6 +181,7 @@ def save(trainer: Trainer, run: RunFolder) -> None:
         state = {
             "completed": trainer.completed,
             "skipped": trainer.skipped,
+            "drift": trainer.drift.values,
             "seed": trainer.config.seed,
             "next_window": list(window),
             "world_size": trainer.world.size,
@@ -202,6 +203,7 @@ def _resume(trainer: Trainer, run: RunFolder) -> list[dict[str, float | str]]:
     trainer.average.values = read_weights(latest.path / "average.safetensors", device)
     trainer.engine.load(latest.path)
     trainer.completed, trainer.skipped = int(latest.state["completed"]), int(latest.state["skipped"])
+    trainer.drift.values |= latest.state.get("drift", {})
     if trainer.world.is_main:
         run.metrics.truncate_after(trainer.completed)
     log.info("resumed after update %d", trainer.completed)

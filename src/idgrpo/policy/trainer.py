@@ -15,7 +15,7 @@ from idgrpo.errors import IdgrpoError, StoppedError, UsageError
 from idgrpo.policy.advantage import Advantages, combine_rewards, group_advantages, win_rates
 from idgrpo.policy.casebook import CaseBook
 from idgrpo.policy.config import PolicyConfig
-from idgrpo.policy.controls import load_control, without
+from idgrpo.policy.controls import Drift, load_control, without
 from idgrpo.policy.figures import PhaseTimer, advantage_figures, replay_figures, reward_figures
 from idgrpo.policy.forward import forward_step, noised_again
 from idgrpo.policy.groups import groups_of_update, share_of_rank
@@ -62,6 +62,12 @@ class Trainer:
                 "ZeRO 3 gathers weights in every forward, so all ranks must make equally many; kl.steps=first does not",
                 fix="use --set engine.zero=2, or --set kl.steps=all",
             )
+        if config.engine.zero == 3 and config.advantage.hold:
+            raise UsageError(
+                "ZeRO 3 gathers weights in every forward, so all ranks must make equally many; the base's clips of "
+                "advantage.hold are not dealt out evenly",
+                fix="use --set engine.zero=2, or --set advantage.hold=0",
+            )
         if config.rollout.merged and not config.engine.whole_rollout:
             raise UsageError(
                 "rollout.merged folds the adapter into whole weights, engine.whole_rollout=false never has them",
@@ -73,6 +79,8 @@ class Trainer:
                 fix="--set rollout.merged=false",
             )
         self.weights = trained_weights(base.transformer)
+        self.controls = {name: load_control(name) for name in config.advantage.controls}
+        self.drift = Drift(config.advantage.controls)
         self.average = Average(start, config.ema.decay)
         self.start = start
         self.schedule = Schedule.from_config(config.rollout)
@@ -124,12 +132,16 @@ class Trainer:
             rewards = self._gathered(values)
         total = combine_rewards(rewards, config.reward.weights, config.reward.normalise)
         self._refuse_outage(total)
+        if config.advantage.hold:
+            with timer.phase("hold"):
+                self._follow_drift(rows, conditions, window)
         advantages = self._advantages(total, rows)
         figures: dict[str, float | str] = {**reward_figures(rewards, total), **advantage_figures(advantages)}
         with timer.phase("update"):
             figures |= self._train(rows, trajectories, advantages)
         self.completed += 1
         self._preview(rows, trajectories, total, timer)
+        figures |= {f"drift_{name}": value for name, value in self.drift.values.items() if config.advantage.hold}
         return figures | timer.figures(total.numel()) | {
             "window": " ".join(map(str, window)),
             "skipped_steps": float(self.skipped),
@@ -149,7 +161,6 @@ class Trainer:
     ) -> Iterator[Trajectory]:
         """Roll out in batches; a batch is handed over before the next one begins."""
         rollout = self.config.rollout
-        draws = Draws(self.config.seed, self.completed, rollout.noise)
         whole = self.engine.whole() if self.config.engine.whole_rollout else nullcontext()
         with whole, merged(self.base) if rollout.merged else nullcontext():
             chunks = chunks_of(rows, conditions, rollout.batch_size)
@@ -158,21 +169,29 @@ class Trainer:
                 chunks += chunks[:1] * (max(self.world.gather(num_own)) - num_own)
             for place, chunk in enumerate(chunks):
                 with timer.phase("rollout"):
-                    trajectory = roll_out(
-                        self.base,
-                        chunk,
-                        conditions,
-                        schedule=self.schedule,
-                        window=() if self.forward else window,
-                        guidance=self.guidance,
-                        draws=draws,
-                        solver=rollout.solver,
-                    )
+                    trajectory = self._drawn(chunk, conditions, window)
                     if self.forward:
                         levels = {step: float(self.schedule.sigmas[step]) for step in window}
-                        trajectory = noised_again(self.base, trajectory, levels, guidance=self.guidance, draws=draws)
+                        trajectory = noised_again(
+                            self.base, trajectory, levels, guidance=self.guidance, draws=self._draws()
+                        )
                 if place < num_own:
                     yield trajectory
+
+    def _drawn(self, rows: list[Row], conditions: dict[int, Condition], window: tuple[int, ...]) -> Trajectory:
+        return roll_out(
+            self.base,
+            rows,
+            conditions,
+            schedule=self.schedule,
+            window=() if self.forward else window,
+            guidance=self.guidance,
+            draws=self._draws(),
+            solver=self.config.rollout.solver,
+        )
+
+    def _draws(self) -> Draws:
+        return Draws(self.config.seed, self.completed, self.config.rollout.noise)
 
     def _samples(
         self, rows: list[Row], conditions: dict[int, Condition], window: tuple[int, ...], timer: PhaseTimer
@@ -232,13 +251,32 @@ class Trainer:
             eps=setting.eps,
             clamp=setting.clamp,
         )
-        if not setting.controls:
+        if not self.controls:
             return advantages
-        own: dict[str, Tensor] = {}
-        for name in setting.controls:
-            measure = load_control(name)
-            own[name] = torch.tensor([measure(self.videos[row]) for row in rows], dtype=torch.float64)
-        return without(advantages, list(self._gathered(own).values()))
+        own = {name: self._measured(name, [self.videos[row] for row in rows]) for name in self.controls}
+        pulls = [setting.hold * self.drift.values[name] for name in self.controls]
+        return without(advantages, list(self._gathered(own).values()), pulls)
+
+    def _measured(self, control: str, videos: Sequence[Tensor]) -> Tensor:
+        return torch.tensor([self.controls[control](video) for video in videos], dtype=torch.float64)
+
+    def _follow_drift(self, rows: list[Row], conditions: dict[int, Condition], window: tuple[int, ...]) -> None:
+        """Let the reference draw the first clip of each group from the same noise, and see how far the policy's is from it."""
+        first = [row for row in rows if row.member == 0]
+        videos: dict[Row, Tensor] = {}
+        with self._reference():
+            for chunk in chunks_of(first, conditions, self.config.rollout.batch_size):
+                trajectory = self._drawn(chunk, conditions, window)
+                videos |= dict(zip(chunk, videos_of(self.base, trajectory), strict=True))
+        ratios = {
+            name: (
+                self._measured(name, [self.videos[row] for row in first])
+                / self._measured(name, [videos[row] for row in first])
+            ).log()
+            for name in self.controls
+        }
+        ranks = self.world.gather(ratios)
+        self.drift.update({name: torch.cat([rank[name] for rank in ranks]) for name in self.controls})
 
     def _train(self, rows: list[Row], trajectories: list[Trajectory], advantages: Advantages) -> dict[str, float]:
         """Replay the kept pairs and step, `num_passes` times; the group count that was dropped is the same on all ranks."""
