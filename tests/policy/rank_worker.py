@@ -73,11 +73,13 @@ def main() -> None:
         )
     trainer = Trainer(base, Book(base, 8), Scorer(redness, config.reward), config, engine, start=start, folder=out)
     rows = [trainer.update() for _ in range(config.num_updates)]
-    keep = ("reward_mean", "grad_norm", "kl", "samples_trained", "ratio_mean")
+    keep = ("reward_mean", "grad_norm", "kl", "samples_trained", "ratio_mean", "drift_sharpness")
     with engine.gathered():
         save_weights(out / f"weights-{world.rank}.safetensors", snapshot(weights))
     save_weights(out / f"gradients-{world.rank}.safetensors", stepped)
-    (out / f"rows-{world.rank}.json").write_text(json.dumps([{key: row[key] for key in keep} for row in rows]))
+    (out / f"rows-{world.rank}.json").write_text(
+        json.dumps([{key: row[key] for key in keep if key in row} for row in rows])
+    )
     world.barrier()
     leave_world()
 

@@ -124,6 +124,25 @@ def test_any_ranks_and_stage_end_in_the_same_weights(checkpoint, alone, tmp_path
 
 @pytest.mark.dist
 @pytest.mark.timeout(1200)
+def test_ranks_share_what_has_drifted(checkpoint, tmp_path):
+    """Some ranks draw the first clip of a group and some do not; each pulls by the drift of all."""
+    held = {"advantage": {"controls": ("sharpness",), "hold": 20.0}}
+    (expected,), (expected_rows,) = train(checkpoint, tmp_path / "alone", 1, {}, **held)
+    assert expected_rows[-1]["drift_sharpness"] != 0
+    for num_ranks, engine in ((4, {}), (2, {"zero": 3})):
+        weights, rows = train(checkpoint, tmp_path / f"on-{num_ranks}", num_ranks, engine, **held)
+        # Half a level of one pixel more or less moves a drift this small by a hundredth.
+        assert [row["drift_sharpness"] for row in rows[0]] == pytest.approx(
+            [row["drift_sharpness"] for row in expected_rows], rel=0.05, abs=1e-6
+        )
+        for rank in weights:
+            assert all(value.equal(weights[0][name]) for name, value in rank.items())
+        apart = max(float((value - expected[name]).abs().max()) for name, value in weights[0].items())
+        assert apart < 1e-5, f"{num_ranks} ranks, {engine}: {apart}"
+
+
+@pytest.mark.dist
+@pytest.mark.timeout(1200)
 def test_all_ranks_step_on_the_same_gradients(checkpoint, alone, tmp_path):
     train(checkpoint, tmp_path / "run", 2, {})
     first, second = (load_file(tmp_path / "run" / f"gradients-{rank}.safetensors") for rank in range(2))

@@ -33,9 +33,14 @@ def test_tiny_default_is_what_the_embedded_world_was_measured_with():
     assert (rollout.window.size, rollout.window.first, rollout.window.last) == (2, 0, 7)
     assert rollout.window.move == "scatter"
     assert (config.group.num_cases, config.group.size, config.loss.clip) == (6, 8, 1e-3)
-    assert (config.optimizer.lr, config.kl.weight, config.lora.rank) == (3e-3, 0.025, 16)
+    assert (config.optimizer.lr, config.optimizer.schedule, config.kl.weight, config.lora.rank) == (
+        6e-3,
+        "cosine",
+        0.015,
+        16,
+    )
     assert rollout.guidance.mode == "none" and rollout.noise == "different"
-    assert config.loss.credit == "forward" and config.advantage.controls == ("sharpness",)
+    assert config.loss.credit == "forward" and config.advantage.controls == ("sharpness", "ripple")
 
 
 def test_full_recipe_trains_all_weights_in_smaller_steps():

@@ -31,6 +31,7 @@ SETTINGS = {
     "group": {"num_cases": 2, "size": 3},
     "rollout": {"num_steps": 4, "window": {"size": 2, "last": 3}},
     "lora": {"rank": 2},
+    "advantage": {"controls": ["sharpness"], "hold": 2.0},  # what has drifted is part of the state
     "checkpoint": {"every": 2},
     "preview": {"every": 2, "num_samples": 1},
     "reward": {"retry_wait_s": 0.0},

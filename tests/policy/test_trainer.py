@@ -9,7 +9,7 @@ from fake_base import SIZE, FakeBase
 
 from idgrpo.errors import IdgrpoError, StoppedError, UsageError
 from idgrpo.evaluate.texture import mean_sharpness
-from idgrpo.policy.config import PolicyConfig
+from idgrpo.policy.config import OptimizerConfig, PolicyConfig
 from idgrpo.policy.scoring import Scorer
 from idgrpo.policy.trainer import Trainer
 from idgrpo.policy.weights import snapshot, trained_weights
@@ -258,3 +258,13 @@ def test_nothing_drifts_before_the_first_update(tmp_path):
 def test_holding_without_controls_is_refused():
     with pytest.raises(ValueError, match="nothing to hold"):
         PolicyConfig.model_validate({"advantage": {"hold": 1.0}})
+
+
+def test_the_rate_warms_up_and_falls_as_asked(tmp_path):
+    setting = {"lr": 2.0, "warmup": 2, "schedule": "cosine"}
+    rates = [OptimizerConfig.model_validate(setting).rate(update, 6) for update in range(7)]
+    assert rates == pytest.approx([1.0, 2.0, 2.0, 1 + 2**-0.5, 1.0, 1 - 2**-0.5, 0.0])
+    constant = OptimizerConfig.model_validate(setting | {"schedule": "constant"})
+    assert [constant.rate(update, 6) for update in range(4)] == [1.0, 2.0, 2.0, 2.0]
+    trainer = make_trainer(tmp_path, num_updates=2, optimizer={"lr": 1e-2, "schedule": "cosine"})
+    assert [trainer.update()["lr"] for _ in range(2)] == pytest.approx([1e-2, 5e-3])

@@ -34,14 +34,14 @@ def command(
 
     Steps that are done are skipped when it is run again, so a killed demo goes on where it was.
     """
-    from idgrpo.cli.demo_plan import FULL, QUICK
+    from idgrpo.cli.demo_plan import EVIDENCE, FULL, QUICK
     from idgrpo.cli.demo_result import demo_document, demo_summary, write_evidence, write_page
     from idgrpo.cli.output import finish
 
-    scale = QUICK if quick else FULL
+    scale, place = (QUICK, "quick") if quick else (EVIDENCE, "evidence") if evidence else (FULL, "full")
     chosen = [int(seed) for seed in seeds.split(",") if seed.strip()] or ([0, 1, 2] if evidence else [0])
     started = time.monotonic()
-    folder = (out / ("quick" if quick else "full")).absolute()
+    folder = (out / place).absolute()
     reward, results, seconds = _run(scale, folder, chosen)
     pages = write_page(results, folder)
     document = demo_document(reward, results, seconds, time.monotonic() - started, pages)

@@ -1,6 +1,6 @@
 """How large the demo is, and the command line of each of its steps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from idgrpo.policy.recipes import recipe
 
@@ -26,7 +26,8 @@ class Scale:
         return self.updates or recipe("default", base).num_updates
 
 
-FULL = Scale(160, 3, 300, 4, 64, 3, None, 64)
+FULL = Scale(160, 3, 300, 4, 64, 3, 60, 64)
+EVIDENCE = replace(FULL, updates=None, eval_cases=128)
 QUICK = Scale(16, 2, 40, 3, 12, 2, 3, 8)
 
 
@@ -71,8 +72,9 @@ def annotate(samples: list[str], name: str) -> list[str]:
 
 
 def train_rm(preferences: list[str]) -> list[str]:
-    """Train the reward model on both kinds of preferences."""
-    return ["train-rm", *(part for ref in preferences for part in ("--data", ref)), "--name", "demo"]
+    """Train the reward model on both kinds of preferences, the people read in every order."""
+    given = [part for ref in preferences for part in ("--data", ref)]
+    return ["train-rm", *given, "--name", "demo", "--set", "inputs.reference_order=average"]
 
 
 def train_policy(base: str, cases: str, reward: str, updates: int, seed: int) -> list[str]:

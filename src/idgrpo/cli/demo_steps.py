@@ -19,7 +19,7 @@ from idgrpo.run.signals import StopSignal, stop_with_parent
 from idgrpo.store.artifact import Artifact
 from idgrpo.store.store import Store
 
-POLL_S = 5.0
+POLL_S = 1.0
 SAY_EVERY_S = 30.0
 
 
@@ -158,7 +158,7 @@ class Loop:
         said = 0.0
         try:
             while any(process.poll() is None for process in running.values()):
-                time.sleep(POLL_S if self.scale.updates is None else 0.5)
+                time.sleep(POLL_S)
                 self.stop.check()
                 if time.monotonic() - said > SAY_EVERY_S:
                     said = time.monotonic()

@@ -1,5 +1,6 @@
 """Settings of the policy stage: nested slots in which unknown fields cannot exist. Imports no torch."""
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -193,6 +194,18 @@ class OptimizerConfig(Config):
     weight_decay: float = Field(default=1e-4, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     warmup: int = Field(default=0, ge=0, description="updates of linear warm-up")
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="of the rate after the warm-up; cosine: half a wave down to 0 at `num_updates`"
+    )
+
+    def rate(self, update: int, num_updates: int) -> float:
+        """Give the learning rate of an update, 0 .. num_updates - 1."""
+        if update < self.warmup:
+            return self.lr * (update + 1) / self.warmup
+        if self.schedule == "constant":
+            return self.lr
+        progress = (update - self.warmup) / max(num_updates - self.warmup, 1)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class LoraConfig(Config):

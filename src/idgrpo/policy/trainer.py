@@ -51,22 +51,22 @@ class Trainer:
         self.world, self.folder = engine.world, folder
         # Whole weights have no adapter to switch off: the weights that the run began with stand in for the base.
         self.swaps_reference = config.kl.reference == "start" or config.train == "full"
-        if config.engine.zero == 3 and self.swaps_reference and config.kl.weight:
+        if config.engine.zero == 3 and self.swaps_reference and (config.kl.weight or config.advantage.hold):
             raise UsageError(
                 "ZeRO 3 keeps no whole trained weights on a rank, and kl.reference=start (with train=full always) swaps them "
-                "in every replay",
-                fix="use --set engine.zero=2, or --set kl.weight=0",
+                "wherever the reference is asked: in every replay, and for advantage.hold",
+                fix="use --set engine.zero=2, or --set kl.weight=0 --set advantage.hold=0",
             )
         if config.engine.zero == 3 and config.kl.steps == "first":
             raise UsageError(
                 "ZeRO 3 gathers weights in every forward, so all ranks must make equally many; kl.steps=first does not",
                 fix="use --set engine.zero=2, or --set kl.steps=all",
             )
-        if config.engine.zero == 3 and config.advantage.hold:
+        if config.advantage.hold and not config.engine.whole_rollout:
             raise UsageError(
-                "ZeRO 3 gathers weights in every forward, so all ranks must make equally many; the base's clips of "
+                "without whole rollouts every forward gathers weights, so all ranks must make equally many; the base's clips of "
                 "advantage.hold are not dealt out evenly",
-                fix="use --set engine.zero=2, or --set advantage.hold=0",
+                fix="--set advantage.hold=0",
             )
         if config.rollout.merged and not config.engine.whole_rollout:
             raise UsageError(
@@ -145,7 +145,7 @@ class Trainer:
         return figures | timer.figures(total.numel()) | {
             "window": " ".join(map(str, window)),
             "skipped_steps": float(self.skipped),
-            "lr": self._learning_rate(),
+            "lr": config.optimizer.rate(number, config.num_updates),
             "adam_eps": config.optimizer.eps,
             "passes": float(config.loss.num_passes),
         }  # fmt: skip
@@ -264,7 +264,7 @@ class Trainer:
         """Let the reference draw the first clip of each group from the same noise, and see how far the policy's is from it."""
         first = [row for row in rows if row.member == 0]
         videos: dict[Row, Tensor] = {}
-        with self._reference():
+        with self.engine.whole(), self._reference():
             for chunk in chunks_of(first, conditions, self.config.rollout.batch_size):
                 trajectory = self._drawn(chunk, conditions, window)
                 videos |= dict(zip(chunk, videos_of(self.base, trajectory), strict=True))
@@ -293,7 +293,7 @@ class Trainer:
             if number == 0:
                 first = self.world.gather(figures.on_cpu())
                 self._check(first)
-            report = self.engine.step(self._learning_rate())
+            report = self.engine.step(self.config.optimizer.rate(self.completed, self.config.num_updates))
             if not report.applied:
                 raise IdgrpoError(
                     f"gradient of update {self.completed + 1} is not finite (norm {report.grad_norm}); the optimizer was not "
@@ -341,10 +341,6 @@ class Trainer:
         ratio, shift = check_on_policy(merged_figures, self.config.loss, self.base.dtype)
         log.info("on-policy self-check passed: |log ratio| <= %.1e, shift of the mean <= %.1e std", ratio, shift)
         self.checked = True
-
-    def _learning_rate(self) -> float:
-        setting = self.config.optimizer
-        return setting.lr * min(1.0, (self.completed + 1) / setting.warmup) if setting.warmup else setting.lr
 
     def _reference(self) -> AbstractContextManager[None]:
         if self.swaps_reference:
