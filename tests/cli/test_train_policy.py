@@ -72,7 +72,7 @@ def test_forced_run_starts_afresh_and_ends_alike(call):
 def test_dry_run_shows_work_and_writes_nothing(call, tmp_path):
     code, document, _ = call("--dry-run")
     assert code == 0 and document["samples_per_update"] == 4
-    assert document["rollout_forwards_per_update"] == 24 and document["replayed_steps_per_update"] == 8
+    assert document["rollout_forwards_per_update"] == 32 and document["replayed_steps_per_update"] == 8
     assert document["config"]["policy"]["num_updates"] == 2
     assert not (tmp_path / "store" / "artifacts").exists() and not (tmp_path / "store" / "runs").exists()
 

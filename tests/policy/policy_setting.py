@@ -25,6 +25,7 @@ SMALL = [
     *("--updates", "2", "--set", "size.width=32", "--set", "size.height=32", "--set", "size.frames=5"),
     *("--set", "group.num_cases=2", "--set", "group.size=2", "--set", "rollout.num_steps=4"),
     *("--set", "rollout.window.last=3", "--set", "lora.rank=2", "--set", "checkpoint.every=1"),
+    *("--set", 'advantage.controls=["sharpness"]'),  # two of them would explain every difference of two pairs
 ]
 
 

@@ -311,7 +311,7 @@ def _plan(
     reads = {key: str(value) if isinstance(value, Path) else value.ref for key, value in inputs.items()}
     group = settings.group
     num_samples = group.num_cases * group.size
-    forwards = num_samples * rollout_forwards(settings)
+    forwards = round(num_samples * rollout_forwards(settings))
     replays = num_samples * settings.rollout.window.size
     summary = [
         f"reads   {', '.join(f'{key} {value}' for key, value in reads.items())}; {num_cases} cases; base {resolved['base']}",
