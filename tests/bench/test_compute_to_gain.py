@@ -7,6 +7,7 @@ authors' settings may spend five times what the default needed, noise in two ste
 """
 
 import contextlib
+import math
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,7 @@ def test_the_default_needs_a_fifth_of_the_compute_for_the_same_gain(tmp_path):
     assert reached is not None, f"the default did not gain {GAIN:.0%}"
     print(f"default: {GAIN:+.0%} after {reached:.2f} TFLOP")
     for name, (config, times) in variants().items():
-        updates = max(int(times * reached / tflop_of_update(load_base(BASE), config)), 1)
+        updates = math.ceil(times * reached / tflop_of_update(load_base(BASE), config))
         found = course.run(name, config, updates, max(updates // 4, 1))
         print(
             f"{name}: " + (f"{found / reached:.1f}x the compute" if found else f"not within {times:.0f}x the compute")
