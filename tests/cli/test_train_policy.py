@@ -128,6 +128,15 @@ def test_controls_are_taken_out_of_the_advantages_by_a_setting(call):
     assert code == 0, document
     rows = [json.loads(line) for line in (Path(document["path"]) / "metrics.jsonl").read_text().splitlines()]
     assert all(0 < row["advantage_explained_share"] <= 1 for row in rows)
+    assert (
+        all({"drift_sharpness", "drift_saturation"} <= row.keys() for row in rows) and rows[-1]["drift_sharpness"] != 0
+    )
+    assert [row["lr"] for row in rows] == pytest.approx([6e-3, 3e-3])  # two updates of the recipe's falling rate
+    code, document, _ = call("--set", "advantage.controls=[]")
+    assert code == 2 and "set advantage.hold=0" in document["error"]["message"]
+    code, document, _ = call("--set", "advantage.hold=0", "--set", "optimizer.schedule=constant")
+    rows = [json.loads(line) for line in (Path(document["path"]) / "metrics.jsonl").read_text().splitlines()]
+    assert not any("drift_sharpness" in row for row in rows) and {row["lr"] for row in rows} == {6e-3}
     code, document, _ = call("--set", 'advantage.controls=["beauty"]')
     assert code == 2 and "advantage.controls" in document["error"]["message"]
 

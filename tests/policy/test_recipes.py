@@ -41,6 +41,7 @@ def test_tiny_default_is_what_the_embedded_world_was_measured_with():
     )
     assert rollout.guidance.mode == "none" and rollout.noise == "different"
     assert config.loss.credit == "forward" and config.advantage.controls == ("sharpness", "ripple")
+    assert config.advantage.hold == 1.0 and config.num_updates == 120
 
 
 def test_full_recipe_trains_all_weights_in_smaller_steps():

@@ -268,3 +268,15 @@ def test_the_rate_warms_up_and_falls_as_asked(tmp_path):
     assert [constant.rate(update, 6) for update in range(4)] == [1.0, 2.0, 2.0, 2.0]
     trainer = make_trainer(tmp_path, num_updates=2, optimizer={"lr": 1e-2, "schedule": "cosine"})
     assert [trainer.update()["lr"] for _ in range(2)] == pytest.approx([1e-2, 5e-3])
+
+
+@pytest.mark.parametrize("engine", [{"zero": 3}, {"zero": 3, "whole_rollout": False}])
+def test_what_cannot_hold_under_zero_3_is_refused(tmp_path, engine):
+    reference = "start" if len(engine) == 1 else "base"
+    with pytest.raises(UsageError, match=r"advantage\.hold"):
+        make_trainer(
+            tmp_path,
+            engine=engine,
+            kl={"weight": 0.0, "reference": reference},
+            advantage={"controls": ("sharpness",), "hold": 1.0},
+        )

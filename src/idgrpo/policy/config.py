@@ -116,7 +116,9 @@ class AdvantageConfig(Config):
         if unknown := [name for name in self.controls if name not in CONTROLS]:
             raise ValueError(f"advantage.controls {unknown[0]!r} is not known (known: {', '.join(CONTROLS)})")
         if self.hold and not self.controls:
-            raise ValueError("advantage.hold has nothing to hold; name controls: advantage.controls=[sharpness]")
+            raise ValueError(
+                "advantage.hold has nothing to hold: name some advantage.controls, or set advantage.hold=0"
+            )
         return self
 
 
