@@ -1,6 +1,7 @@
 """Can a clip alone give the pair away? A small network that sees one clip and no reference must not tell winners from losers.
 
-Held-out people; about four minutes of CPU: `pytest -m slow tests/distort/test_artefacts.py -o log_cli=true` prints the table.
+Held-out people; about four minutes of CPU: `pytest -m slow tests/distort/test_artefacts.py -o log_cli=true` prints the table, and
+by how much the two sides of a pair must differ before the oracle, which knows who is asked for, sees which one is damaged.
 """
 
 import logging
@@ -13,7 +14,7 @@ from torch import nn
 
 from idgrpo.distort.config import DistortConfig
 from idgrpo.distort.contract import NotPossible, Scene
-from idgrpo.distort.pair import make_pair, order_of_kinds, plan_pair
+from idgrpo.distort.pair import make_pair, order_of_kinds, plan_pair, visible_change
 from idgrpo.distort.registry import entry_of
 from idgrpo.records.sample import Sample
 from idgrpo.run.draws import seed_of
@@ -28,8 +29,13 @@ TRAIN_SEED, HELD_OUT_SEED = 20, 21
 
 def decided_pairs(num_clips: int, seed: int, split: str, per_clip: int):
     """Make (kind, winner, loser, people asked for) of the default mix."""
-    config = DistortConfig()
-    for drawn in make_cases(num_clips, seed, split):
+    for kind, made, people, _ in decided(DistortConfig(), num_clips, seed, split, per_clip):
+        yield kind, *((made.a, made.b) if made.label == "a" else (made.b, made.a)), people
+
+
+def decided(config: DistortConfig, num_clips: int, seed: int, split: str, per_clip: int, num_people: int = 2):
+    """Make (kind, pair, people asked for, scene) of the default mix."""
+    for drawn in make_cases(num_clips, seed, split, num_people):
         case = drawn.case
         clip = (true_clip(case).pixels[0] * 255).round().byte()
         sample = Sample(
@@ -37,7 +43,7 @@ def decided_pairs(num_clips: int, seed: int, split: str, per_clip: int):
             base="tinyworld", seed=0, sampler={"scene": case.seed, "painter": "tiny"},
         )  # fmt: skip
         scene = Scene(clip, TinyPainter.open(sample, clip), [p[0] for p in drawn.photos], case.prompt)
-        names = order_of_kinds(config, 2, False, np.random.default_rng(seed_of(case.id, "kinds")))
+        names = order_of_kinds(config, num_people, False, np.random.default_rng(seed_of(case.id, "kinds")))
         names = [name for name in names if entry_of(name).family == "identity"][:per_clip]
         for number, name in enumerate(names):
             draws = np.random.default_rng(seed_of(case.id, number))
@@ -50,7 +56,7 @@ def decided_pairs(num_clips: int, seed: int, split: str, per_clip: int):
                 if made.mirrored is not None:
                     people[made.mirrored[0]] = made.mirrored[1].person
                 kind = f"{made.name} < {made.better_by}" if made.better_by not in (None, made.name) else made.name
-                yield kind, *((made.a, made.b) if made.label == "a" else (made.b, made.a)), people
+                yield kind, made, people, scene
 
 
 class OneClip(nn.Module):
@@ -96,3 +102,27 @@ def test_one_clip_without_references_does_not_tell_but_references_do():
     overall = np.mean([row for rows in results.values() for row in rows], 0)
     log.warning("all: one clip %.3f, with references %.3f", *overall)
     assert overall[0] <= 0.60 and overall[1] >= 0.90
+
+
+@pytest.mark.slow
+def test_where_a_change_hardly_shows_its_order_is_not_seen():
+    torch.set_num_threads(1)
+    plain = DistortConfig(
+        strength={"visible": 0}, balance={"both_sides": 0, "better_side": 0, "unsteady_better": 0, "mirrored": 0}
+    )
+    shown = []
+    for num_people in (2, 3):
+        for _, made, people, scene in decided(plain, 60, HELD_OUT_SEED, "held-out", 5, num_people):
+            gap = float(track_scores(made.a, people).mean() - track_scores(made.b, people).mean())
+            shown.append((visible_change(scene, made.a, made.b), gap if made.label == "a" else -gap))
+    table = np.array(shown)
+    limit = DistortConfig().strength.visible
+    mistaken = []
+    for low, high in ((0, limit / 2), (limit / 2, limit), (limit, 2 * limit), (2 * limit, 1)):
+        gaps = table[(table[:, 0] >= low) & (table[:, 0] < high), 1]
+        mistaken.append(np.mean(gaps < 0))
+        log.warning(
+            "visible %.3f to %.3f: %3d pairs, mean gap %.3f, the wrong way %.3f",
+            low, high, len(gaps), gaps.mean(), mistaken[-1],
+        )  # fmt: skip
+    assert min(mistaken[:2]) > 2 * mistaken[-1]

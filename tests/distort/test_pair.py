@@ -9,7 +9,8 @@ import torch
 
 from idgrpo.distort.config import BalanceConfig, DistortConfig
 from idgrpo.distort.contract import NotPossible, Scene
-from idgrpo.distort.pair import STEADY, draw_strength, make_pair, order_of_kinds, plan_pair
+from idgrpo.distort.identity import swap_late
+from idgrpo.distort.pair import STEADY, draw_strength, make_pair, order_of_kinds, plan_pair, visible_change
 from idgrpo.distort.registry import entry_of
 from idgrpo.tinyworld.oracle import track_scores
 from idgrpo.tinyworld.painter import TinyPainter
@@ -144,3 +145,52 @@ def test_a_generator_gets_one_reference_replaced_and_both_sides_go_through_it(sc
         assert sum(changed) == 1
         slots.add(changed.index(True))
     assert slots == {0, 1}
+
+
+def test_a_change_that_hardly_shows_makes_no_order(scene):
+    faint = DistortConfig(strength={"low": 0.06, "high": 0.08, "tie_share": 0}, balance=BalanceConfig(**PLAIN))
+    with pytest.raises(NotPossible, match="hardly shows"):
+        made(scene, "attribute", faint)
+    anyway = faint.model_copy(update={"strength": faint.strength.model_copy(update={"visible": 0.0})})
+    better, worse = sides(made(scene, "attribute", anyway))
+    assert 0 < visible_change(scene, better, worse) < 0.05
+
+
+def test_the_visible_change_is_a_share_of_one_person(scene):
+    black, white = torch.zeros_like(scene.clip), torch.full_like(scene.clip, 255)
+    half = black.clone()
+    half[: scene.num_frames // 2] = 255
+    covered = (scene.regions.sum((2, 3)) / scene.regions.sum((2, 3)).amax(0)).mean(0).max()
+    assert visible_change(scene, black, white) == pytest.approx(float(covered), rel=1e-5)
+    assert 0.3 < visible_change(scene, black, half) / visible_change(scene, black, white) < 0.7
+    assert visible_change(scene, black, black) == 0
+
+
+class Standing:
+    """People two columns wide, at columns 0 and 6 in frames 0 to 4 and at those of `after` in frames 5 to 8; paints nothing new."""
+
+    def __init__(self, after: tuple[int, int]):
+        columns = torch.tensor([(0, 6)] * 5 + [after] * 4)[..., None]
+        inside = (torch.arange(8) >= columns) & (torch.arange(8) < columns + 2)
+        self._regions = inside.float()[:, :, None].expand(-1, -1, 4, -1)
+
+    def regions(self):
+        return self._regions
+
+    def paint(self, script):
+        return torch.ones(9, 3, 4, 8, dtype=torch.uint8)
+
+    def reblend(self, script):
+        return torch.zeros(9, 3, 4, 8, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(("after", "possible"), [((0, 6), True), ((1, 7), True), ((6, 0), False), ((4, 2), True)])
+def test_people_trade_places_only_where_somebody_jumps(after, possible):
+    scene = Scene(torch.zeros(9, 3, 4, 8, dtype=torch.uint8), Standing(after), [torch.zeros(3, 4, 4)] * 2)
+    draws = {}
+    for seed in range(12):  # the exchange is before frame 4, where everybody stands still, or from frame 5 on
+        with suppress(NotPossible):
+            weights = swap_late(scene, 1.0, np.random.default_rng(seed)).script.weights
+            draws[seed] = "end" if weights[-1, 0, 1] else "start"
+    assert set(draws.values()) == ({"start", "end"} if possible else {"start"})
+    assert (len(draws) == 12) == possible

@@ -15,14 +15,16 @@ class StrengthConfig(Config):
     """Say how strong distortions are.
 
     Strengths are uniform in `low`..`high`; a share `tie_share` is drawn below `tie_below` and labelled as ties, because a
-    difference nobody sees must not be learnt as an order. `curriculum` moves the range along the file: `easy-first` begins with
-    the strongest, `hard-first` with the weakest.
+    difference nobody sees must not be learnt as an order. For the same reason a pair with an order is not made where the two
+    sides of an identity distortion differ by less than `visible` (a share of one person's picture, `pair.visible_change`).
+    `curriculum` moves the range along the file: `easy-first` begins with the strongest, `hard-first` with the weakest.
     """
 
     low: float = Field(0.3, ge=0, le=1)
     high: float = Field(1.0, ge=0, le=1)
     tie_below: float = Field(0.1, ge=0, le=1)
     tie_share: Share = Field(0.06, ge=0, le=1)
+    visible: Share = Field(0.05, ge=0, le=1)
     curriculum: Literal["none", "easy-first", "hard-first"] = "none"
 
     @model_validator(mode="after")

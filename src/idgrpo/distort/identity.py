@@ -1,8 +1,10 @@
 """Distortions that change who somebody looks like, and nothing else. Each writes a script for the painter."""
 
 import numpy as np
+import torch
 
 from idgrpo.distort.contract import (
+    NotPossible,
     Outcome,
     Scene,
     move,
@@ -13,6 +15,8 @@ from idgrpo.distort.contract import (
     window,
 )
 from idgrpo.people.painter import Identity, Script
+
+MAX_SHARED = 0.25  # of the smaller of two people's pixels
 
 
 def _all(scene: Scene) -> np.ndarray:
@@ -38,10 +42,25 @@ def swap_late(scene: Scene, strength: float, rng: np.random.Generator) -> Outcom
     count = int(np.ceil(round(strength * scene.num_frames / 2, 6)))
     count = min(count, scene.num_frames // 2)
     frames = np.arange(scene.num_frames - count, scene.num_frames) if at_end else np.arange(count)
+    if count:
+        _need_a_jump(scene, a, b, scene.num_frames - count if at_end else count)
     weights, identities = own_weights(scene)
     move(weights, frames, a, b, 1.0)
     move(weights, frames, b, a, 1.0)
     return repaint(scene, Script(weights, identities))
+
+
+def _need_a_jump(scene: Scene, a: int, b: int, frame: int) -> None:
+    """Refuse to exchange two people between `frame` - 1 and `frame` where one stands in the other's place.
+
+    Nobody would jump: two people who meet there would seem to turn back, which is not wrong.
+    """
+    before, after = scene.regions[frame - 1], scene.regions[frame]
+    for one, other in ((a, b), (b, a)):
+        shared = float(torch.minimum(before[one], after[other]).sum())
+        smaller = min(float(before[one].sum()), float(after[other].sum()))
+        if shared > MAX_SHARED * smaller:
+            raise NotPossible("the two stand in each other's place at the change")
 
 
 def exchange(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:

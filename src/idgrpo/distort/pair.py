@@ -31,6 +31,7 @@ class Plan:
     mirrored: bool
     against_steady: bool
     flipped: bool
+    visible: float
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def plan_pair(name: str, entry: Entry, config: DistortConfig, position: float, r
             entry.family == "identity" and not entry.steady and not tie and steady < balance.unsteady_better
         ),
         flipped=bool(flipped < 0.5),
+        visible=config.strength.visible if entry.family == "identity" and not tie else 0.0,
     )
 
 
@@ -115,11 +117,24 @@ def _against_steady(scene: Scene, plan: Plan) -> tuple[torch.Tensor, torch.Tenso
     """Let a clip in which somebody is wrong for a while win against one in which a stranger is there all the time.
 
     Otherwise every change within a clip is on the worse side, and no reference is needed to tell it. At half strength two people
-    are wrong for at most a quarter of the frames, or one for half of them; the stranger makes one wrong in all.
+    are wrong for at most a quarter of the frames, or one for half of them; the stranger makes one wrong in all. Equal draws begin
+    with the same person and the same stranger: two strangers could be unlike the person by more than the frames make up for.
     """
     better = load_distortion(plan.name)(scene, plan.strength / 2, np.random.default_rng(plan.seed)).worse
-    worse = load_distortion(STEADY)(scene, 1.0, np.random.default_rng((plan.seed, 3))).worse
+    worse = load_distortion(STEADY)(scene, 1.0, np.random.default_rng(plan.seed)).worse
     return better, worse
+
+
+def visible_change(scene: Scene, better: torch.Tensor, worse: torch.Tensor) -> float:
+    """Return how much of the person who changes most differs between two clips uint8 [frame, 3, h, w], in 0..1.
+
+    The mean over frames of the difference (of 255, largest channel) summed over the person's pixels, divided by the largest
+    area that the person has: half of someone turning from black to white in every second frame is 0.25.
+    """
+    change = (better.float() - worse.float()).abs().amax(1) / 255
+    seen = torch.einsum("thw,tshw->ts", change, scene.regions)
+    largest = scene.regions.sum((2, 3)).amax(0).clamp(min=1)
+    return float((seen.mean(0) / largest).max())
 
 
 def make_pair(scene: Scene, plan: Plan) -> Made:
@@ -147,6 +162,8 @@ def make_pair(scene: Scene, plan: Plan) -> Made:
                 better, worse, mirrored = worse, better, (slot, asked)
     if torch.equal(better, worse):
         raise NotPossible("the strength changes nothing in this clip")
+    if plan.visible and visible_change(scene, better, worse) < plan.visible:
+        raise NotPossible("the change hardly shows in this clip")
     better, worse = _with_artefacts(scene, plan, better, worse)
     a, b = (worse, better) if plan.flipped else (better, worse)
     label: Literal["a", "b", "tie"] = "tie" if plan.tie else ("b" if plan.flipped else "a")
