@@ -62,7 +62,8 @@ def test_the_summary_is_a_table(idgrpo, samples_file):
 
 def test_a_base_renoises_clips_with_one_reference_replaced(idgrpo, samples_file, tmp_path):
     words = ("--data", samples_file, "--per-video", 1, "--base", "tiny-phantom", "--mix", "renoise=1", "--json")
-    fast = ("--set", "balance.both_sides=0", "--set", "balance.better_side=0", "--set", "strength.tie_share=0")
+    sets = ("balance.both_sides=0", "balance.better_side=0", "strength.tie_share=0", "strength.visible=0")
+    fast = [part for setting in sets for part in ("--set", setting)]
     code, out, err = idgrpo(*words, *fast, "--sample-set", "sampler.num_steps=4")
     assert code == 0, err
     first = json.loads(out)
