@@ -80,6 +80,26 @@ def test_a_base_renoises_clips_with_one_reference_replaced(idgrpo, samples_file,
     assert json.loads(idgrpo(*words, *fast, "--sample-set", "sampler.num_steps=3")[1])["artifact"] != first["artifact"]
 
 
+def test_changes_that_hardly_show_are_skipped_and_counted(idgrpo, samples_file):
+    words = (
+        "--data",
+        samples_file,
+        "--per-video",
+        2,
+        "--mix",
+        "attribute=1,replace=1",
+        "--set",
+        "strength.tie_share=0",
+    )
+    pairs = {}
+    for visible in (0, 0.25):
+        code, out, err = idgrpo(*words, "--set", f"strength.visible={visible}", "--json")
+        assert code == 0, err
+        pairs[visible] = json.loads(out)["pairs"]
+        assert ("the change hardly shows in this clip" in out + err) == (visible > 0)
+    assert 0 < pairs[0.25] < pairs[0]
+
+
 def test_a_base_joins_the_default_mix_and_a_mix_that_needs_one_says_so(idgrpo, samples_file):
     code, out, err = idgrpo("--data", samples_file, "--base", "tiny-phantom", "--dry-run", "--json")
     assert code == 0, err

@@ -131,7 +131,7 @@ def visible_change(scene: Scene, better: torch.Tensor, worse: torch.Tensor) -> f
     The mean over frames of the difference (of 255, largest channel) summed over the person's pixels, divided by the largest
     area that the person has: half of someone turning from black to white in every second frame is 0.25.
     """
-    change = (better.float() - worse.float()).abs().amax(1) / 255
+    change = (better.short() - worse.short()).abs().amax(1) / 255
     seen = torch.einsum("thw,tshw->ts", change, scene.regions)
     largest = scene.regions.sum((2, 3)).amax(0).clamp(min=1)
     return float((seen.mean(0) / largest).max())
