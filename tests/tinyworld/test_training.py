@@ -6,6 +6,7 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from idgrpo.evaluate.texture import mean_sharpness
+from idgrpo.reward.backbone import hidden_states
 from idgrpo.tinyworld.cases import make_cases, true_clip
 from idgrpo.tinyworld.people import NUM_CHOICES, attributes_of
 from idgrpo.tinyworld.render import portraits
@@ -13,6 +14,7 @@ from idgrpo.tinyworld.training.damage import damage
 from idgrpo.tinyworld.training.optimizer import orthogonalise
 from idgrpo.tinyworld.training.pool import to_bytes
 from idgrpo.tinyworld.training.vlm import balance, run_stage, stages
+from idgrpo.tinyworld.training.vlm_heads import look_back
 from idgrpo.tinyworld.training.vlm_judged import CLIPS_PER_CASE, JudgedClips, judge
 from idgrpo.tinyworld.training.vlm_losses import Pupil, reading_loss
 from idgrpo.tinyworld.training.vlm_truth import best_match, draw_lesson, look
@@ -57,6 +59,19 @@ def test_lessons_match_references_to_the_slot_that_shows_them():
     assert lesson.owner.max() <= 2
 
 
+def test_lessons_tell_who_is_who_frame_by_frame_and_what_changed_since_the_frame_before():
+    lesson = draw_lesson(torch.Generator().manual_seed(2), 200, 3)
+    slots = torch.arange(3).expand(200, 4, 3)
+    assert torch.equal(lesson.named.sort(-1).values, slots)
+    traded = (lesson.named != slots).any(-1) & (lesson.present > 0).all(1)
+    assert 0.02 < traded.float().mean() < 0.3
+    clean = traded[:, 1:] & ~traded[:, :-1] & (lesson.present > 0).all(1)[:, :-1]
+    assert clean.any() and (~lesson.kept.all(-1).all(1))[clean].all()  # who trades places changes between two frames
+    still = draw_lesson(torch.Generator().manual_seed(3), 200, 2)
+    same = (still.shown == still.shown[:, :, :1]).all(-1).all(-1)
+    assert torch.equal(same, still.kept.all(-1).all(-1))
+
+
 def judged_clips(codes: torch.Tensor) -> JudgedClips:
     """Four clips of noise per row of `codes`: cell 0 shows person 0, cell 15 person 1; agreement tells a person's place in `codes`."""
     cases = len(codes)
@@ -68,7 +83,8 @@ def judged_clips(codes: torch.Tensor) -> JudgedClips:
         [torch.nn.functional.one_hot(a, n) for a, n in zip(attributes_of(codes).unbind(-1), NUM_CHOICES, strict=True)],
         -1,
     )
-    agreement = torch.arange(2.0 * cases).view(cases, 2, 1).expand(-1, -1, 7) / (2 * cases)
+    people = codes.shape[1]
+    agreement = torch.arange(float(people * cases)).view(cases, people, 1).expand(-1, -1, 7) / (people * cases)
     agreement = agreement.repeat_interleave(CLIPS_PER_CASE, 0)
     videos = torch.randint(0, 256, (num, 4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
     return JudgedClips(videos, codes, shown.float().unsqueeze(1).expand(-1, 4, -1, -1), owner, agreement)
@@ -77,8 +93,8 @@ def judged_clips(codes: torch.Tensor) -> JudgedClips:
 def test_every_stage_of_the_reader_s_lesson_plan_trains_what_it_should():
     torch.manual_seed(0)
     pupil = Pupil()
-    plan = stages(draw_lesson, judged_clips(torch.arange(12).view(6, 2)))
-    assert [stage.name for stage in plan] == ["A", "look", "B", "seen", "C"]
+    plan = stages(draw_lesson, {n: judged_clips(torch.arange(6 * n).view(6, n)) for n in (2, 3)})
+    assert [stage.name for stage in plan] == ["A", "look", "seen", "B", "C"]
     balance(pupil, torch.Generator().manual_seed(0))
     for stage in plan:
         before = {name: value.clone() for name, value in pupil.model.model.state_dict().items()}
@@ -86,6 +102,26 @@ def test_every_stage_of_the_reader_s_lesson_plan_trains_what_it_should():
         moved = {name for name, value in pupil.model.model.state_dict().items() if not torch.equal(value, before[name])}
         assert any("visual" in name for name in moved) == (stage.tower_rate > 0)
         assert any("language_model" in name for name in moved) == (stage.name in "BC")
+
+
+def test_heads_that_look_back_find_the_same_column_of_the_frame_before():
+    pupil = Pupil()
+    look_back(pupil.model.model.language_model)
+    lesson = draw_lesson(torch.Generator().manual_seed(4), 4, 2)
+    inputs = pupil.builder.build(lesson.videos, lesson.references, [""] * 4, order="given")
+    pupil.model.set_attn_implementation("eager")
+    seen = []
+    attention = pupil.model.model.language_model.layers[1].self_attn
+    attention.register_forward_hook(lambda module, given, result: seen.append(result[1]))
+    hidden_states(pupil.model.model, inputs)
+    of_clip = inputs["input_ids"][0] == pupil.model.config.video_token_id
+    cells = of_clip.nonzero()[:, 0].view(4, 4, 4)  # frame, row, column
+    column, anywhere = seen[0][:, -2], seen[0][:, -1]
+    for now, before in zip(cells[1:], cells[:-1], strict=True):
+        for weights, keys in ((column, before), (anywhere, before)):
+            assert weights[:, now.flatten()][:, :, keys.flatten()].sum(-1).mean() > 0.95
+        own = torch.stack([column[:, now[:, c]][:, :, before[:, c]].sum(-1) for c in range(4)])
+        assert own.mean() > 0.7
 
 
 def test_what_belongs_to_a_person_stays_together_when_people_are_shuffled_and_clips_mirrored():

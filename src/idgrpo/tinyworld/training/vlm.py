@@ -19,15 +19,19 @@ import torch
 from torch import Tensor, nn
 
 from idgrpo.tinyworld.training.optimizer import TinyOptimizer
+from idgrpo.tinyworld.training.vlm_heads import look_back
 from idgrpo.tinyworld.training.vlm_judged import JudgedClips, JudgedLesson, judge_clips
 from idgrpo.tinyworld.training.vlm_look import GeneratorLook
 from idgrpo.tinyworld.training.vlm_losses import Pupil, judged_loss, reading_loss, seeing_judged_loss, vision_loss
-from idgrpo.tinyworld.training.vlm_truth import Lesson, draw_lesson
+from idgrpo.tinyworld.training.vlm_truth import Lesson, draw_lesson, draw_restless_lesson
 
 log = logging.getLogger(__name__)
 
 Lessons = Callable[[torch.Generator, int, int], Lesson]
 BATCH = 32
+WEIGHT_DECAY = 0.1  # of the language model; without, its layers outgrow what one step can change
+NUM_CASES = {2: 400, 3: 350}  # judged cases of each base, by number of people
+BASES = ("tiny-phantom", "tiny-vace")
 
 
 @torch.no_grad()
@@ -46,25 +50,30 @@ Losses = Callable[[Pupil, torch.Generator, int], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: `losses(pupil, generator, step)` draws a batch and returns its losses; the rates scale the optimizers'."""
+    """One stage: `losses(pupil, generator, step)` draws a batch and returns its losses; the rates scale the optimizers'.
+
+    `span` is its part of one warm-up and cool-down, which stages may share.
+    """
 
     name: str
     num_steps: int
     losses: Losses
     rate: float = 1.0
     tower_rate: float = 0.0
+    span: tuple[float, float] = (0.0, 1.0)
 
 
 def run_stage(pupil: Pupil, stage: Stage, seed: int) -> None:
-    """Train for one stage; the vision tower has its own rate, for it is learnt first and must not be forgotten."""
+    """Train for one stage; the vision tower has its own rate and no weight decay, for it is learnt first and must not be forgotten."""
     tower, rest = (
         nn.ModuleList([pupil.model.model.visual]),
         nn.ModuleList([pupil.model.model.language_model, pupil.heads]),
     )
+    start, end = stage.span
     tower.requires_grad_(stage.tower_rate > 0)
     optimizers = [
-        TinyOptimizer(module, _is_matrix, muon_lr=0.02 * rate, adam_lr=2e-3 * rate)
-        for module, rate in ((rest, stage.rate), (tower, stage.tower_rate))
+        TinyOptimizer(module, _is_matrix, muon_lr=0.02 * rate, adam_lr=2e-3 * rate, weight_decay=decay)
+        for module, rate, decay in ((rest, stage.rate, WEIGHT_DECAY), (tower, stage.tower_rate, 0.0))
         if rate > 0
     ]
     generator, started = torch.Generator().manual_seed(seed), time.monotonic()
@@ -73,7 +82,7 @@ def run_stage(pupil: Pupil, stage: Stage, seed: int) -> None:
         losses = stage.losses(pupil, generator, step)
         torch.stack(list(losses.values())).sum().backward()
         for optimizer in optimizers:
-            optimizer.step(step / stage.num_steps)
+            optimizer.step(start + (end - start) * step / stage.num_steps)
         for key, value in losses.items():
             means[key] = 0.97 * means.get(key, value.item()) + 0.03 * value.item()
         if step % 50 == 49:
@@ -85,33 +94,50 @@ def _is_matrix(name: str) -> bool:
     return "blocks." in name or "layers." in name or "merger.mlp" in name
 
 
-def num_people(step: int) -> int:
-    """Every eighth batch has three people."""
-    return 3 if step % 8 == 7 else 2
+def draw_people(generator: torch.Generator, three: float) -> int:
+    """Return how many people a batch has: a share `three` of the batches has three, the others two."""
+    return 3 if torch.rand((), generator=generator) < three else 2
 
 
-def stages(looks: Lessons, judged: JudgedClips) -> list[Stage]:
-    """Return the lesson plan."""
+def stages(looks: Lessons, judged: dict[int, JudgedClips]) -> list[Stage]:
+    """Return the lesson plan; `judged` by number of people."""
 
-    def rendered(lessons: Lessons, loss: Callable[[Pupil, Lesson], dict[str, Tensor]]) -> Losses:
-        return lambda pupil, generator, step: loss(pupil, lessons(generator, BATCH, num_people(step)))
+    def rendered(
+        lessons: Lessons,
+        loss: Callable[[Pupil, Lesson], dict[str, Tensor]],
+        *,
+        three: float = 0.125,
+        restless: float = 0.0,
+    ) -> Losses:
+        def losses(pupil: Pupil, generator: torch.Generator, step: int) -> dict[str, Tensor]:
+            draw = draw_restless_lesson if torch.rand((), generator=generator) < restless else lessons
+            return loss(pupil, draw(generator, BATCH, draw_people(generator, three)))
 
-    def mixed(share: float, loss: Callable[[Pupil, JudgedLesson], dict[str, Tensor]], otherwise: Losses) -> Losses:
+        return losses
+
+    def mixed(
+        share: float,
+        loss: Callable[[Pupil, JudgedLesson], dict[str, Tensor]],
+        otherwise: Losses,
+        *,
+        three: float = 0.125,
+    ) -> Losses:
         def losses(pupil: Pupil, generator: torch.Generator, step: int) -> dict[str, Tensor]:
             if torch.rand((), generator=generator) < share:
-                return loss(pupil, judged.draw(generator, BATCH))
+                return loss(pupil, judged[draw_people(generator, three)].draw(generator, BATCH))
             return otherwise(pupil, generator, step)
 
         return losses
 
-    seeing, reading = rendered(draw_lesson, vision_loss), rendered(draw_lesson, reading_loss)
-    judging = rendered(draw_lesson, partial(reading_loss, reward_weight=1.0))
+    seeing = rendered(draw_lesson, vision_loss)
+    reading = rendered(draw_lesson, reading_loss, three=0.3, restless=0.25)
+    judging = rendered(looks, partial(reading_loss, reward_weight=1.0), three=0.3, restless=0.25)
     return [
         Stage("A", 3000, seeing, rate=0.5, tower_rate=1.0),
         Stage("look", 500, rendered(looks, vision_loss), rate=0.5, tower_rate=0.5),
-        Stage("B", 2500, reading),
         Stage("seen", 400, mixed(0.65, seeing_judged_loss, seeing), rate=0.5, tower_rate=0.5),
-        Stage("C", 6000, mixed(0.5, judged_loss, judging), rate=0.6, tower_rate=0.1),
+        Stage("B", 1800, reading, span=(0.0, 0.36)),
+        Stage("C", 3200, mixed(0.4, judged_loss, judging, three=0.3), span=(0.36, 1.0)),
     ]
 
 
@@ -119,8 +145,12 @@ def train(out: Path, checkpoints: Path, target: Path, *, seed: int = 0) -> None:
     """Run all stages and write the finished model to `target`; `out` keeps the state between stages."""
     torch.manual_seed(seed)
     pupil = Pupil()
-    bases = ("tiny-phantom", "tiny-vace")
-    judged = judge_clips(checkpoints, out.with_name("judged.pt"), bases=bases, num_cases=1800, seed=77)
+    judged = {
+        people: judge_clips(
+            checkpoints, out.with_name(f"judged-{people}.pt"), bases=BASES, num_cases=num, num_people=people, seed=77
+        )
+        for people, num in NUM_CASES.items()
+    }
     for number, stage in enumerate(stages(GeneratorLook(checkpoints), judged)):
         state = out.with_name(f"{out.name}-{stage.name}.pt")
         if state.exists():
@@ -128,6 +158,7 @@ def train(out: Path, checkpoints: Path, target: Path, *, seed: int = 0) -> None:
             continue
         if stage.name == "B":
             balance(pupil, torch.Generator().manual_seed(seed))
+            look_back(pupil.model.model.language_model)
         run_stage(pupil, stage, seed + number)
         torch.save(pupil.state_dict(), state)
     pupil.save(target)

@@ -18,6 +18,7 @@ from idgrpo.tinyworld.training.text import word_tokenizer
 
 MAX_PEOPLE = 3
 WIDTH = 128
+ROPE_THETA = 4.0  # small, for pictures are four tokens wide: at 1000, columns would differ by 0.01 rad and be one place
 VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 RUBRIC = tuple(f"<|r{{index}}_{name.replace(' ', '_')}|>" for name in ATTRIBUTES)
 MARKERS = tuple(f"<|ref_{index}|>" for index in range(1, MAX_PEOPLE + 1))
@@ -68,7 +69,7 @@ def new_model(words: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGenerat
         text_config={
             "vocab_size": len(words), "hidden_size": WIDTH, "intermediate_size": 320, "num_hidden_layers": 5,
             "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 512,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0, "mrope_section": [4, 6, 6]},
+            "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA, "mrope_section": [4, 6, 6]},
             "pad_token_id": words.pad_token_id, "bos_token_id": None, "eos_token_id": words.eos_token_id,
         },
         image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],

@@ -67,13 +67,15 @@ class JudgedClips:
         )  # fmt: skip
 
 
-def judge_clips(checkpoints: Path, cache: Path, *, bases: Sequence[str], num_cases: int, seed: int) -> JudgedClips:
+def judge_clips(
+    checkpoints: Path, cache: Path, *, bases: Sequence[str], num_cases: int, num_people: int, seed: int
+) -> JudgedClips:
     """Let each base draw CLIPS_PER_CASE clips of `num_cases` cases and ask the oracle about them; kept in `cache`."""
     if cache.exists():
         return JudgedClips(**torch.load(cache, weights_only=True))
     rows: list[dict[str, Tensor]] = []
     with TemporaryDirectory() as folder:
-        cases = write_cases(Path(folder), make_cases(num_cases, seed, "train"))
+        cases = write_cases(Path(folder), make_cases(num_cases, seed, "train", num_people))
         for name in bases:
             jobs = jobs_of(cases, seed=5, num_per_case=CLIPS_PER_CASE)
             for clip in generate(load_base(str(checkpoints / name)), jobs, sampler=SamplerConfig(batch_size=32)):

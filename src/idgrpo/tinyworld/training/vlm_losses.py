@@ -30,6 +30,8 @@ class DenseHeads(nn.Module):
         self.asked = nn.ModuleList(nn.Linear(WIDTH, n) for n in NUM_CHOICES)
         self.owner = nn.Linear(WIDTH, MAX_PEOPLE)
         self.same = nn.Linear(WIDTH, len(NUM_CHOICES))
+        self.before = nn.ModuleList(nn.Linear(WIDTH, n) for n in NUM_CHOICES)  # two layers earlier,
+        self.kept = nn.Linear(WIDTH, len(NUM_CHOICES))  # one layer earlier, for the rubric to use
         self.rubric = nn.Linear(WIDTH, 1)
         self.reward = nn.Linear(WIDTH, 1)
 
@@ -81,20 +83,21 @@ def reading_loss(pupil: Pupil, lesson: Lesson, *, reward_weight: float = 0.2) ->
     """
     heads, people = pupil.heads, lesson.asked.shape[1]
     inputs = pupil.builder.build(lesson.videos, lesson.references, [""] * len(lesson.videos), order="given")
-    read, last = _states(pupil, inputs)
-    video_id = pupil.model.config.video_token_id
-    cells = read[inputs["input_ids"] == video_id].view(*lesson.owner.shape, -1)
+    (*_, second, third, read), last = _states(pupil, inputs)
+    at_clip = inputs["input_ids"] == pupil.model.config.video_token_id
     known = lesson.owner >= 0
-    tokens, owner = cells[known], lesson.owner[known]
+    tokens = read[at_clip].view(*lesson.owner.shape, -1)[known]
     shown = _at_owner(lesson.shown.transpose(1, 2), lesson.owner)[known]
-    asked = _at_owner(lesson.asked.unsqueeze(1).expand(-1, lesson.owner.shape[1], -1, -1), lesson.owner)[known]
+    owner = lesson.named.gather(2, lesson.owner.clamp(min=0))
+    asked = _at_owner(lesson.asked.unsqueeze(1).expand(-1, owner.shape[1], -1, -1), owner)[known]
     rubric, reward = _answers(pupil, read, last, inputs, people)
     agreement = lesson.agreement
     return {
         "shown": _choices(heads.shown, tokens, shown),
         "asked": 2 * _choices(heads.asked, tokens, asked),
-        "owner": 2 * F.cross_entropy(heads.owner(tokens), owner),
+        "owner": 2 * F.cross_entropy(heads.owner(tokens), owner[known]),
         "same": F.binary_cross_entropy_with_logits(heads.same(tokens), (shown == asked).float()),
+        **_followed(heads, lesson, *(state[at_clip].view(*lesson.owner.shape, -1) for state in (second, third))),
         "rubric": 2 * F.binary_cross_entropy_with_logits(rubric, agreement),
         "reward": reward_weight * F.smooth_l1_loss(reward, REWARD_SCALE * overall(agreement)),
         "weighed": reward_weight * _weighed(reward, rubric),
@@ -114,7 +117,7 @@ def judged_loss(pupil: Pupil, lesson: JudgedLesson) -> dict[str, Tensor]:
     """Stage C on generated clips: as `reading_loss`, with the oracle's probabilities for truth."""
     heads, people = pupil.heads, lesson.asked.shape[1]
     inputs = pupil.builder.build(lesson.videos, lesson.references, [""] * len(lesson.videos), order="given")
-    read, last = _states(pupil, inputs)
+    (*_, read), last = _states(pupil, inputs)
     known = lesson.owner >= 0
     tokens = read[inputs["input_ids"] == pupil.model.config.video_token_id][known.flatten()]
     shown = _at_owner(lesson.shown, lesson.owner)[known]
@@ -149,13 +152,28 @@ def _inside_case(values: Tensor) -> Tensor:
     return groups - groups.mean(1, keepdim=True)
 
 
-def _states(pupil: Pupil, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the normed states "batch token width" after the last but one layer and after the last.
+def _followed(heads: DenseHeads, lesson: Lesson, second: Tensor, third: Tensor) -> dict[str, Tensor]:
+    """Whoever covers a cell [batch, frame, cell, width]: what the track looked like in the frame before, and whether it still does.
+
+    The first is copied by attention to that frame, the second compares.
+    """
+    owner, present = lesson.owner[:, 1:], lesson.present.transpose(1, 2)[:, :-1]
+    known = (owner >= 0) & (present.gather(2, owner.clamp(min=0)) > 0)
+    before = _at_owner(lesson.shown.transpose(1, 2)[:, :-1], owner)[known]
+    kept = _at_owner(lesson.kept.transpose(1, 2).float(), owner)[known]
+    return {
+        "before": 2 * _choices(heads.before, second[:, 1:][known], before),
+        "kept": 2 * F.binary_cross_entropy_with_logits(heads.kept(third[:, 1:][known]), kept),
+    }
+
+
+def _states(pupil: Pupil, inputs: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Return the normed states "batch token width" after each layer but the last, and after the last.
 
     The last layer only weighs: the reward token cannot see what the rubric tokens find out in the layer it is in.
     """
-    every = every_hidden_state(pupil.model.model, inputs)
-    return pupil.model.model.language_model.norm(every[-2]), every[-1]
+    _, *every, last = every_hidden_state(pupil.model.model, inputs)
+    return [pupil.model.model.language_model.norm(state) for state in every], last
 
 
 def _answers(pupil: Pupil, read: Tensor, last: Tensor, inputs: dict[str, Tensor], people: int) -> tuple[Tensor, Tensor]:

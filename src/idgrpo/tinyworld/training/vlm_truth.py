@@ -27,7 +27,13 @@ class Lesson:
     asked: Tensor  # int64 [batch, person, attribute], of the references
     shown: Tensor  # int64 [batch, person, frame, attribute]
     present: Tensor  # float [batch, person, frame]
-    owner: Tensor  # int64 [batch, frame, cell], the person who covers most of a cell, -1 for none
+    owner: Tensor  # int64 [batch, frame, cell], the slot that covers most of a cell, -1 for none
+    named: Tensor  # int64 [batch, frame, person], the reference that each slot is most like in that very frame
+
+    @property
+    def kept(self) -> Tensor:
+        """Tell which attributes of a slot are those of the frame before, bool [batch, person, frame - 1, attribute]."""
+        return self.shown[:, :, 1:] == self.shown[:, :, :-1]
 
     @property
     def agreement(self) -> Tensor:
@@ -39,6 +45,12 @@ class Lesson:
 def draw_lesson(generator: torch.Generator, batch: int, num_people: int) -> Lesson:
     """Draw scenes, ask for some people and show others: attribute by attribute, sometimes changing half-way."""
     plan = _draw_plan(generator, batch, num_people)
+    return _lesson(plan, plan.render(torch.tensor(FRAMES)), generator)
+
+
+def draw_restless_lesson(generator: torch.Generator, batch: int, num_people: int) -> Lesson:
+    """As `draw_lesson`, but everybody changes to and fro all the time: nothing but following people tells what changed."""
+    plan = _draw_plan(generator, batch, num_people, restless=1.0)
     return _lesson(plan, plan.render(torch.tensor(FRAMES)), generator)
 
 
@@ -67,20 +79,20 @@ class _Plan:
         return render(_at_frames(self.scenes, keep), code_of(self.shown[:, :, keep]), presence=self.present[:, :, keep])
 
 
-def _draw_plan(generator: torch.Generator, batch: int, num_people: int) -> _Plan:
+def _draw_plan(generator: torch.Generator, batch: int, num_people: int, restless: float = 0.1) -> _Plan:
     scenes = draw_scenes(generator, batch, num_people)
     asked = attributes_of(draw_people(generator, (batch, num_people), held_out=False))
     first, later = _variant(asked, generator), _variant(asked, generator)
     # People who trade places half-way are the hardest to notice and rare by chance.
     exchanged = torch.rand(batch, 1, 1, generator=generator) < 0.4
-    later = torch.where(exchanged, first.roll(1, 1), later)
+    later = torch.where(exchanged, first[:, _traded(num_people, generator)], later)
     change = torch.where(
         torch.rand(batch, generator=generator) < 0.5,
         torch.randint(2, NUM_FRAMES, (batch,), generator=generator),
         NUM_FRAMES,
     )
     changed = torch.arange(NUM_FRAMES) >= change.unsqueeze(1)
-    flickers = torch.rand(batch, 1, generator=generator) < 0.1
+    flickers = torch.rand(batch, 1, generator=generator) < restless
     changed = torch.where(flickers, torch.rand(batch, NUM_FRAMES, generator=generator) < 0.4, changed)
     changed = changed.view(batch, 1, NUM_FRAMES, 1)
     shown = torch.where(changed, later.unsqueeze(2), first.unsqueeze(2))
@@ -96,8 +108,16 @@ def _lesson(plan: _Plan, clips: Clips, generator: torch.Generator) -> Lesson:
     photos = portraits(code_of(plan.asked), generator if torch.rand((), generator=generator) < 0.5 else None)
     return Lesson(
         to_bytes(look(clips.pixels, generator)), to_bytes(photos), plan.asked, shown[rows, match], present[rows, match],
-        cell_owner(clips.visible[rows, match]),
+        cell_owner(clips.visible[rows, match]), _named(plan.asked, shown[rows, match], present[rows, match]),
     )  # fmt: skip
+
+
+def _traded(num_people: int, generator: torch.Generator) -> Tensor:
+    """Return an order of people in which two of them have traded places: int64 [person]."""
+    one, other = torch.randperm(num_people, generator=generator)[:2].tolist()
+    order = torch.arange(num_people)
+    order[one], order[other] = other, one
+    return order
 
 
 def _variant(asked: Tensor, generator: torch.Generator) -> Tensor:
@@ -163,6 +183,12 @@ def best_match(asked: Tensor, shown: Tensor, present: Tensor) -> Tensor:
     options = torch.tensor(list(permutations(range(people))))
     total = score[:, torch.arange(people), options].sum(-1)
     return options[total.argmax(1)]
+
+
+def _named(asked: Tensor, shown: Tensor, present: Tensor) -> Tensor:
+    """Return the reference that each slot is most like, frame by frame: int64 [batch, frame, person]."""
+    frames = [best_match(asked, shown[:, :, t : t + 1], present[:, :, t : t + 1]) for t in range(shown.shape[2])]
+    return torch.stack(frames, 1).argsort(-1)
 
 
 def cell_owner(visible: Tensor) -> Tensor:

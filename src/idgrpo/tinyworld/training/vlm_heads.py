@@ -1,0 +1,46 @@
+"""Attention heads that begin by looking back: positions alone point at the same column, one frame earlier.
+
+Following people means reading where somebody stood a frame ago. A head that has to find the place by itself is rewarded only
+once it also reads the right thing there; one that starts at the place has only to learn what to read.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+FRAME = 2.0  # positions between two frames: `tokens_per_second` x `second_per_grid` of the preprocessing
+BACK, COLUMN = 2.0, 6.0  # logits per frequency of the time axis, and of the width axis
+LAYER = 1
+
+
+@torch.no_grad()
+def look_back(language_model: nn.Module) -> None:
+    """Let the last two heads of the second layer start at the frame before: one in its own column, one anywhere.
+
+    Queries and keys of rotary attention at places m and n whose biases alone count give s cos(w (m - n) - phi) for each
+    frequency w; with phi = w d that is largest at n = m - d.
+    """
+    rotary, attention = language_model.rotary_emb, language_model.layers[LAYER].self_attn
+    heads = language_model.config.num_attention_heads
+    _point(attention, rotary, heads - 2, {"t": BACK, "w": COLUMN})
+    _point(attention, rotary, heads - 1, {"t": BACK})
+
+
+def _point(attention: nn.Module, rotary: nn.Module, head: int, logits: dict[str, float]) -> None:
+    dim, frequencies = attention.head_dim, rotary.inv_freq.tolist()
+    axes = [axis for axis, count in zip("thw", rotary.mrope_section, strict=True) for _ in range(count)]
+    first, half = head * dim, dim // 2
+    for pair, (axis, frequency) in enumerate(zip(axes, frequencies, strict=True)):
+        if axis not in logits:
+            continue
+        rows = [first + pair, first + half + pair]
+        angle = frequency * FRAME if axis == "t" else 0.0
+        length = math.sqrt(logits[axis] * math.sqrt(dim))
+        _set(attention.k_proj, rows, length, 0.0)
+        _set(attention.q_proj, rows, length, angle)
+
+
+def _set(projection: nn.Linear, rows: list[int], length: float, angle: float) -> None:
+    projection.weight[rows] = 0
+    projection.bias[rows] = length * Tensor([math.cos(angle), -math.sin(angle)])
