@@ -8,6 +8,8 @@ import math
 
 import torch
 from torch import Tensor, nn
+from transformers import Qwen2_5_VLTextModel
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLAttention, Qwen2_5_VLRotaryEmbedding
 
 FRAME = 2.0  # positions between two frames: `tokens_per_second` x `second_per_grid` of the preprocessing
 BACK, COLUMN = 2.0, 6.0  # logits per frequency of the time axis, and of the width axis
@@ -15,7 +17,7 @@ LAYER = 1
 
 
 @torch.no_grad()
-def look_back(language_model: nn.Module) -> None:
+def look_back(language_model: Qwen2_5_VLTextModel) -> None:
     """Let the last two heads of the second layer start at the frame before: one in its own column, one anywhere.
 
     Queries and keys of rotary attention at places m and n whose biases alone count give s cos(w (m - n) - phi) for each
@@ -27,7 +29,9 @@ def look_back(language_model: nn.Module) -> None:
     _point(attention, rotary, heads - 1, {"t": BACK})
 
 
-def _point(attention: nn.Module, rotary: nn.Module, head: int, logits: dict[str, float]) -> None:
+def _point(
+    attention: Qwen2_5_VLAttention, rotary: Qwen2_5_VLRotaryEmbedding, head: int, logits: dict[str, float]
+) -> None:
     dim, frequencies = attention.head_dim, rotary.inv_freq.tolist()
     axes = [axis for axis, count in zip("thw", rotary.mrope_section, strict=True) for _ in range(count)]
     first, half = head * dim, dim // 2
