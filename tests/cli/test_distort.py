@@ -81,16 +81,8 @@ def test_a_base_renoises_clips_with_one_reference_replaced(idgrpo, samples_file,
 
 
 def test_changes_that_hardly_show_are_skipped_and_counted(idgrpo, samples_file):
-    words = (
-        "--data",
-        samples_file,
-        "--per-video",
-        2,
-        "--mix",
-        "attribute=1,replace=1",
-        "--set",
-        "strength.tie_share=0",
-    )
+    mix = ("--mix", "attribute=1,replace=1", "--set", "strength.tie_share=0")
+    words = ("--data", samples_file, "--per-video", 2, *mix)
     pairs = {}
     for visible in (0, 0.25):
         code, out, err = idgrpo(*words, "--set", f"strength.visible={visible}", "--json")

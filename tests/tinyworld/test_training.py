@@ -67,6 +67,11 @@ def test_lessons_tell_who_is_who_frame_by_frame_and_what_changed_since_the_frame
     assert 0.02 < traded.float().mean() < 0.3
     clean = traded[:, 1:] & ~traded[:, :-1] & (lesson.present > 0).all(1)[:, :-1]
     assert clean.any() and (~lesson.kept.all(-1).all(1))[clean].all()  # who trades places changes between two frames
+    calm, restless = (
+        draw_lesson(torch.Generator().manual_seed(3), 200, 2, restless=share).kept.all(-1).float().mean()
+        for share in (0.0, 1.0)
+    )
+    assert restless < calm - 0.1
     still = draw_lesson(torch.Generator().manual_seed(3), 200, 2)
     same = (still.shown == still.shown[:, :, :1]).all(-1).all(-1)
     assert torch.equal(same, still.kept.all(-1).all(-1))

@@ -23,12 +23,13 @@ from idgrpo.tinyworld.training.vlm_heads import look_back
 from idgrpo.tinyworld.training.vlm_judged import JudgedClips, JudgedLesson, judge_clips
 from idgrpo.tinyworld.training.vlm_look import GeneratorLook
 from idgrpo.tinyworld.training.vlm_losses import Pupil, judged_loss, reading_loss, seeing_judged_loss, vision_loss
-from idgrpo.tinyworld.training.vlm_truth import Lesson, draw_lesson, draw_restless_lesson
+from idgrpo.tinyworld.training.vlm_truth import Lesson, draw_lesson
 
 log = logging.getLogger(__name__)
 
 Lessons = Callable[[torch.Generator, int, int], Lesson]
 BATCH = 32
+THREE = 0.3  # of the batches have three people
 WEIGHT_DECAY = 0.1  # of the language model; without, its layers outgrow what one step can change
 NUM_CASES = {2: 400, 3: 350}  # judged cases of each base, by number of people
 BASES = ("tiny-phantom", "tiny-vace")
@@ -94,50 +95,34 @@ def _is_matrix(name: str) -> bool:
     return "blocks." in name or "layers." in name or "merger.mlp" in name
 
 
-def draw_people(generator: torch.Generator, three: float) -> int:
-    """Return how many people a batch has: a share `three` of the batches has three, the others two."""
-    return 3 if torch.rand((), generator=generator) < three else 2
+def how_many(generator: torch.Generator) -> int:
+    """Return how many people a batch has: three in a share THREE of the batches, else two."""
+    return 3 if torch.rand((), generator=generator) < THREE else 2
 
 
 def stages(looks: Lessons, judged: dict[int, JudgedClips]) -> list[Stage]:
     """Return the lesson plan; `judged` by number of people."""
 
-    def rendered(
-        lessons: Lessons,
-        loss: Callable[[Pupil, Lesson], dict[str, Tensor]],
-        *,
-        three: float = 0.125,
-        restless: float = 0.0,
-    ) -> Losses:
-        def losses(pupil: Pupil, generator: torch.Generator, step: int) -> dict[str, Tensor]:
-            draw = draw_restless_lesson if torch.rand((), generator=generator) < restless else lessons
-            return loss(pupil, draw(generator, BATCH, draw_people(generator, three)))
+    def rendered(lessons: Lessons, loss: Callable[[Pupil, Lesson], dict[str, Tensor]]) -> Losses:
+        return lambda pupil, generator, step: loss(pupil, lessons(generator, BATCH, how_many(generator)))
 
-        return losses
-
-    def mixed(
-        share: float,
-        loss: Callable[[Pupil, JudgedLesson], dict[str, Tensor]],
-        otherwise: Losses,
-        *,
-        three: float = 0.125,
-    ) -> Losses:
+    def mixed(share: float, loss: Callable[[Pupil, JudgedLesson], dict[str, Tensor]], otherwise: Losses) -> Losses:
         def losses(pupil: Pupil, generator: torch.Generator, step: int) -> dict[str, Tensor]:
             if torch.rand((), generator=generator) < share:
-                return loss(pupil, judged[draw_people(generator, three)].draw(generator, BATCH))
+                return loss(pupil, judged[how_many(generator)].draw(generator, BATCH))
             return otherwise(pupil, generator, step)
 
         return losses
 
-    seeing = rendered(draw_lesson, vision_loss)
-    reading = rendered(draw_lesson, reading_loss, three=0.3, restless=0.25)
-    judging = rendered(looks, partial(reading_loss, reward_weight=1.0), three=0.3, restless=0.25)
+    restless = partial(draw_lesson, restless=1 / 3)
+    seeing, reading = rendered(draw_lesson, vision_loss), rendered(restless, reading_loss)
+    judging = rendered(restless, partial(reading_loss, reward_weight=1.0))
     return [
         Stage("A", 3000, seeing, rate=0.5, tower_rate=1.0),
         Stage("look", 500, rendered(looks, vision_loss), rate=0.5, tower_rate=0.5),
         Stage("seen", 400, mixed(0.65, seeing_judged_loss, seeing), rate=0.5, tower_rate=0.5),
         Stage("B", 1800, reading, span=(0.0, 0.36)),
-        Stage("C", 3200, mixed(0.4, judged_loss, judging, three=0.3), span=(0.36, 1.0)),
+        Stage("C", 3200, mixed(0.4, judged_loss, judging), span=(0.36, 1.0)),
     ]
 
 

@@ -19,6 +19,7 @@ from idgrpo.tinyworld.training.text import word_tokenizer
 MAX_PEOPLE = 3
 WIDTH = 128
 ROPE_THETA = 4.0  # small, for pictures are four tokens wide: at 1000, columns would differ by 0.01 rad and be one place
+TOKENS_PER_SECOND, SECOND_PER_GRID = 16, 0.125  # two positions between two frames
 VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 RUBRIC = tuple(f"<|r{{index}}_{name.replace(' ', '_')}|>" for name in ATTRIBUTES)
 MARKERS = tuple(f"<|ref_{index}|>" for index in range(1, MAX_PEOPLE + 1))
@@ -34,8 +35,8 @@ PREPROCESSING = {
     "min_pixels": 1024,
     "max_pixels": 1024,
     "fps": 16,
-    "tokens_per_second": 16,
-    "second_per_grid": 0.125,
+    "tokens_per_second": TOKENS_PER_SECOND,
+    "second_per_grid": SECOND_PER_GRID,
     "template_name": "tiny_v1",
     "template_text": "{references}{video}{rubric}" + REWARD,
     "reference_text": "<|ref_{index}|>{image}",
@@ -64,7 +65,7 @@ def new_model(words: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGenerat
         vision_config={
             "depth": 2, "hidden_size": 64, "intermediate_size": 192, "num_heads": 4, "patch_size": 4, "temporal_patch_size": 1,
             "spatial_merge_size": 2, "window_size": 32, "fullatt_block_indexes": [0, 1], "out_hidden_size": WIDTH,
-            "tokens_per_second": 16,
+            "tokens_per_second": TOKENS_PER_SECOND,
         },
         text_config={
             "vocab_size": len(words), "hidden_size": WIDTH, "intermediate_size": 320, "num_hidden_layers": 5,

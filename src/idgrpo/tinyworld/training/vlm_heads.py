@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLTextModel
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLAttention, Qwen2_5_VLRotaryEmbedding
 
-FRAME = 2.0  # positions between two frames: `tokens_per_second` x `second_per_grid` of the preprocessing
+from idgrpo.tinyworld.training.vlm_files import SECOND_PER_GRID, TOKENS_PER_SECOND
+
 BACK, COLUMN = 2.0, 6.0  # logits per frequency of the time axis, and of the width axis
 LAYER = 1
 
@@ -39,7 +40,7 @@ def _point(
         if axis not in logits:
             continue
         rows = [first + pair, first + half + pair]
-        angle = frequency * FRAME if axis == "t" else 0.0
+        angle = frequency * TOKENS_PER_SECOND * SECOND_PER_GRID if axis == "t" else 0.0
         length = math.sqrt(logits[axis] * math.sqrt(dim))
         _set(attention.k_proj, rows, length, 0.0)
         _set(attention.q_proj, rows, length, angle)

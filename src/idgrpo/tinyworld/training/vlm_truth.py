@@ -42,15 +42,12 @@ class Lesson:
         return (same * self.present.unsqueeze(-1)).mean(2)
 
 
-def draw_lesson(generator: torch.Generator, batch: int, num_people: int) -> Lesson:
-    """Draw scenes, ask for some people and show others: attribute by attribute, sometimes changing half-way."""
-    plan = _draw_plan(generator, batch, num_people)
-    return _lesson(plan, plan.render(torch.tensor(FRAMES)), generator)
+def draw_lesson(generator: torch.Generator, batch: int, num_people: int, *, restless: float = 0.1) -> Lesson:
+    """Draw scenes, ask for some people and show others: attribute by attribute, sometimes changing half-way.
 
-
-def draw_restless_lesson(generator: torch.Generator, batch: int, num_people: int) -> Lesson:
-    """As `draw_lesson`, but everybody changes to and fro all the time: nothing but following people tells what changed."""
-    plan = _draw_plan(generator, batch, num_people, restless=1.0)
+    In a share `restless` of the clips everybody changes to and fro: only who follows people can tell what changed.
+    """
+    plan = _draw_plan(generator, batch, num_people, restless)
     return _lesson(plan, plan.render(torch.tensor(FRAMES)), generator)
 
 
@@ -105,10 +102,11 @@ def _lesson(plan: _Plan, clips: Clips, generator: torch.Generator) -> Lesson:
     shown, present = plan.shown[:, :, keep], plan.present[:, :, keep]
     match = best_match(plan.asked, shown, present)
     rows = torch.arange(len(match)).unsqueeze(1)
+    shown, present = shown[rows, match], present[rows, match]
     photos = portraits(code_of(plan.asked), generator if torch.rand((), generator=generator) < 0.5 else None)
     return Lesson(
-        to_bytes(look(clips.pixels, generator)), to_bytes(photos), plan.asked, shown[rows, match], present[rows, match],
-        cell_owner(clips.visible[rows, match]), _named(plan.asked, shown[rows, match], present[rows, match]),
+        to_bytes(look(clips.pixels, generator)), to_bytes(photos), plan.asked, shown, present,
+        cell_owner(clips.visible[rows, match]), _named(plan.asked, shown, present),
     )  # fmt: skip
 
 
