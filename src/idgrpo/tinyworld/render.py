@@ -47,7 +47,8 @@ def render(
         colour, alpha = colour * (1 - weight) + colour_b * weight, blended
     if presence is not None:
         alpha = alpha * presence.reshape(batch, slots, frames, 1, 1)
-    pixels = _backdrop(scenes).unsqueeze(1).repeat(1, frames, 1, 1, 1)
+    empty = backdrop(scenes.place, scenes.horizon)
+    pixels = empty.view(batch, 1, 3, SIZE_PX, 1).repeat(1, frames, 1, 1, SIZE_PX)
     visible = torch.zeros_like(alpha)
     order = scenes.depth.argsort(1)
     rows = torch.arange(batch)
@@ -84,15 +85,15 @@ def _per_frame(codes: Tensor, frames: int) -> Tensor:
     return codes if codes.dim() == 3 else codes.unsqueeze(-1).expand(-1, -1, frames)
 
 
-def _backdrop(scenes: Scenes) -> Tensor:
-    """Sky that pales towards the horizon, and ground; [batch, channel, height, width]."""
+def backdrop(place: Tensor, horizon: Tensor) -> Tensor:
+    """Return the colour of each row without people: sky that pales towards the horizon, and ground; [batch, channel, height]."""
     rows = torch.arange(SIZE_PX) + 0.5
-    below = torch.sigmoid((rows - scenes.horizon.unsqueeze(1)) / 0.6)[:, None, :, None]
-    height = (rows / SIZE_PX).view(1, 1, -1, 1)
-    sky = SKY[scenes.place][..., None, None]
+    below = torch.sigmoid((rows - horizon.unsqueeze(1)) / 0.6).unsqueeze(1)
+    height = rows / SIZE_PX
+    sky = SKY[place].unsqueeze(-1)
     sky = sky + (1 - sky) * 0.35 * height
-    ground = GROUND[scenes.place][..., None, None] * (1.06 - 0.16 * height)
-    return (sky * (1 - below) + ground * below).expand(-1, -1, -1, SIZE_PX)
+    ground = GROUND[place].unsqueeze(-1) * (1.06 - 0.16 * height)
+    return sky * (1 - below) + ground * below
 
 
 def _cover(distance: Tensor) -> Tensor:

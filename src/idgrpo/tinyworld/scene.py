@@ -30,6 +30,7 @@ GROUND = torch.tensor(
         [0.84, 0.62, 0.36],
     ]
 )
+HORIZON_PX, LIGHT = (17.5, 20.5), (0.9, 1.06)  # lowest and highest
 NUMBER_WORDS = ("one", "two", "three", "four")
 
 
@@ -84,7 +85,7 @@ def draw_scenes(generator: torch.Generator, num: int, num_people: int = 2, num_f
     rank = depth.argsort(1).argsort(1).float()
     feet = (28.0 + 1.2 * rank / max(num_people - 1, 1) * 1.5).unsqueeze(-1) + 0.3 * stride.abs() * -1
     return Scenes(
-        motion, place, uniform(17.5, 20.5, num), uniform(0.9, 1.06, num), x, feet.expand_as(x), stride, facing, depth
+        motion, place, uniform(*HORIZON_PX, num), uniform(*LIGHT, num), x, feet.expand_as(x), stride, facing, depth
     )
 
 

@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from idgrpo.tinyworld.background import background_rows
 from idgrpo.tinyworld.parts import HEIGHT_PX, RIDGE, WIDTH_PX, Figures, figures_of_any_colour
+from idgrpo.tinyworld.scene import SIZE_PX
 
 PAD_PX, BELOW_PX = 8, 2  # how far a person's window may reach beyond the picture
 FIRST_ROW = 3  # windows higher up would hold nobody's feet
@@ -28,11 +30,10 @@ class Track:
 def spot(clip: Tensor, num_people: int) -> list[Track]:
     """Find the `num_people` most evident people in a clip [frame, 3, h, w] in 0..1, most evident first.
 
-    The background is the median of each row. At every place, any figure in any colours is fitted; the evidence is what it
-    explains beyond the background. The best path through the frames (Viterbi) is a person, who is painted over before
+    At every place, any figure in any colours is fitted; the evidence is what it explains beyond the background. The best path through the frames (Viterbi) is a person, who is painted over before
     the next is sought.
     """
-    rows = F.pad(clip.permute(1, 2, 0, 3).flatten(2).median(-1).values[None], (PAD_PX, BELOW_PX), mode="replicate")[0]
+    rows = F.pad(background_rows(clip)[None], (PAD_PX, BELOW_PX), mode="replicate")[0]
     picture = F.pad(clip, (PAD_PX, PAD_PX, PAD_PX, BELOW_PX), mode="replicate")
     backdrop = rows.view(1, 3, -1, 1).expand_as(picture)
     frames, left, tracks = torch.arange(len(clip)), picture, []
@@ -68,32 +69,43 @@ def _front() -> Figures:
 
 
 @lru_cache(maxsize=1)
-def _whitened() -> Tensor:
-    """The parts, orthogonal, so that the explained error is a plain sum of squares: [g, p, 4]."""
+def _inside() -> Tensor:
+    """Which pixels of the window at each place lie in the picture, by row and by column: [y, 1, p] and [1, x, p]."""
+    rows = F.pad(torch.ones(SIZE_PX), (PAD_PX, BELOW_PX)).unfold(0, HEIGHT_PX, 1)[FIRST_ROW:]
+    columns = F.pad(torch.ones(SIZE_PX), (PAD_PX, PAD_PX)).unfold(0, WIDTH_PX, 1)
+    return (rows[:, None, :, None] * columns[None, :, None, :]).flatten(2)
+
+
+@lru_cache(maxsize=1)
+def _whitening() -> Tensor:
+    """Matrices [y, x, g, 4, 4] that make the parts orthogonal on what lies in the picture: the explained error becomes a sum of squares."""
     parts = _front().parts
-    gram = parts.transpose(1, 2) @ parts + RIDGE * torch.eye(parts.shape[-1])
-    return parts @ torch.linalg.inv(torch.linalg.cholesky(gram)).transpose(1, 2)
+    gram = torch.einsum("yxp,gpk,gpl->yxgkl", _inside(), parts, parts) + RIDGE * torch.eye(parts.shape[-1])
+    return torch.linalg.inv(torch.linalg.cholesky(gram)).transpose(-1, -2)
 
 
 def _evidence(picture: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return the evidence for the best figure [frame, y, x] and its index, from a padded picture and its row colours.
 
-    With u = picture - background, k = alpha background - fixed and t = u + k, a figure explains
-    |u|^2 - (|t|^2 - |Q t|^2) = |Q t|^2 - 2 u k - |k|^2, where Q holds the whitened parts. k depends on the row only.
+    Only pixels of the picture count: who stands half outside is judged by the other half. With u = picture - background,
+    k = alpha background - fixed, P the parts and t = u + k, a figure explains |u|^2 - (|t|^2 - |W P t|^2)
+    = |W P t|^2 - 2 u k - |k|^2, where W whitens. k depends on the row only.
     """
-    front, parts = _front(), _whitened()
-    ahead = (picture - rows[None, :, :, None]).unfold(2, HEIGHT_PX, 1).unfold(3, WIDTH_PX, 1)[:, :, FIRST_ROW:]
-    num_frames, _, num_y, num_x = ahead.shape[:4]
-    u = ahead.permute(2, 1, 0, 3, 4, 5).reshape(num_y, 3, num_frames * num_x, -1)
+    front, inside = _front(), _inside()
+    ahead = (picture - rows[None, :, :, None])[:, :, PAD_PX:-BELOW_PX, PAD_PX:-PAD_PX]
+    ahead = F.pad(ahead, (PAD_PX, PAD_PX, PAD_PX, BELOW_PX))
+    u = (
+        ahead.unfold(2, HEIGHT_PX, 1).unfold(3, WIDTH_PX, 1)[:, :, FIRST_ROW:].flatten(4).transpose(0, 2)
+    )  # [y, c, f, x, p]
     behind = rows.unfold(1, HEIGHT_PX, 1)[:, FIRST_ROW:, :, None].expand(-1, -1, -1, WIDTH_PX).flatten(2)
-    k = front.alpha * behind[:, :, None] - front.fixed  # [channel, y, g, p]
-    cross = (u @ k.permute(1, 0, 3, 2)).sum(1)
-    projected = (u @ parts.permute(1, 0, 2).flatten(1)).unflatten(-1, (len(parts), -1))
-    projected = projected + torch.einsum("cygp,gpk->ycgk", k, parts)[:, :, None]
-    explained = projected.square().sum((1, 4)) - 2 * cross - k.square().sum((0, 3))[:, None]
+    k = front.alpha * behind[:, :, None] - front.fixed  # [c, y, g, p]
+    cross = torch.einsum("ycfxp,cygp->yfxg", u, k)
+    projected = torch.einsum("ycfxp,gpk->ycfxgk", u, front.parts)
+    projected = projected + torch.einsum("cygp,gpk,yxp->ycxgk", k, front.parts, inside)[:, :, None]
+    explained = torch.einsum("ycfxgk,yxgkl->ycfxgl", projected, _whitening()).square().sum((1, -1))
+    explained = explained - 2 * cross - torch.einsum("cygp,yxp->yxg", k.square(), inside)[:, None]
     best, figure = explained.max(-1)
-    shape = (num_y, num_frames, num_x)
-    return best.view(shape).transpose(0, 1), figure.view(shape).transpose(0, 1)
+    return best.transpose(0, 1), figure.transpose(0, 1)
 
 
 def _best_path(evidence: Tensor) -> Tensor:
