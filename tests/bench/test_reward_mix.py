@@ -2,8 +2,8 @@
 
 30 % "human" pairs (clips of both bases, ordered by the oracle, one label in ten reversed) and 70 % synthetic ones
 (distortions of true clips), a third of both with three people. Generated test pairs count as decided beyond a margin that the
-oracle itself can keep: the smallest gap between two clips that it confirms from the other half of the frames in 98 % of the
-pairs. All pairs beyond the annotators' own tie width are shown beside them. Every order of the references is read. Prints the
+oracle itself can keep: the smallest gap beyond which it is right about 98 % of the distortions and confirms 98 % of its
+orders of generated clips from the other half of the frames. All pairs beyond the annotators' own tie width are shown beside them. Every order of the references is read. Prints the
 table and writes it to $REWARD_TABLE if set; $REWARD_STORE keeps the material for another run:
 
     pytest -s -m bench tests/bench/test_reward_mix.py -k full      # about 35 CPU minutes
@@ -28,7 +28,7 @@ from idgrpo.records.preference import Preference
 from idgrpo.records.sample import Sample
 from idgrpo.store.store import Store
 from idgrpo.tinyworld.cases import make_cases, write_cases, write_true_samples
-from idgrpo.tinyworld.oracle import identity_by_template
+from idgrpo.tinyworld.oracle import identity_by_template, pair_gap
 from idgrpo.video.read import read_video
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3 * 3600)]
@@ -41,7 +41,8 @@ RECIPES = {
     "random": ["data.mix=random", "data.random_share=0.7"],
     "human-only": ["data.mix=human-only"],
 }
-CONFIRMED = 0.98  # of the pairs beyond the tie margin, from either half of the frames
+CONFIRMED = 0.98  # of the pairs beyond the tie margin
+NUM_KNOWN = 400  # distortions that the oracle is asked about
 PROBES = ("reference_order", "stranger_reference", "static_copy", "missing_person")
 
 
@@ -129,10 +130,11 @@ def material(place: Place, scale: Scale) -> tuple[list[str], dict[int, Test]]:
     for num_people, num_cases, num_clips in zip((2, 3), scale.cases, scale.clips, strict=True):
         drawn = place.sampled(place.cases("train", num_cases, num_people, 10 + num_people), f"train-{num_people}")
         training.append(place.human(drawn, f"human-{num_people}"))
-        training.append(place.distorted("train", num_clips, num_people, 20 + num_people))
+        known = place.distorted("train", num_clips, num_people, 20 + num_people)
+        training.append(known)
         unseen = place.sampled(place.cases("test", scale.tests, num_people, 30 + num_people), f"test-{num_people}")
         damaged = place.distorted("test", scale.tests, num_people, 40 + num_people)
-        tests[num_people] = Test(damaged, unseen, tie_margin(place.store, drawn))
+        tests[num_people] = Test(damaged, unseen, tie_margin(place.store, drawn, known))
     return training, tests
 
 
@@ -142,8 +144,12 @@ def sources(store: Store, training: list[str]) -> Counter[str]:
     return Counter(pair.source for file in files for pair in read_records(file, Preference))
 
 
-def tie_margin(store: Store, generated: list[str]) -> float:
-    """Return the smallest gap, in steps of 0.01, beyond which the oracle's order from either half of the frames is that from the other."""
+def tie_margin(store: Store, generated: list[str], known: str) -> float:
+    """Return the smallest gap, in steps of 0.01, beyond which the oracle can be relied on.
+
+    Its order is that of distortions, which is known, and its order of generated clips from either half of the frames is that
+    from the other.
+    """
     gaps = []
     for ref in generated:
         samples = list(read_records(store.resolve(ref).file("samples.jsonl"), Sample))
@@ -155,9 +161,10 @@ def tie_margin(store: Store, generated: list[str]) -> float:
         for i, j in combinations(range(len(samples)), 2):
             if samples[i].case_id == samples[j].case_id:
                 gaps.append(tuple(half[i] - half[j] for half in halves))
-    mirrored = [(b, a) for a, b in gaps]
+    pairs = [p for p in read_records(store.resolve(known).file("prefs.jsonl"), Preference) if p.label in ("a", "b")]
+    right = [(pair_gap(pair), 1.0 if pair.label == "a" else -1.0) for pair in pairs[:NUM_KNOWN]]
     for step in range(2, 30):
-        found = [accuracy_beyond(pairs, step / 100) for pairs in (gaps, mirrored)]
+        found = [accuracy_beyond(pairs, step / 100) for pairs in (right, gaps, [(b, a) for a, b in gaps])]
         if all(share is None or share >= CONFIRMED for share in found):
             return step / 100
     raise AssertionError("the oracle contradicts itself at every gap")

@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 Lessons = Callable[[torch.Generator, int, int], Lesson]
 BATCH = 32
-THREE = 0.3  # of the batches have three people
+THREE = 0.4  # of the batches have three people
 WEIGHT_DECAY = 0.1  # of the language model; without, its layers outgrow what one step can change
-NUM_CASES = {2: 400, 3: 350}  # judged cases of each base, by number of people
+NUM_CASES = {2: 250, 3: 250}  # judged cases of each base, by number of people
 BASES = ("tiny-phantom", "tiny-vace")
 
 
@@ -121,8 +121,8 @@ def stages(looks: Lessons, judged: dict[int, JudgedClips]) -> list[Stage]:
         Stage("A", 3000, seeing, rate=0.5, tower_rate=1.0),
         Stage("look", 500, rendered(looks, vision_loss), rate=0.5, tower_rate=0.5),
         Stage("seen", 400, mixed(0.65, seeing_judged_loss, seeing), rate=0.5, tower_rate=0.5),
-        Stage("B", 1800, reading, span=(0.0, 0.36)),
-        Stage("C", 3200, mixed(0.4, judged_loss, judging), span=(0.36, 1.0)),
+        Stage("B", 2700, reading, span=(0.0, 0.34)),
+        Stage("C", 5300, mixed(0.45, judged_loss, judging), tower_rate=0.05, span=(0.34, 1.0)),
     ]
 
 
