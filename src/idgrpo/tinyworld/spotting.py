@@ -30,8 +30,8 @@ class Track:
 def spot(clip: Tensor, num_people: int) -> list[Track]:
     """Find the `num_people` most evident people in a clip [frame, 3, h, w] in 0..1, most evident first.
 
-    At every place, any figure in any colours is fitted; the evidence is what it explains beyond the background. The best path through the frames (Viterbi) is a person, who is painted over before
-    the next is sought.
+    At every place, any figure in any colours is fitted; the evidence is what it explains beyond the background. The best
+    path through the frames (Viterbi) is a person, who is painted over before the next is sought.
     """
     rows = F.pad(background_rows(clip)[None], (PAD_PX, BELOW_PX), mode="replicate")[0]
     picture = F.pad(clip, (PAD_PX, PAD_PX, PAD_PX, BELOW_PX), mode="replicate")
@@ -70,7 +70,7 @@ def _front() -> Figures:
 
 @lru_cache(maxsize=1)
 def _inside() -> Tensor:
-    """Which pixels of the window at each place lie in the picture, by row and by column: [y, 1, p] and [1, x, p]."""
+    """Tell which pixels of the window at each place lie in the picture: 1 or 0, [y, x, p]."""
     rows = F.pad(torch.ones(SIZE_PX), (PAD_PX, BELOW_PX)).unfold(0, HEIGHT_PX, 1)[FIRST_ROW:]
     columns = F.pad(torch.ones(SIZE_PX), (PAD_PX, PAD_PX)).unfold(0, WIDTH_PX, 1)
     return (rows[:, None, :, None] * columns[None, :, None, :]).flatten(2)
@@ -78,7 +78,7 @@ def _inside() -> Tensor:
 
 @lru_cache(maxsize=1)
 def _whitening() -> Tensor:
-    """Matrices [y, x, g, 4, 4] that make the parts orthogonal on what lies in the picture: the explained error becomes a sum of squares."""
+    """Return W [y, x, g, 4, 4], which makes the parts orthogonal on what lies in the picture: explained errors are sums of squares."""
     parts = _front().parts
     gram = torch.einsum("yxp,gpk,gpl->yxgkl", _inside(), parts, parts) + RIDGE * torch.eye(parts.shape[-1])
     return torch.linalg.inv(torch.linalg.cholesky(gram)).transpose(-1, -2)
@@ -94,9 +94,8 @@ def _evidence(picture: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     front, inside = _front(), _inside()
     ahead = (picture - rows[None, :, :, None])[:, :, PAD_PX:-BELOW_PX, PAD_PX:-PAD_PX]
     ahead = F.pad(ahead, (PAD_PX, PAD_PX, PAD_PX, BELOW_PX))
-    u = (
-        ahead.unfold(2, HEIGHT_PX, 1).unfold(3, WIDTH_PX, 1)[:, :, FIRST_ROW:].flatten(4).transpose(0, 2)
-    )  # [y, c, f, x, p]
+    windows = ahead.unfold(2, HEIGHT_PX, 1).unfold(3, WIDTH_PX, 1)[:, :, FIRST_ROW:]
+    u = windows.flatten(4).transpose(0, 2)  # [y, c, f, x, p]
     behind = rows.unfold(1, HEIGHT_PX, 1)[:, FIRST_ROW:, :, None].expand(-1, -1, -1, WIDTH_PX).flatten(2)
     k = front.alpha * behind[:, :, None] - front.fixed  # [c, y, g, p]
     cross = torch.einsum("ycfxp,cygp->yfxg", u, k)
