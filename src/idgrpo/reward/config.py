@@ -79,7 +79,7 @@ class FullConfig(Config):
 class HeadConfig(Config):
     """Training of the head alone on features computed once per clip.
 
-    The strong decay is what makes few and noisy labels enough: with 300 pairs of the embedded world and 15 % flipped
+    The strong decay is what makes few and noisy labels enough: with 300 pairs, an earlier tiny-vlm and 15 % flipped
     labels, accuracy on unseen people was 0.785 at 0.01, 0.882 at 10 and 0.903 at 30; with 1,000 clean pairs 0.907 to
     0.912 at any of them. Larger values shrink the gaps and with them the stated confidence.
     """
