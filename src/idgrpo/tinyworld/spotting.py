@@ -70,18 +70,24 @@ def _front() -> Figures:
 
 @lru_cache(maxsize=1)
 def _inside() -> Tensor:
-    """Tell which pixels of the window at each place lie in the picture: 1 or 0, [y, x, p]."""
-    rows = F.pad(torch.ones(SIZE_PX), (PAD_PX, BELOW_PX)).unfold(0, HEIGHT_PX, 1)[FIRST_ROW:]
-    columns = F.pad(torch.ones(SIZE_PX), (PAD_PX, PAD_PX)).unfold(0, WIDTH_PX, 1)
-    return (rows[:, None, :, None] * columns[None, :, None, :]).flatten(2)
+    """Tell which pixels of the padded picture are pixels of the picture: 1 or 0, [1, h, w]."""
+    return F.pad(torch.ones(1, SIZE_PX, SIZE_PX), (PAD_PX, PAD_PX, PAD_PX, BELOW_PX))
 
 
 @lru_cache(maxsize=1)
 def _whitening() -> Tensor:
-    """Return W [y, x, g, 4, 4], which makes the parts orthogonal on what lies in the picture: explained errors are sums of squares."""
+    """Return W [g, 4, 4, y, x], which makes the parts orthogonal on what lies in the picture: explained errors are sums of squares."""
     parts = _front().parts
-    gram = torch.einsum("yxp,gpk,gpl->yxgkl", _inside(), parts, parts) + RIDGE * torch.eye(parts.shape[-1])
-    return torch.linalg.inv(torch.linalg.cholesky(gram)).transpose(-1, -2)
+    pairs = (parts.unsqueeze(-1) * parts.unsqueeze(-2)).movedim(1, -1)  # [g, 4, 4, p]
+    gram = _at_every_place(_inside(), pairs)[0].movedim((-2, -1), (0, 1)) + RIDGE * torch.eye(parts.shape[-1])
+    return torch.linalg.inv(torch.linalg.cholesky(gram)).transpose(-1, -2).movedim((0, 1), (-2, -1)).contiguous()
+
+
+def _at_every_place(images: Tensor, masks: Tensor) -> Tensor:
+    """Return the sums of images [n, h, w] times masks [..., p] with the window at each place: [n, ..., y, x]."""
+    kernels = masks.reshape(-1, 1, HEIGHT_PX, WIDTH_PX)
+    sums = F.conv2d(images[:, None, FIRST_ROW:], kernels)
+    return sums.unflatten(1, masks.shape[:-1])
 
 
 def _evidence(picture: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,22 +95,22 @@ def _evidence(picture: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
 
     Only pixels of the picture count: who stands half outside is judged by the other half. With u = picture - background,
     k = alpha background - fixed, P the parts and t = u + k, a figure explains |u|^2 - (|t|^2 - |W P t|^2)
-    = |W P t|^2 - 2 u k - |k|^2, where W whitens. k depends on the row only.
+    = |W P t|^2 - 2 u k - |k|^2, where W whitens. The background b is that of the row, so all of it is sums of masks over images.
     """
-    front, inside = _front(), _inside()
-    ahead = (picture - rows[None, :, :, None])[:, :, PAD_PX:-BELOW_PX, PAD_PX:-PAD_PX]
-    ahead = F.pad(ahead, (PAD_PX, PAD_PX, PAD_PX, BELOW_PX))
-    windows = ahead.unfold(2, HEIGHT_PX, 1).unfold(3, WIDTH_PX, 1)[:, :, FIRST_ROW:]
-    u = windows.flatten(4).transpose(0, 2)  # [y, c, f, x, p]
-    behind = rows.unfold(1, HEIGHT_PX, 1)[:, FIRST_ROW:, :, None].expand(-1, -1, -1, WIDTH_PX).flatten(2)
-    k = front.alpha * behind[:, :, None] - front.fixed  # [c, y, g, p]
-    cross = torch.einsum("ycfxp,cygp->yfxg", u, k)
-    projected = torch.einsum("ycfxp,gpk->ycfxgk", u, front.parts)
-    projected = projected + torch.einsum("cygp,gpk,yxp->ycxgk", k, front.parts, inside)[:, :, None]
-    explained = torch.einsum("ycfxgk,yxgkl->ycfxgl", projected, _whitening()).square().sum((1, -1))
-    explained = explained - 2 * cross - torch.einsum("cygp,yxp->yxg", k.square(), inside)[:, None]
-    best, figure = explained.max(-1)
-    return best.transpose(0, 1), figure.transpose(0, 1)
+    front = _front()
+    alpha, fixed, parts = front.alpha, front.fixed, front.parts.transpose(1, 2)
+    inside = _inside()
+    b = rows.unsqueeze(-1) * inside  # [c, h, w]
+    u = (picture - rows.unsqueeze(-1)) * inside  # [f, c, h, w]
+    projected = _at_every_place(u.flatten(0, 1), parts).unflatten(0, u.shape[:2])  # [f, c, g, 4, y, x]
+    projected += _at_every_place(b, alpha.unsqueeze(1) * parts) - _at_every_place(inside, fixed.unsqueeze(1) * parts)
+    cross = _at_every_place((u * b).sum(1), alpha) - _at_every_place(u.sum(1), fixed)
+    square = _at_every_place(b.square().sum(0, keepdim=True), alpha.square())
+    square = square - 2 * _at_every_place(b.sum(0, keepdim=True), alpha * fixed)
+    square = square + len(b) * _at_every_place(inside, fixed.square())
+    explained = torch.einsum("fcgkyx,gklyx->fcglyx", projected, _whitening()).square().sum((1, 3)) - 2 * cross - square
+    best, figure = explained.max(1)
+    return best, figure
 
 
 def _best_path(evidence: Tensor) -> Tensor:
