@@ -3,10 +3,9 @@
 30 % "human" pairs (clips of both bases, ordered by the oracle, one label in ten reversed) and 70 % synthetic ones
 (distortions of true clips), a third of both with three people. The labels of distortions are right by construction; the mixes
 are compared where they matter: with a third of the pairs, and a share WRONG of the automatic labels reversed (of the paper's automatic
-pairs, labelled by a judge, its teacher kept 48 %). Annotators call clips a tie whose identity differs by up to TIE_WIDTH. Of the
-pairs of generated test clips those are decided beyond the oracle's margin: the smallest gap beyond which an independent judge of
-identity, the finder that evaluation uses, confirms nine of ten of its orders (nobody knows the truth about a generated clip; where two
-judges who see every portrait part more often, there is none to be learnt). Every order of the references is read. Prints the
+pairs, labelled by a judge, its teacher kept 48 %). Annotators call clips a tie whose identity differs by up to TIE_WIDTH: pairs of
+generated test clips are decided beyond it. Shown beside them are those beyond the gap where an independent judge of identity, the finder
+that evaluation uses, confirms nine of ten of the oracle's orders. Every order of the references is read. Prints the
 table and writes it to $REWARD_TABLE if set; $REWARD_STORE keeps the material for another run:
 
     pytest -s -m bench tests/bench/test_reward_mix.py -k full      # 21 minutes on one core, clips drawn before
@@ -16,25 +15,25 @@ table and writes it to $REWARD_TABLE if set; $REWARD_STORE keeps the material fo
 import json
 import os
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from idgrpo.cli.demo_reward import Scores, accuracy_beyond, damaged_pairs, generated_pairs
 from idgrpo.cli.main import run
 from idgrpo.records.jsonl import read_records, write_records
 from idgrpo.records.preference import Preference
 from idgrpo.records.sample import Sample
-from idgrpo.reward.score import RewardModel, clip_features
+from idgrpo.reward.checkpoint import checkpoint_digest, find_vlm
+from idgrpo.reward.data import Clip, clips_of
+from idgrpo.reward.features import feature_folder, features_of
+from idgrpo.reward.score import RewardModel
 from idgrpo.store.store import Store
 from idgrpo.tinyworld.cases import make_cases, write_cases, write_true_samples
-from idgrpo.tinyworld.oracle import quality
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3 * 3600)]
 
@@ -42,10 +41,8 @@ BASES = ("tiny-phantom", "tiny-vace")
 PAIRS_PER_CASE, PAIRS_PER_CLIP = 8, 4
 TIE_WIDTH = 0.05  # an attribute of weight 0.1 of one person of two
 PEOPLE = {"skill": 0.9, "noise": 0.0, "tie_width": TIE_WIDTH}  # of the labels of decided pairs, one in ten is wrong
-HEAD = {
-    "weight_decay": 1,
-    "rate": 0.002,
-}  # strong decay, the default, forgets in a few updates, and with it the schedule
+# Strong decay, the default, forgets in a few updates, and with it the schedule.
+HEAD = {"weight_decay": 1, "rate": 0.002}
 WRONG = 0.35  # of the automatic labels, where they are doubtful
 RECIPES = {
     "cosine + teacher": ["data.mix=cosine", "data.teacher=true"],
@@ -53,7 +50,7 @@ RECIPES = {
     "human-only": ["data.mix=human-only"],
 }
 RIGHT, DOUBTFUL = "right", "few, doubtful"  # what the automatic labels are
-CONFIRMED = 0.9  # of the oracle's orders, by the independent judge: as many as are asked of a reward model
+CONFIRMED = 0.9  # of the oracle's orders, by the independent judge
 PROBES = ("reference_order", "stranger_reference", "static_copy", "missing_person")
 
 
@@ -89,16 +86,17 @@ class Place:
         return self.published(
             "cases",
             f"{split}-{num_people}-{seed}",
-            num,
             lambda out: write_cases(out, make_cases(num, seed, split, num_people)),
+            num=num,
         )
 
-    def published(self, kind: str, name: str, num: int, write: Callable[[Path], object]) -> str:
+    def published(self, kind: str, name: str, write: Callable[[Path], object], *given: str, **config: float) -> str:
         """Give the artifact of an earlier run in this store, or write it."""
-        found = self.store.find(kind, name, inputs={}, config={"num": num})
+        inputs = {f"given{index or ''}": self.store.resolve(ref) for index, ref in enumerate(given)}
+        found = self.store.find(kind, name, inputs=inputs, config=config)
         if found is not None:
             return found.ref
-        with self.store.publish(kind, name, inputs={}, config={"num": num}) as draft:
+        with self.store.publish(kind, name, inputs=inputs, config=config) as draft:
             write(draft.path)
         return draft.artifact.ref
 
@@ -107,8 +105,8 @@ class Place:
         true = self.published(
             "samples",
             f"true-{name}",
-            num,
             lambda out: write_true_samples(out, write_cases(out, make_cases(num, seed, split, num_people))),
+            num=num,
         )
         command = ["distort", "--data", true, "--per-video", str(PAIRS_PER_CLIP)]
         return self.command(*command, "--name", name, "--set", "strength.low=0.5")["artifact"]
@@ -128,7 +126,7 @@ class Place:
             write_records(out / "prefs.jsonl", doubted)
 
         name = given.split("/")[1].split("@")[0]
-        return self.published("preferences", f"few-{name}", round(100 * wrong), write)
+        return self.published("preferences", f"few-{name}", write, given, share=share, wrong=wrong)
 
     def sampled(self, cases: str, name: str) -> list[str]:
         command = ["sample", "--cases", cases, "--num-per-case", "3", "--seed", "0"]
@@ -143,25 +141,6 @@ class Place:
         return self.command("annotate", *given, "--by", "oracle", "--name", name, *sets)["artifact"]
 
 
-class Frozen:
-    """Reward models on one frozen backbone: each clip is read once for all of their heads."""
-
-    read: dict[tuple[bytes, ...], Tensor] = {}
-
-    def __init__(self, model: RewardModel):
-        self.model = model
-
-    def score(self, videos: list[Tensor], photos: list[list[Tensor]], prompts: list[str]) -> list[float]:
-        model = self.model
-        keys = [tuple(part.numpy().tobytes() for part in (v, *p)) for v, p in zip(videos, photos, strict=True)]
-        new = [index for index, key in enumerate(keys) if key not in self.read]
-        given = ([values[index] for index in new] for values in (videos, photos, prompts))
-        if new:
-            found = clip_features(model.network, model.builder, *given, batch=model.batch)
-            self.read.update(zip((keys[index] for index in new), found, strict=True))
-        return model.network.score_features(torch.stack([self.read[key] for key in keys])).tolist()
-
-
 @dataclass(frozen=True)
 class Test:
     """What is measured for one number of people: distortions, clips of both bases, and how far apart two of those must be."""
@@ -170,6 +149,13 @@ class Test:
     damaged: str
     unseen: list[str]
     margin: float
+
+    def clips(self, store: Store) -> list[Clip]:
+        """Return every clip with its people's photos."""
+        pairs = read_records(store.resolve(self.damaged).file("prefs.jsonl"), Preference)
+        samples = [s for ref in self.unseen for s in read_records(store.resolve(ref).file("samples.jsonl"), Sample)]
+        drawn = [Clip(s.video, tuple(r.images[0] for r in s.references), s.prompt) for s in samples]
+        return [clip for pair in pairs for clip in clips_of(pair)] + drawn
 
 
 def material(place: Place, scale: Scale) -> tuple[dict[str, list[str]], dict[int, Test]]:
@@ -196,21 +182,26 @@ def sources(store: Store, training: list[str]) -> Counter[str]:
 
 def tie_margin(place: Place, generated: list[str]) -> float:
     """Return the smallest gap of the oracle, in steps of 0.01, beyond which the finder confirms its order."""
-    by_case: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    finder = Scores(None)
     for ref in generated:
-        report = Path(
-            place.command("eval", "--samples", f"clips={ref}", "--name", ref.split("/")[1].split("@")[0])["path"]
-        )
-        seen = {
-            row["video"]: row["values"]["identity"]
-            for row in json.loads((report / "report.json").read_text())["samples"]
-        }
-        for sample in read_records(place.store.resolve(ref).file("samples.jsonl"), Sample):
-            truth = quality(sample.video, tuple(reference.person for reference in sample.references))
-            by_case[ref, sample.case_id].append((truth, seen[sample.video]))
-    pairs = [(a[0] - b[0], a[1] - b[1]) for clips in by_case.values() for a, b in combinations(clips, 2)]
+        report = place.command("eval", "--samples", f"clips={ref}", "--name", ref.split("/")[1].split("@")[0])
+        for row in json.loads((Path(report["path"]) / "report.json").read_text())["samples"]:
+            photos = tuple(images[0] for images in row["references"])
+            finder.known[row["video"], photos] = row["values"]["identity"]
+    pairs = generated_pairs(place.store, generated, finder)
     shares = ((step / 100, accuracy_beyond(pairs, step / 100)) for step in range(round(100 * TIE_WIDTH), 100))
     return next(gap for gap, share in shares if share is None or share >= CONFIRMED)
+
+
+def scores_of(place: Place, reward: str, vlm: str, clips: list[Clip]) -> Scores:
+    """Score test clips; heads on one frozen backbone share the features, which the store keeps."""
+    model, scores = RewardModel.load(place.store.resolve(reward).path), Scores(None)
+    digest = f"{checkpoint_digest(find_vlm(vlm))} {model.builder.settings.digest()}"
+    folder = feature_folder(place.store.root / "cache" / "features", digest, clips, model.batch)
+    features = features_of(clips, model.network, model.builder, folder=folder, batch=model.batch)
+    values = model.network.score_features(torch.stack(list(features.values()))).tolist()
+    scores.known = {(clip.video, clip.photos): value for clip, value in zip(features, values, strict=True)}
+    return scores
 
 
 def measured(place: Place, training: list[str], tests: dict[int, Test], *, recipe: str, seed: int, labels: str) -> dict:
@@ -220,8 +211,9 @@ def measured(place: Place, training: list[str], tests: dict[int, Test], *, recip
     sets = [part for setting in settings for part in ("--set", setting)]
     name = f"{recipe.split()[0]}-{labels.split()[-1]}-{seed}"
     trained = place.command("train-rm", *data, *sets, "--seed", str(seed), "--name", name)
-    model = RewardModel.load(place.store.resolve(trained["artifact"]).path)
-    card, scores = trained["card"], Scores(Frozen(model))
+    card = trained["card"]
+    clips = [clip for test in tests.values() for clip in test.clips(place.store)]
+    scores = scores_of(place, trained["artifact"], card["vlm"], clips)
     row = {"recipe": recipe, "labels": labels, "seed": seed, "pairs": card["num_training_pairs"]}
     row["kept"] = card["teacher"]["kept_share"] if "teacher" in card else None
     for num_people, test in tests.items():
@@ -229,18 +221,18 @@ def measured(place: Place, training: list[str], tests: dict[int, Test], *, recip
         generated = generated_pairs(place.store, test.unseen, scores)
         row |= {
             f"damaged {num_people}": mean(damaged),
-            f"decided {num_people}": accuracy_beyond(generated, test.margin),
-            f"generated {num_people}": accuracy_beyond(generated, TIE_WIDTH),
+            f"decided {num_people}": accuracy_beyond(generated, TIE_WIDTH),
+            f"confirmed {num_people}": accuracy_beyond(generated, test.margin),
             f"num damaged {num_people}": len(damaged),
-            f"num decided {num_people}": sum(abs(gap) > test.margin for gap, _ in generated),
-            f"num generated {num_people}": sum(abs(gap) > TIE_WIDTH for gap, _ in generated),
+            f"num decided {num_people}": sum(abs(gap) > TIE_WIDTH for gap, _ in generated),
+            f"num confirmed {num_people}": sum(abs(gap) > test.margin for gap, _ in generated),
         }
     return row | {probe: card["probes"].get(probe, {}).get("pass_rate") for probe in PROBES}
 
 
 def table(rows: list[dict]) -> str:
     """Return the rows as lines of text, with the mean of each recipe."""
-    keys = [f"{kind} {people}" for kind in ("damaged", "decided", "generated") for people in (2, 3)] + list(PROBES)
+    keys = [f"{kind} {people}" for kind in ("damaged", "decided", "confirmed") for people in (2, 3)] + list(PROBES)
 
     def line(name: str, values: list[float | None]) -> str:
         return f"{name:<36}" + "".join(f"{'-' if v is None else f'{v:.3f}':>20}" for v in values)
@@ -272,7 +264,7 @@ def test_which_mix_wins(tmp_path, capsys, name) -> None:
     place, scale = Place(Path(os.environ.get("REWARD_STORE", tmp_path / "store")), capsys), SCALES[name]
     training, tests = material(place, scale)
     with capsys.disabled():
-        print("\ntie margins: " + ", ".join(f"{people} people {test.margin}" for people, test in tests.items()))
+        print("\nconfirmed beyond: " + ", ".join(f"{people} people {test.margin}" for people, test in tests.items()))
         for labels, given in training.items():
             counts = sources(place.store, given).items()
             print(f"pairs, {labels}: " + ", ".join(f"{num} {source}" for source, num in counts))

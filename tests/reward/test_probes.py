@@ -71,13 +71,6 @@ def test_missing_people_are_judged_by_the_gaps_of_their_pairs(judged) -> None:
     assert "missing_person" not in run_probes(Scorer(likeness), with_distortion("blur", [1.0]))
 
 
-def test_only_clips_that_keep_people_are_probed_where_there_are_any(judged) -> None:
-    decided = [j.preference.model_copy(update={"distortion": None}) for j in judged if j.label != "tie"]
-    mixed = [p.model_copy(update={"distortion": "blur"}) for p in decided[:2]] + decided[2:]
-    for pairs, num in ((mixed, 2), (decided, len(decided))):
-        assert run_probes(Scorer(likeness), [Judged(p, 1.0) for p in pairs])["static_copy"]["num_clips"] == num
-
-
 def test_without_another_case_there_is_no_stranger(judged) -> None:
     assert "stranger_reference" not in rates(likeness, judged[:1])
     same = [j.preference.model_copy(update={"references": judged[0].preference.references}) for j in judged]

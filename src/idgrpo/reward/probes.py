@@ -18,10 +18,7 @@ MISSING = ("drop", "missing", "occlude", "remove")
 
 
 def run_probes(model: RewardModel, judged: Sequence[Judged], *, seed: int = 0, limit: int = 100) -> dict[str, dict]:
-    """Probe a model on clips that keep people it never saw: the better clips of its distortion pairs.
-
-    A generated clip may be preferred and still show nobody who was asked for; there a stranger's photo changes nothing
-    and a copy of the photos is no worse. Only where no pair has a distortion are the preferred clips of all taken.
+    """Probe a model on the preferred clips of decided pairs of people it never saw.
 
     - reference_order: references in reverse order change the score by at most 1e-4.
     - stranger_reference: with one photo replaced by a person of another case, the score falls.
@@ -32,7 +29,6 @@ def run_probes(model: RewardModel, judged: Sequence[Judged], *, seed: int = 0, l
         Per probe the pass rate and the number of clips; a probe without material is left out.
     """
     decided = [p.preference for p in judged if p.label != "tie"]
-    decided = [p for p in decided if p.distortion] or decided
     chosen = random.Random(f"probes:{seed}").sample(decided, min(limit, len(decided)))
     found: dict[str, list[bool]] = {"reference_order": [], "stranger_reference": [], "static_copy": []}
     material = [(preference, *_winner(preference)) for preference in chosen]
