@@ -8,7 +8,7 @@ generated test clips are decided beyond it. Shown beside them are those beyond t
 that evaluation uses, confirms nine of ten of the oracle's orders. Every order of the references is read. Prints the
 table and writes it to $REWARD_TABLE if set; $REWARD_STORE keeps the material for another run:
 
-    pytest -s -m bench tests/bench/test_reward_mix.py -k full      # 21 minutes on one core, clips drawn before
+    pytest -s -m bench tests/bench/test_reward_mix.py -k full      # 9 minutes on one core, clips drawn before
     pytest -s -m bench tests/bench/test_reward_mix.py -k small     # shows that it runs; its figures mean nothing
 """
 
