@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from itertools import permutations
 from pathlib import Path
 
@@ -280,6 +281,15 @@ def test_damaged_models_are_refused(tiny_vlm, pairs, tmp_path) -> None:
         RewardModel.load(tmp_path / "rm")
     with pytest.raises(ArtifactError, match="reward.json is missing"):
         RewardModel.load(tiny_vlm)
+
+
+def test_weights_of_blocks_that_the_configuration_does_not_count_are_not_dropped_in_silence(tmp_path) -> None:
+    shutil.copytree(find_vlm("tiny-vlm"), tmp_path / "vlm")
+    config = json.loads((tmp_path / "vlm" / "config.json").read_text())
+    config["vision_config"]["depth"] -= 1
+    (tmp_path / "vlm" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ArtifactError, match=r"holds 12 weights of blocks .* \(visual.blocks.3"):
+        load_backbone(tmp_path / "vlm")
 
 
 def test_missing_files_are_named(tiny_vlm, pairs, tmp_path) -> None:

@@ -6,17 +6,20 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from idgrpo.evaluate.texture import mean_sharpness
-from idgrpo.reward.backbone import hidden_states
+from idgrpo.reward.backbone import hidden_states, load_backbone
+from idgrpo.reward.copies import frozen_copy
 from idgrpo.tinyworld.cases import make_cases, true_clip
-from idgrpo.tinyworld.people import NUM_CHOICES, attributes_of
+from idgrpo.tinyworld.people import NUM_CHOICES, attributes_of, code_of
 from idgrpo.tinyworld.render import portraits
+from idgrpo.tinyworld.training import vlm_judged
 from idgrpo.tinyworld.training.damage import damage
 from idgrpo.tinyworld.training.optimizer import orthogonalise
 from idgrpo.tinyworld.training.pool import to_bytes
 from idgrpo.tinyworld.training.vlm import balance, run_stage, stages
+from idgrpo.tinyworld.training.vlm_copies import with_copies
 from idgrpo.tinyworld.training.vlm_heads import look_back
 from idgrpo.tinyworld.training.vlm_judged import CLIPS_PER_CASE, JudgedClips, judge
-from idgrpo.tinyworld.training.vlm_losses import Pupil, reading_loss
+from idgrpo.tinyworld.training.vlm_losses import Pupil, reading_loss, vision_loss
 from idgrpo.tinyworld.training.vlm_truth import best_match, draw_lesson, look
 from idgrpo.tinyworld.training.wan_vae import decode, encode, new_vae, whole_clip
 
@@ -78,35 +81,62 @@ def test_lessons_tell_who_is_who_frame_by_frame_and_what_changed_since_the_frame
 
 
 def judged_clips(codes: torch.Tensor) -> JudgedClips:
-    """Four clips of noise per row of `codes`: cell 0 shows person 0, cell 15 person 1; agreement tells a person's place in `codes`."""
-    cases = len(codes)
+    """Four clips of noise per row of `codes`: the whole clip, track k stands in its corner and looks like person k."""
     codes = codes.repeat_interleave(CLIPS_PER_CASE, 0)
-    num = len(codes)
-    owner = torch.full((num, 4, 16), -1)
+    num, people = codes.shape
+    owner = torch.full((num, 9, 16), -1, dtype=torch.int8)
     owner[..., 0], owner[..., 15] = 0, 1
-    shown = torch.cat(
-        [torch.nn.functional.one_hot(a, n) for a, n in zip(attributes_of(codes).unbind(-1), NUM_CHOICES, strict=True)],
-        -1,
-    )
-    people = codes.shape[1]
-    agreement = torch.arange(float(people * cases)).view(cases, people, 1).expand(-1, -1, 7) / (people * cases)
-    agreement = agreement.repeat_interleave(CLIPS_PER_CASE, 0)
-    videos = torch.randint(0, 256, (num, 4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
-    return JudgedClips(videos, codes, shown.float().unsqueeze(1).expand(-1, 4, -1, -1), owner, agreement)
+    choices = zip(attributes_of(codes).unbind(-1), NUM_CHOICES, strict=True)
+    shown = torch.cat([torch.nn.functional.one_hot(a, n) for a, n in choices], -1)
+    shown = shown.half().unsqueeze(1).expand(-1, 9, -1, -1)
+    videos = torch.randint(0, 256, (num, 9, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    return JudgedClips(videos, codes, shown, torch.ones(num, 9, people), torch.zeros(num, 9, dtype=torch.bool), owner)
 
 
 def test_every_stage_of_the_reader_s_lesson_plan_trains_what_it_should():
     torch.manual_seed(0)
     pupil = Pupil()
     plan = stages(draw_lesson, {n: judged_clips(torch.arange(6 * n).view(6, n)) for n in (2, 3)})
-    assert [stage.name for stage in plan] == ["A", "look", "seen", "B", "C"]
+    assert [stage.name for stage in plan] == ["A", "look", "seen", "B", "C", "deep", "D", "E"]
     balance(pupil, torch.Generator().manual_seed(0))
     for stage in plan:
+        if stage.name == "deep":
+            pupil.deepen()
         before = {name: value.clone() for name, value in pupil.model.model.state_dict().items()}
         run_stage(pupil, replace(stage, num_steps=2), seed=1)
         moved = {name for name, value in pupil.model.model.state_dict().items() if not torch.equal(value, before[name])}
         assert any("visual" in name for name in moved) == (stage.tower_rate > 0)
-        assert any("language_model" in name for name in moved) == (stage.name in "BC")
+        assert any("language_model" in name for name in moved) == (stage.name in "BCDE")
+
+
+def test_a_tower_that_grows_sees_what_it_saw_before_and_is_held_to_it(tmp_path):
+    torch.manual_seed(0)
+    pupil, lesson = Pupil(), draw_lesson(torch.Generator().manual_seed(1), 4, 2)
+    before = vision_loss(pupil, lesson)
+    pupil.deepen()
+    after = vision_loss(pupil, lesson)
+    assert len(pupil.model.model.visual.blocks) == 4 and set(after) - set(before) == {"moved"}
+    assert after["moved"] == 0 and all(torch.equal(after[name], value) for name, value in before.items())
+    torch.nn.init.normal_(pupil.model.model.visual.blocks[-1].attn.proj.weight)
+    assert vision_loss(pupil, lesson)["moved"] > 0.01
+    pupil.save(tmp_path / "grown")  # the files tell how deep it is
+    tower = load_backbone(tmp_path / "grown").visual
+    assert torch.equal(tower.blocks[-1].attn.proj.weight, pupil.model.model.visual.blocks[-1].attn.proj.weight.half())
+
+
+def test_copies_of_the_photos_are_lessons_in_which_nobody_is_kept():
+    for lesson in (
+        draw_lesson(torch.Generator().manual_seed(1), 200, 2),
+        judged_clips(torch.arange(12).view(6, 2)).draw(torch.Generator().manual_seed(1), 200),
+    ):
+        copied = with_copies(lesson, torch.Generator().manual_seed(2))
+        rows = (copied.videos != lesson.videos).flatten(1).any(1)
+        assert 2 < rows.sum() < 30
+        row = int(rows.nonzero()[0])
+        assert torch.equal(copied.videos[row], frozen_copy(lesson.videos[row], list(lesson.references[row])))
+        assert (copied.owner[rows] == -1).all() and (copied.agreement[rows] == 0).all()
+        assert torch.equal(copied.owner[~rows], lesson.owner[~rows])
+        assert torch.equal(copied.agreement[~rows], lesson.agreement[~rows])
 
 
 def test_heads_that_look_back_find_the_same_column_of_the_frame_before():
@@ -129,18 +159,19 @@ def test_heads_that_look_back_find_the_same_column_of_the_frame_before():
         assert own.mean() > 0.7
 
 
-def test_what_belongs_to_a_person_stays_together_when_people_are_shuffled_and_clips_mirrored():
+def test_what_belongs_to_a_person_stays_together_when_people_are_shuffled_and_clips_mirrored(monkeypatch):
+    monkeypatch.setattr(vlm_judged, "ASKED_ANEW", 0.0)
     codes = torch.tensor([[5, 900], [77, 4000]])
     judged, drawn, sides = judged_clips(codes), set(), set()
     for seed in range(6):
         lesson = judged.draw(torch.Generator().manual_seed(seed), 8)
         assert torch.equal(lesson.references[0], lesson.references[3])  # clips of one case, to be compared
+        assert torch.equal(lesson.agreement, torch.ones(8, 2, 7))
         for row in range(8):
             for person in range(2):
-                index = round(float(lesson.agreement[row, person, 0]) * 4)
-                code = codes.flatten()[index]
+                code = code_of(lesson.asked[row, person])
+                index = codes.flatten().tolist().index(int(code))
                 assert torch.equal(lesson.references[row, person], to_bytes(portraits(code)))
-                assert torch.equal(lesson.asked[row, person], attributes_of(code))
                 best = [int(p.argmax()) for p in lesson.shown[row, 0, person].split(NUM_CHOICES)]
                 assert best == lesson.asked[row, person].tolist()
                 cell = int((lesson.owner[row, 0] == person).nonzero())
@@ -150,15 +181,29 @@ def test_what_belongs_to_a_person_stays_together_when_people_are_shuffled_and_cl
     assert drawn == {5, 900, 77, 4000} and sides == {0, 3, 12, 15}
 
 
-def test_the_oracle_s_opinion_of_a_true_clip_names_who_is_there():
+def test_the_oracle_judges_again_when_other_people_are_asked_for(monkeypatch):
+    monkeypatch.setattr(vlm_judged, "ASKED_ANEW", 1.0)
+    codes = torch.tensor([[5, 900], [77, 4000]])
+    lesson = judged_clips(codes).draw(torch.Generator().manual_seed(0), 400)
+    anew = torch.tensor([not set(case) <= set(codes.flatten().tolist()) for case in code_of(lesson.asked).tolist()])
+    assert 0.2 < anew.float().mean() < 1
+    same = (lesson.shown > 0).float()[:, 0]  # every frame shows the same
+    at = torch.tensor(NUM_CHOICES).cumsum(0) - torch.tensor(NUM_CHOICES)
+    hit = same.gather(-1, lesson.asked + at)
+    assert torch.equal(lesson.agreement == 1, hit == 1) and lesson.agreement[hit == 0].max() == 0
+
+
+def test_the_oracle_s_opinion_of_a_true_clip_names_who_is_there(monkeypatch):
+    monkeypatch.setattr(vlm_judged, "ASKED_ANEW", 0.0)
     case = make_cases(1, 3, "test")[0].case
     clip = (true_clip(case).pixels[0] * 255).round().byte()
     row = judge(clip, [reference.person for reference in case.references])
-    assert row["videos"].shape == (4, 3, 32, 32) and row["owner"].shape == (4, 16) and row["shown"].shape == (4, 2, 32)
-    assert row["agreement"].mean() > 0.4
+    assert row["videos"].shape == (9, 3, 32, 32) and row["owner"].shape == (9, 16) and row["shown"].shape == (9, 2, 32)
     assert {-1, 0, 1} == set(row["owner"].flatten().tolist())
-    shirts = row["shown"].split(NUM_CHOICES, -1)[3].mean(0).argmax(-1)
-    assert shirts.tolist() == attributes_of(row["codes"])[:, 3].tolist()
+    judged = JudgedClips(**{k: v.expand(CLIPS_PER_CASE, *v.shape) for k, v in row.items()})
+    lesson = judged.draw(torch.Generator().manual_seed(3), CLIPS_PER_CASE)
+    shirts = lesson.shown[0].split(NUM_CHOICES, -1)[3].mean(0).argmax(-1)
+    assert shirts.tolist() == lesson.asked[0, :, 3].tolist() and lesson.agreement[0].mean() > 0.4
 
 
 def test_a_look_makes_clips_softer_and_sharper_and_leaves_them_people():

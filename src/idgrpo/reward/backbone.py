@@ -53,6 +53,12 @@ def load_backbone(directory: Path | str, *, dtype: torch.dtype = torch.float32, 
     if report["missing_keys"]:
         some = ", ".join(sorted(report["missing_keys"])[:5])
         raise ArtifactError(f"{directory} lacks {len(report['missing_keys'])} weights ({some} ..)")
+    # Heads of others are left alone; blocks that the configuration does not count would be dropped in silence.
+    unused = sorted(key for key in report["unexpected_keys"] if ".blocks." in key or "layers." in key)
+    if unused:
+        raise ArtifactError(
+            f"{directory} holds {len(unused)} weights of blocks that its config.json does not count ({unused[0]} ..)"
+        )
     batch_vision(model)
     return model
 

@@ -93,13 +93,17 @@ class HeadConfig(Config):
 
 
 class DataConfig(Config):
-    """Which pairs are used: parts of the data set, mix of sources over the run, teacher filter."""
+    """Which pairs are used: parts of the data set, mix of sources over the run, teacher filter.
+
+    For a share `copies` of the decided training pairs the better clip also meets its own photos at rest, which must lose.
+    """
 
     validation_share: float = Field(default=0.1, gt=0, lt=0.5)
     test_share: float = Field(default=0.1, ge=0, lt=0.5)
     mix: Literal["all", "cosine", "random", "human-only", "synthetic-only"] = "all"
     random_share: float = Field(default=0.5, ge=0, le=1)
     teacher: bool = False
+    copies: float = Field(default=0.1, ge=0, le=1)
 
 
 class RewardConfig(Config):

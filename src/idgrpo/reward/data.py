@@ -1,5 +1,6 @@
 """From preference records to batches: clips decoded on demand, both clips of a pair together."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from idgrpo.records.preference import Preference
+from idgrpo.reward.copies import frozen_copy
 from idgrpo.reward.inputs import InputBuilder
 from idgrpo.reward.losses import INVALID, TIE, A, B, takes_ties
 from idgrpo.video.read import read_image, read_video
@@ -19,17 +21,45 @@ LABELS = {"a": A, "b": B, "tie": TIE}
 
 @dataclass(frozen=True)
 class Clip:
-    """One video to be judged: its file, one photo file per person, the text it was made from."""
+    """One video to be judged: its file, one photo file per person, the text it was made from.
+
+    `at_rest`: the photos themselves are shown in the video's place.
+    """
 
     video: str
     photos: tuple[str, ...]
     prompt: str
+    at_rest: bool = False
+
+
+class CopyPair(Preference):
+    """A clip against its own photos at rest, side b."""
 
 
 def clips_of(preference: Preference) -> tuple[Clip, Clip]:
     """Return both clips of a pair; of each person the first photo is shown."""
     photos = tuple(reference.images[0] for reference in preference.references)
-    return Clip(preference.video_a, photos, preference.prompt), Clip(preference.video_b, photos, preference.prompt)
+    copied = isinstance(preference, CopyPair)
+    return Clip(preference.video_a, photos, preference.prompt), Clip(
+        preference.video_b, photos, preference.prompt, at_rest=copied
+    )
+
+
+def copies_of(preferences: Sequence[Preference], share: float) -> list[CopyPair]:
+    """Return, for a share of the decided pairs, the better clip against its photos at rest, which must lose.
+
+    Nobody has to label these: a copy of the photos is no video of the people. Without them a policy may be drawn towards
+    copies, which are more alike than what it makes. Sources are those of the pairs, so that mixes treat both alike. The draw
+    knows no seed: features serve every seed.
+    """
+    decided = [p for p in preferences if p.label in ("a", "b")]
+    chosen = random.Random("copies").sample(decided, round(share * len(decided)))
+    made = []
+    for pair in chosen:
+        better = pair.video_a if pair.label == "a" else pair.video_b
+        own = {"pair_id": f"{pair.pair_id}.copy", "video_a": better, "video_b": better, "label": "a"}
+        made.append(CopyPair(**dict(pair) | own | {"votes": {}, "distortion": "static_copy", "strength": None}))
+    return made
 
 
 def label_code(preference: Preference, loss: str, both_bad: str) -> int:
@@ -49,7 +79,8 @@ def label_code(preference: Preference, loss: str, both_bad: str) -> int:
 
 def read_clip(clip: Clip) -> tuple[Tensor, list[Tensor]]:
     """Decode a clip, uint8 "frame channel height width", and its photos, uint8 "channel height width"."""
-    return read_video(Path(clip.video)), [read_photo(path) for path in clip.photos]
+    video, photos = read_video(Path(clip.video)), [read_photo(path) for path in clip.photos]
+    return (frozen_copy(video, photos) if clip.at_rest else video), photos
 
 
 @lru_cache(maxsize=2048)

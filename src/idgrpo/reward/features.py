@@ -74,7 +74,7 @@ def feature_folder(root: Path, model: str, clips: Sequence[Clip], batch: int) ->
         for path in (clip.video, *clip.photos):
             facts = os.stat(path)
             digest.update(f"{path}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
-        digest.update(f"{clip.prompt}\n".encode())
+        digest.update(f"{clip.prompt}\n{'at rest' if clip.at_rest else ''}\n".encode())
     return root / digest.hexdigest()[:24]
 
 

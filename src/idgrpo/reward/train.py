@@ -14,10 +14,12 @@ from idgrpo.reward.check import check_media
 from idgrpo.reward.checkpoint import checkpoint_digest, default_vlm, find_vlm
 from idgrpo.reward.config import RewardConfig
 from idgrpo.reward.data import (
+    CopyPair,
     FeaturePairs,
     PairClips,
     PairCollator,
     clips_of,
+    copies_of,
     keep_batch,
     label_code,
 )
@@ -92,14 +94,15 @@ def train(
         raise UsageError("training the head alone takes one process", fix="leave --nproc out, or --set mode=full")
     with StopSignal() as stop:
         session = Session(config, run, network.to(device), builder, device, stop, {}, cache or run.path / FEATURES)
+        copies = copies_of(parts["train"], config.data.copies)
         card: dict = {"mode": "head" if head_only else "full", "vlm": name}
         if num_rejected:
             card["num_rejected"] = num_rejected
         if head_only:
             model = f"{checkpoint_digest(folder)} {builder.settings.digest()}"
-            compute_features(session, model, [p for part in parts.values() for p in part])
+            compute_features(session, model, [*(p for part in parts.values() for p in part), *copies])
         fit = fit_head if head_only else fit_full
-        training = usable(parts["train"], config)
+        training = usable([*parts["train"], *copies], config)
         if config.data.teacher:
             training, card["teacher"] = filter_by_teacher(
                 training,
@@ -110,6 +113,7 @@ def train(
             )
             if not head_only:  # the teacher's weights are not where the student starts
                 session.network = open_network(folder, config)[0].to(device)
+        card["num_copies"] = sum(isinstance(pair, CopyPair) for pair in training)
         fit(session, training, STUDENT, mix=config.data.mix)
         if not world.is_main:
             return {}

@@ -17,7 +17,7 @@ from idgrpo.records.pair import Pair
 from idgrpo.records.reference import Reference
 from idgrpo.tinyworld.parts import attribute_probabilities
 from idgrpo.tinyworld.people import NUM_CHOICES, attributes_of, person_code
-from idgrpo.tinyworld.spotting import Track, spot
+from idgrpo.tinyworld.spotting import spot
 from idgrpo.video.read import read_video
 
 #                         skin  hair c shape shirt pattern trousers size: how much people look at what
@@ -31,66 +31,89 @@ CHANGE_COST = 0.5  # of believing that two tracks changed places when they were 
 
 
 @dataclass(frozen=True)
+class Sight:
+    """What the oracle sees in a clip whoever is asked for; a leading dimension may count clips."""
+
+    shown: Tensor  # [frame, track, choices of all attributes], probabilities
+    evidence: Tensor  # [frame, track] in 0..1, how surely somebody is there
+    near: Tensor  # bool [frame], whether people hide each other and may be confused
+
+    @property
+    def weight(self) -> Tensor:
+        """Return what a frame counts: [frame], mean 1."""
+        weight = torch.where(self.near, HIDDEN_WEIGHT, 1.0)
+        return weight / weight.mean(-1, keepdim=True)
+
+
+@dataclass(frozen=True)
 class Opinion:
-    """What the oracle sees in a clip when it looks for given people."""
+    """Who of the people asked for is which track, and how well each is kept."""
 
     assigned: Tensor  # int64 [frame, person], whose track each person is
     alike: Tensor  # [person, frame, attribute], likeness of each person to its track: 1 same, 0 as by chance
-    shown: list[list[Tensor]]  # per track and attribute, probabilities [frame, choices]
-    cover: Tensor  # [track, frame, h, w], share of a pixel that shows a track
-    weight: Tensor  # [frame], mean 1: what a frame counts
 
 
-def _alike(track: Track, shown: list[Tensor], attributes: Tensor) -> Tensor:
-    """Return how alike a track is to people with `attributes` [person, 7]: [frame, person, attribute]."""
-    alike = [
-        (p[:, choice] - 1 / num) / (1 - 1 / num)
-        for p, choice, num in zip(shown, attributes.T, NUM_CHOICES, strict=True)
-    ]
-    return torch.stack(alike, -1) * (track.evidence / ENOUGH_EVIDENCE).clamp(0, 1).view(-1, 1, 1)
+def likeness(sight: Sight, attributes: Tensor) -> Tensor:
+    """Return how alike each track is to people with `attributes` [person, 7]: [frame, track, person, attribute]."""
+    shown, num = sight.shown, torch.tensor(NUM_CHOICES)
+    column = attributes + num.cumsum(0) - num
+    column = column[..., None, None, :, :].expand(*shown.shape[:-1], *attributes.shape[-2:])
+    chance = shown.gather(-1, column.flatten(-2)).unflatten(-1, attributes.shape[-2:])
+    return (chance - 1 / num) / (1 - 1 / num) * sight.evidence[..., None, None]
 
 
-def _best_assignment(likeness: Tensor, weight: Tensor, near: Tensor) -> Tensor:
-    """Return whose track each person is, int64 [frame, person], out of likeness [track, frame, person].
+def _best_assignment(values: Tensor, near: Tensor) -> Tensor:
+    """Return the best option [clip, frame] by `values` [clip, frame, option], the first of them all the way if equal.
 
-    One assignment for the whole clip, except that people who were near each other may have changed places at a cost
-    (Viterbi over permutations); weight and near are per frame.
+    One assignment for the whole clip, except that people who are `near` [clip, frame] each other may have changed places at a
+    cost (Viterbi over permutations).
     """
-    num_frames, people = likeness.shape[1:]
-    options = torch.tensor(list(permutations(range(people))))
-    values = likeness[options, :, torch.arange(people)].sum(1).T * weight.unsqueeze(1)  # [frame, option]
-    cost = torch.where(torch.eye(len(options), dtype=torch.bool), 0.0, CHANGE_COST)
-    total, steps = values[0], []
-    for frame in range(1, num_frames):
-        may_change = bool(near[frame] or near[frame - 1])
-        before = total - (cost if may_change else torch.where(cost > 0, torch.inf, 0.0))  # [now, before]
-        best, index = before.max(1)
+    change = torch.where(torch.eye(values.shape[-1], dtype=torch.bool), 0.0, CHANGE_COST)
+    may_change = near[:, 1:] | near[:, :-1]
+    total, steps = values[:, 0], []
+    for frame in range(1, values.shape[1]):
+        allowed = may_change[:, frame - 1, None, None]
+        before = total.unsqueeze(1) - torch.where(allowed | (change == 0), change, torch.inf)  # [clip, now, before]
+        best, index = before.max(-1)
         steps.append(index)
-        total = best + values[frame]
-    path = [total.argmax()]
+        total = best + values[:, frame]
+    path = [total.argmax(-1, keepdim=True)]
     for back in reversed(steps):
-        path.append(back[path[-1]])
-    return options[torch.stack(path[::-1])]
+        path.append(back.gather(1, path[-1]))
+    return torch.cat(path[::-1], 1)
+
+
+def opinions(sights: Sight, attributes: Tensor) -> Opinion:
+    """Look for people with `attributes` int64 [clip, person, 7] in what was seen of many clips."""
+    alike = likeness(sights, attributes)  # [clip, frame, track, person, attribute]
+    people = torch.arange(attributes.shape[1])
+    options = torch.tensor(list(permutations(people.tolist())))
+    weight = torch.where(sights.near, HIDDEN_WEIGHT, 1.0).unsqueeze(-1)
+    assigned = options[_best_assignment((alike @ IMPORTANCE)[:, :, options, people].sum(-1) * weight, sights.near)]
+    chosen = alike.gather(2, assigned[:, :, None, :, None].expand(-1, -1, 1, -1, alike.shape[-1])).squeeze(2)
+    return Opinion(assigned, chosen.transpose(1, 2))
 
 
 @torch.no_grad()
-def opinion(clip: Tensor, people: list[str]) -> Opinion:
-    """Look for people in a clip uint8 [f, 3, 32, 32]."""
-    tracks = spot(clip.float() / 255, len(people))
-    attributes = attributes_of(torch.tensor([person_code(person) for person in people]))
+def look_at(clip: Tensor, num_people: int) -> tuple[Sight, Tensor]:
+    """Look at a clip uint8 [f, 3, 32, 32]: what is seen, and the share of a pixel that shows each track, [track, frame, h, w]."""
+    tracks = spot(clip.float() / 255, num_people)
     shown = [
-        attribute_probabilities(t.windows, t.behind, colour_deviation=COLOUR_DEVIATION, shape_error=SHAPE_ERROR)
+        torch.cat(
+            attribute_probabilities(t.windows, t.behind, colour_deviation=COLOUR_DEVIATION, shape_error=SHAPE_ERROR), -1
+        )
         for t in tracks
     ]
-    alike = torch.stack([_alike(track, seen, attributes) for track, seen in zip(tracks, shown, strict=True)])
+    evidence = torch.stack([(track.evidence / ENOUGH_EVIDENCE).clamp(0, 1) for track in tracks], 1)
     x = torch.stack([track.x for track in tracks])
     gaps = (x[:, None] - x[None]).abs() + 1000 * torch.eye(len(x), dtype=torch.int64).unsqueeze(-1)
-    near = (gaps < NEAR_PX).any(0).any(0)
-    weight = torch.where(near, HIDDEN_WEIGHT, 1.0)
-    assigned = _best_assignment(alike @ IMPORTANCE, weight, near)
-    frames, persons = torch.arange(len(clip)).unsqueeze(1), torch.arange(len(people))
-    chosen = alike[assigned, frames, persons].transpose(0, 1)
-    return Opinion(assigned, chosen, shown, torch.stack([track.cover for track in tracks]), weight / weight.mean())
+    sight = Sight(torch.stack(shown, 1), evidence, (gaps < NEAR_PX).any(0).any(0))
+    return sight, torch.stack([track.cover for track in tracks])
+
+
+def batched(sights: list[Sight]) -> Sight:
+    """Put what was seen of many clips together."""
+    return Sight(*(torch.stack([getattr(sight, name) for sight in sights]) for name in ("shown", "evidence", "near")))
 
 
 def track_attributes(clip: Tensor, people: list[str]) -> Tensor:
@@ -100,8 +123,9 @@ def track_attributes(clip: Tensor, people: list[str]) -> Tensor:
     Frames are scaled so that the mean over frames counts a frame in which people hide each other a quarter. 0 is the
     likeness of a person of the street, so single frames may lie below.
     """
-    seen = opinion(clip, people)
-    return seen.alike * seen.weight.view(1, -1, 1)
+    sight, _ = look_at(clip, len(people))
+    attributes = attributes_of(torch.tensor([[person_code(person) for person in people]]))
+    return opinions(batched([sight]), attributes).alike[0] * sight.weight.view(1, -1, 1)
 
 
 def track_scores(clip: Tensor, people: list[str]) -> Tensor:

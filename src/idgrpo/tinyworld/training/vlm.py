@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from idgrpo.tinyworld.training.optimizer import TinyOptimizer
+from idgrpo.tinyworld.training.vlm_copies import with_copies
 from idgrpo.tinyworld.training.vlm_heads import look_back
-from idgrpo.tinyworld.training.vlm_judged import JudgedClips, JudgedLesson, judge_clips
+from idgrpo.tinyworld.training.vlm_judged import JudgedClips, judge_clips
 from idgrpo.tinyworld.training.vlm_look import GeneratorLook
 from idgrpo.tinyworld.training.vlm_losses import Pupil, judged_loss, reading_loss, seeing_judged_loss, vision_loss
 from idgrpo.tinyworld.training.vlm_truth import Lesson, draw_lesson
@@ -28,10 +29,10 @@ from idgrpo.tinyworld.training.vlm_truth import Lesson, draw_lesson
 log = logging.getLogger(__name__)
 
 Lessons = Callable[[torch.Generator, int, int], Lesson]
-BATCH = 32
+BATCH, FRAMES_BATCH = 32, 128
 THREE = 0.4  # of the batches have three people
 WEIGHT_DECAY = 0.1  # of the language model; without, its layers outgrow what one step can change
-NUM_CASES = {2: 250, 3: 250}  # judged cases of each base, by number of people
+NUM_CASES = {2: 500, 3: 500}  # judged cases of each base, by number of people
 BASES = ("tiny-phantom", "tiny-vace")
 
 
@@ -106,23 +107,32 @@ def stages(looks: Lessons, judged: dict[int, JudgedClips]) -> list[Stage]:
     def rendered(lessons: Lessons, loss: Callable[[Pupil, Lesson], dict[str, Tensor]]) -> Losses:
         return lambda pupil, generator, step: loss(pupil, lessons(generator, BATCH, how_many(generator)))
 
-    def mixed(share: float, loss: Callable[[Pupil, JudgedLesson], dict[str, Tensor]], otherwise: Losses) -> Losses:
+    def mixed(share: float, judged_losses: Losses, otherwise: Losses) -> Losses:
         def losses(pupil: Pupil, generator: torch.Generator, step: int) -> dict[str, Tensor]:
-            if torch.rand((), generator=generator) < share:
-                return loss(pupil, judged[how_many(generator)].draw(generator, BATCH))
-            return otherwise(pupil, generator, step)
+            return (judged_losses if torch.rand((), generator=generator) < share else otherwise)(pupil, generator, step)
 
         return losses
 
-    restless = partial(draw_lesson, restless=1 / 3)
+    def frames(pupil: Pupil, generator: torch.Generator, step: int) -> dict[str, Tensor]:
+        return seeing_judged_loss(pupil, *judged[how_many(generator)].frames(generator, FRAMES_BATCH))
+
+    def clips(pupil: Pupil, generator: torch.Generator, step: int) -> dict[str, Tensor]:
+        return judged_loss(pupil, with_copies(judged[how_many(generator)].draw(generator, BATCH), generator))
+
+    def restless(generator: torch.Generator, batch: int, num_people: int) -> Lesson:
+        return with_copies(draw_lesson(generator, batch, num_people, restless=1 / 3), generator)
+
     seeing, reading = rendered(draw_lesson, vision_loss), rendered(restless, reading_loss)
     judging = rendered(restless, partial(reading_loss, reward_weight=1.0))
     return [
         Stage("A", 3000, seeing, rate=0.5, tower_rate=1.0),
         Stage("look", 500, rendered(looks, vision_loss), rate=0.5, tower_rate=0.5),
-        Stage("seen", 400, mixed(0.65, seeing_judged_loss, seeing), rate=0.5, tower_rate=0.5),
+        Stage("seen", 400, mixed(0.65, frames, seeing), rate=0.5, tower_rate=0.5),
         Stage("B", 2700, reading, span=(0.0, 0.34)),
-        Stage("C", 5300, mixed(0.45, judged_loss, judging), tower_rate=0.05, span=(0.34, 1.0)),
+        Stage("C", 5300, mixed(0.45, clips, judging), tower_rate=0.05, span=(0.34, 1.0)),
+        Stage("deep", 2400, mixed(0.75, frames, seeing), tower_rate=0.5),
+        Stage("D", 4300, mixed(0.62, clips, judging), rate=0.7, tower_rate=0.25),
+        Stage("E", 1400, mixed(0.68, clips, judging), rate=0.3, tower_rate=0.1, span=(0.58, 1.0)),
     ]
 
 
@@ -138,6 +148,8 @@ def train(out: Path, checkpoints: Path, target: Path, *, seed: int = 0) -> None:
     }
     for number, stage in enumerate(stages(GeneratorLook(checkpoints), judged)):
         state = out.with_name(f"{out.name}-{stage.name}.pt")
+        if stage.name == "deep":
+            pupil.deepen()
         if state.exists():
             pupil.load_state_dict(torch.load(state, weights_only=True))
             continue
@@ -146,7 +158,15 @@ def train(out: Path, checkpoints: Path, target: Path, *, seed: int = 0) -> None:
             look_back(pupil.model.model.language_model)
         run_stage(pupil, stage, seed + number)
         torch.save(pupil.state_dict(), state)
+    pupil.load_state_dict(
+        _mean(*(torch.load(out.with_name(f"{out.name}-{name}.pt"), weights_only=True) for name in "DE"))
+    )
     pupil.save(target)
+
+
+def _mean(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the mean of two states: of runs that left each other at a small rate, better than either."""
+    return {name: torch.lerp(value, other[name], 0.5) for name, value in one.items()}
 
 
 if __name__ == "__main__":

@@ -12,13 +12,14 @@ from idgrpo.bases.config import SamplerConfig
 from idgrpo.bases.generate import generate, jobs_of
 from idgrpo.bases.load import load_base
 from idgrpo.tinyworld.cases import make_cases, write_cases
-from idgrpo.tinyworld.oracle import opinion
-from idgrpo.tinyworld.people import attributes_of, person_code
+from idgrpo.tinyworld.oracle import Sight, look_at, opinions
+from idgrpo.tinyworld.people import NUM_CHOICES, attributes_of, code_of, person_code
 from idgrpo.tinyworld.render import portraits
 from idgrpo.tinyworld.training.pool import to_bytes
 from idgrpo.tinyworld.training.vlm_truth import FRAMES, cell_owner, look
 
 CLIPS_PER_CASE = 4
+ASKED_ANEW = 0.5  # of the batches ask for other people than the clips were made of
 
 
 @dataclass(frozen=True)
@@ -38,33 +39,75 @@ class JudgedLesson:
 
 @dataclass(frozen=True)
 class JudgedClips:
-    """Judged clips of many cases, CLIPS_PER_CASE after each other; shapes as in `JudgedLesson` with the clip for the batch."""
+    """Clips of many cases and what the oracle sees in them, whoever is asked for; CLIPS_PER_CASE of a case after each other."""
 
-    videos: Tensor
-    codes: Tensor  # int64 [clip, person]
-    shown: Tensor
-    owner: Tensor
-    agreement: Tensor
+    videos: Tensor  # uint8 [clip, frame, 3, h, w], all frames
+    codes: Tensor  # int64 [clip, person], who was to be drawn
+    shown: Tensor  # [clip, frame, track, choices of all attributes]
+    evidence: Tensor  # [clip, frame, track]
+    near: Tensor  # bool [clip, frame]
+    owner: Tensor  # int8 [clip, frame, cell], the track that covers most of a cell, -1 for none
+
+    def frames(self, generator: torch.Generator, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return single frames of any clips: pixels uint8 [batch, 3, h, w], shown [batch, track, choices] and owner [batch, cell]."""
+        rows = torch.randint(len(self.videos), (batch,), generator=generator)
+        frame = torch.randint(self.videos.shape[1], (batch,), generator=generator)
+        videos, owner = _mirrored(self.videos[rows, frame], self.owner[rows, frame].long(), generator)
+        return _in_any_look(videos.unsqueeze(1), generator)[:, 0], self.shown[rows, frame].float(), owner
 
     def draw(self, generator: torch.Generator, batch: int) -> JudgedLesson:
         """Return random cases, people in random order, half of the batches mirrored left to right, each clip with a look of its own."""
         cases = torch.randint(len(self.videos) // CLIPS_PER_CASE, (batch // CLIPS_PER_CASE, 1), generator=generator)
         rows = (cases * CLIPS_PER_CASE + torch.arange(CLIPS_PER_CASE)).flatten()
-        order = torch.rand(len(cases), self.codes.shape[1], generator=generator).argsort(1)
-        order = order.repeat_interleave(CLIPS_PER_CASE, 0)
-        videos, owner = self.videos[rows], self.owner[rows]
-        place = order.argsort(1).unsqueeze(1).expand(-1, owner.shape[1], -1)
-        owner = torch.where(owner >= 0, place.gather(2, owner.clamp(min=0)), owner)
-        if torch.rand((), generator=generator) < 0.5:
-            side = int(owner.shape[2] ** 0.5)
-            videos, owner = videos.flip(-1), owner.unflatten(2, (side, side)).flip(-1).flatten(2)
-        videos = to_bytes(look(videos.float() / 255, generator))
-        codes = self.codes[rows].gather(1, order)
-        frames = torch.arange(self.shown.shape[1]).view(1, -1, 1)
+        asked = attributes_of(self.codes[rows[::CLIPS_PER_CASE]])
+        if torch.rand((), generator=generator) < ASKED_ANEW:
+            asked = self._others(rows.view(-1, CLIPS_PER_CASE), asked, generator)
+        order = torch.rand(asked.shape[:2], generator=generator).argsort(1)
+        asked = asked[torch.arange(len(cases)).unsqueeze(1), order].repeat_interleave(CLIPS_PER_CASE, 0)
+        sight = Sight(self.shown[rows].float(), self.evidence[rows], self.near[rows])
+        seen, keep = opinions(sight, asked), list(FRAMES)
+        assigned = seen.assigned[:, keep]
+        owner = self.owner[rows][:, keep].long()
+        owner = torch.where(owner >= 0, assigned.argsort(2).gather(2, owner.clamp(min=0)), owner)
+        videos, owner = _mirrored(self.videos[rows][:, keep], owner, generator)
+        shown = sight.shown[:, keep]
         return JudgedLesson(
-            videos, to_bytes(portraits(codes)), attributes_of(codes),
-            self.shown[rows.view(-1, 1, 1), frames, order.unsqueeze(1)], owner, self.agreement[rows.unsqueeze(1), order],
+            _in_any_look(videos, generator), to_bytes(portraits(code_of(asked))), asked,
+            shown.gather(2, assigned.unsqueeze(-1).expand(-1, -1, -1, shown.shape[-1])), owner,
+            (seen.alike * sight.weight[:, None, :, None]).mean(2).clamp(0, 1),
         )  # fmt: skip
+
+    def _others(self, rows: Tensor, asked: Tensor, generator: torch.Generator) -> Tensor:
+        """Return people to ask for in the place of `asked` [case, person, attribute], of clips `rows` [case, CLIPS_PER_CASE].
+
+        Attribute by attribute they are as asked, as one of the clips shows somebody, as the next person, or invented: else a
+        model may remember clips instead of comparing them, and never sees right people in a generator's look.
+        """
+
+        def chance(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=generator)
+
+        cases, people, _ = asked.shape
+        chosen = rows.gather(1, torch.randint(CLIPS_PER_CASE, (cases, 1), generator=generator))[:, 0]
+        surely = (self.shown[chosen].float() * self.evidence[chosen].unsqueeze(-1)).mean(1)
+        shown = torch.stack([part.argmax(-1) for part in surely.split(NUM_CHOICES, -1)], -1)
+        invented = torch.stack([torch.randint(n, (cases, people), generator=generator) for n in NUM_CHOICES], -1)
+        kind = chance(cases, people, 1)
+        source = torch.where(kind < 0.6, shown, torch.where(kind < 0.8, asked.roll(1, 1), invented))
+        share = chance(cases, people, 1) * (chance(cases, people, 1) < 0.85)
+        return torch.where(chance(*asked.shape) < share, source, asked)
+
+
+def _mirrored(videos: Tensor, owner: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mirror videos [.., h, w] and owners [.., cell] left to right, half of the times."""
+    if torch.rand((), generator=generator) < 0.5:
+        return videos, owner
+    side = int(owner.shape[-1] ** 0.5)
+    return videos.flip(-1), owner.unflatten(-1, (side, side)).flip(-1).flatten(-2)
+
+
+def _in_any_look(videos: Tensor, generator: torch.Generator) -> Tensor:
+    return to_bytes(look(videos.float() / 255, generator))
 
 
 def judge_clips(
@@ -86,14 +129,13 @@ def judge_clips(
 
 
 def judge(clip: Tensor, people: list[str]) -> dict[str, Tensor]:
-    """Return the oracle's opinion of one clip uint8 [f, 3, h, w] as the fields of `JudgedClips`."""
-    seen, keep = opinion(clip, people), list(FRAMES)
-    assigned, frames = seen.assigned[keep], torch.arange(len(keep)).unsqueeze(1)
-    shown = torch.stack([torch.cat(track, -1)[keep] for track in seen.shown])
+    """Return what the oracle sees in one clip uint8 [f, 3, h, w] as the fields of `JudgedClips`."""
+    sight, cover = look_at(clip, len(people))
     return {
-        "videos": clip[keep],
+        "videos": clip,
         "codes": torch.tensor([person_code(person) for person in people]),
-        "shown": shown[assigned, frames],
-        "owner": cell_owner(seen.cover[:, keep][assigned, frames].transpose(0, 1).unsqueeze(0))[0],
-        "agreement": (seen.alike * seen.weight.view(1, -1, 1)).mean(1).clamp(0, 1),
+        "shown": sight.shown.half(),
+        "evidence": sight.evidence,
+        "near": sight.near,
+        "owner": cell_owner(cover.unsqueeze(0))[0].to(torch.int8),
     }

@@ -1,5 +1,6 @@
 """The pupil and its losses: dense truth at the tokens of rendered clips, the oracle's opinion at those of generated ones."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -8,15 +9,18 @@ from torch import Tensor, nn
 
 from idgrpo.reward.backbone import every_hidden_state
 from idgrpo.reward.inputs import InputBuilder
+from idgrpo.reward.pixels import ragged_patch_rows
 from idgrpo.reward.preprocess import Preprocessing
 from idgrpo.reward.vision import batch_vision
 from idgrpo.tinyworld.oracle import IMPORTANCE
 from idgrpo.tinyworld.people import NUM_CHOICES
 from idgrpo.tinyworld.training.vlm_files import MAX_PEOPLE, PREPROCESSING, WIDTH, new_model, save_vlm, tokenizer
 from idgrpo.tinyworld.training.vlm_judged import CLIPS_PER_CASE, JudgedLesson
+from idgrpo.tinyworld.training.vlm_tower import deepen
 from idgrpo.tinyworld.training.vlm_truth import CELL_PX, MIN_COVER, Lesson
 
 DRAWN_BELOW = 220  # of 255: darker than the white behind a portrait
+HOLD = 0.3
 REWARD_SCALE = 10.0  # one wrong attribute of one person changes the target by about half a unit
 
 
@@ -47,27 +51,46 @@ class Pupil(nn.Module):
         self.heads = DenseHeads()
         settings = Preprocessing(patch_size=4, merge_size=2, temporal_patch_size=1, **PREPROCESSING)
         self.builder = InputBuilder(settings, words)
+        self.shallow: tuple[nn.Module, ...] = ()  # in a tuple, for it is no part of the pupil
+
+    def deepen(self) -> None:
+        """Let the vision tower grow by blocks that change nothing yet, and remember it as it was."""
+        self.shallow = (deepcopy(self.model.model.visual).requires_grad_(False),)
+        deepen(self.model)
 
     def save(self, out: Path) -> None:
         save_vlm(self.model, self.builder.tokenizer, out)
 
 
 def vision_loss(pupil: Pupil, lesson: Lesson) -> dict[str, Tensor]:
-    """Stage A: the attributes of whoever covers a cell of a clip or of a portrait, read from the vision tower alone."""
+    """Stage A: the attributes of whoever covers a cell of a clip or of a portrait, read from the vision tower alone.
+
+    A tower that has grown is also held to the tokens of the one it was, which the language model can read.
+    """
     inputs = pupil.builder.build(lesson.videos, lesson.references, [""] * len(lesson.videos), order="given")
-    tower, heads = pupil.model.model.visual, pupil.heads.seen
-    tokens = tower(inputs["pixel_values_videos"], grid_thw=inputs["video_grid_thw"]).pooler_output
-    owner = lesson.owner.flatten()
+    of_clips, of_photos = _vision_tokens(pupil.model.model.visual, inputs)
+    heads, owner = pupil.heads.seen, lesson.owner.flatten()
     truth = _at_owner(lesson.shown.transpose(1, 2), lesson.owner).flatten(0, 2)
-    tokens_of_photos = tower(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).pooler_output
     drawn = portrait_cells(lesson.references).flatten()
     asked = lesson.asked.flatten(0, 1).repeat_interleave(
         len(drawn) // (lesson.asked.shape[0] * lesson.asked.shape[1]), 0
     )
-    return {
-        "seen": _choices(heads, tokens[owner >= 0], truth[owner >= 0]),
-        "photo": 0.5 * _choices(heads, tokens_of_photos[drawn], asked[drawn]),
+    losses = {
+        "seen": _choices(heads, of_clips[owner >= 0], truth[owner >= 0]),
+        "photo": 0.5 * _choices(heads, of_photos[drawn], asked[drawn]),
     }
+    for tower in pupil.shallow:
+        with torch.no_grad():
+            before = _vision_tokens(tower, inputs)
+        moved = [F.mse_loss(now, was) / was.var() for now, was in zip((of_clips, of_photos), before, strict=True)]
+        losses["moved"] = HOLD * torch.stack(moved).sum()
+    return losses
+
+
+def _vision_tokens(tower: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the tower's tokens "token width" of the clips and of the photos."""
+    clips = tower(inputs["pixel_values_videos"], grid_thw=inputs["video_grid_thw"]).pooler_output
+    return clips, tower(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).pooler_output
 
 
 def portrait_cells(references: Tensor) -> Tensor:
@@ -104,13 +127,17 @@ def reading_loss(pupil: Pupil, lesson: Lesson, *, reward_weight: float = 0.2) ->
     }
 
 
-def seeing_judged_loss(pupil: Pupil, lesson: JudgedLesson) -> dict[str, Tensor]:
-    """Stage A on generated clips: the oracle's probabilities of whoever covers a cell, read from the vision tower alone."""
-    inputs = pupil.builder.build(lesson.videos, lesson.references, [""] * len(lesson.videos), order="given")
-    tokens = pupil.model.model.visual(inputs["pixel_values_videos"], grid_thw=inputs["video_grid_thw"]).pooler_output
-    known = lesson.owner >= 0
-    shown = _at_owner(lesson.shown, lesson.owner)[known]
-    return {"judged_seen": _soft_choices(pupil.heads.seen, tokens[known.flatten()], shown)}
+def seeing_judged_loss(pupil: Pupil, frames: Tensor, shown: Tensor, owner: Tensor) -> dict[str, Tensor]:
+    """Stage A on single frames of generated clips: the oracle's probabilities of whoever covers a cell, read from the vision tower alone.
+
+    Args:
+        frames, shown, owner: as `JudgedClips.frames` gives them.
+    """
+    rows, grids = ragged_patch_rows(list(frames.unsqueeze(1)), pupil.builder.settings)
+    tokens = pupil.model.model.visual(rows, grid_thw=torch.tensor(grids)).pooler_output.view(*owner.shape, -1)
+    index = owner.clamp(min=0).unsqueeze(-1).expand(-1, -1, shown.shape[-1])
+    known = owner >= 0
+    return {"judged_seen": _soft_choices(pupil.heads.seen, tokens[known], shown.gather(1, index)[known])}
 
 
 def judged_loss(pupil: Pupil, lesson: JudgedLesson) -> dict[str, Tensor]:
