@@ -83,6 +83,17 @@ def test_trains_prints_and_is_found_again(call, data, tmp_path) -> None:
     assert chunk.stat().st_mtime_ns == written
 
 
+def test_a_share_of_the_clips_meets_its_own_photos(call, data) -> None:
+    plain, all_of_them = (call("--data", str(data), "--set", f"data.copies={share}")[1]["card"] for share in (0, 1))
+    assert plain["num_copies"] == 0 < all_of_them["num_copies"]
+    assert all_of_them["num_training_pairs"] == plain["num_training_pairs"] + all_of_them["num_copies"]
+    code, shown, _ = call("--data", str(data), "--set", "data.copies=1", as_json=False)
+    assert code == 0 and f"{all_of_them['num_copies']} clips against their photos" in shown
+    assert "photos" not in call("--data", str(data), "--set", "data.copies=0", as_json=False)[1]
+    code, error, _ = call("--data", str(data), "--set", "data.copies=1.5")
+    assert code == 2 and "data.copies" in error["error"]["message"]
+
+
 def test_dry_run_shows_and_writes_nothing(call, data, tmp_path) -> None:
     code, document, _ = call("--data", str(data), "--dry-run")
     assert code == 0 and document["num_pairs"] == 24 and document["config"]["loss"]["theta"] == 5.0

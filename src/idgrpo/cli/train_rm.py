@@ -212,8 +212,9 @@ def _result(artifact: "Artifact") -> dict:
     card = load_card(artifact.path)
     part = measured_on(card)
     rejected = f", {card['num_rejected']} invalid lines left out" if "num_rejected" in card else ""
-    pairs = f"{card['num_training_pairs']} pairs, {card['num_copies']} clips against their photos among them"
-    summary = [f"reward model {artifact.ref} ({card['mode']} on {card['vlm']}, {pairs}{rejected})"]
+    copies = f", {card['num_copies']} clips against their photos among them" if card["num_copies"] else ""
+    pairs = f"{card['num_training_pairs']} pairs{copies}{rejected}"
+    summary = [f"reward model {artifact.ref} ({card['mode']} on {card['vlm']}, {pairs})"]
     return {
         "summary": summary + accuracy_lines(card),
         "document": {

@@ -39,10 +39,14 @@ class Sight:
     near: Tensor  # bool [frame], whether people hide each other and may be confused
 
     @property
+    def clear(self) -> Tensor:
+        """Return how much of a frame can be trusted: [frame], 1 or HIDDEN_WEIGHT."""
+        return torch.where(self.near, HIDDEN_WEIGHT, 1.0)
+
+    @property
     def weight(self) -> Tensor:
         """Return what a frame counts: [frame], mean 1."""
-        weight = torch.where(self.near, HIDDEN_WEIGHT, 1.0)
-        return weight / weight.mean(-1, keepdim=True)
+        return self.clear / self.clear.mean(-1, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,8 @@ def opinions(sights: Sight, attributes: Tensor) -> Opinion:
     alike = likeness(sights, attributes)  # [clip, frame, track, person, attribute]
     people = torch.arange(attributes.shape[1])
     options = torch.tensor(list(permutations(people.tolist())))
-    weight = torch.where(sights.near, HIDDEN_WEIGHT, 1.0).unsqueeze(-1)
-    assigned = options[_best_assignment((alike @ IMPORTANCE)[:, :, options, people].sum(-1) * weight, sights.near)]
+    values = (alike @ IMPORTANCE)[:, :, options, people].sum(-1) * sights.clear.unsqueeze(-1)
+    assigned = options[_best_assignment(values, sights.near)]
     chosen = alike.gather(2, assigned[:, :, None, :, None].expand(-1, -1, 1, -1, alike.shape[-1])).squeeze(2)
     return Opinion(assigned, chosen.transpose(1, 2))
 

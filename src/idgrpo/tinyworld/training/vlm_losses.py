@@ -20,7 +20,7 @@ from idgrpo.tinyworld.training.vlm_tower import deepen
 from idgrpo.tinyworld.training.vlm_truth import CELL_PX, MIN_COVER, Lesson
 
 DRAWN_BELOW = 220  # of 255: darker than the white behind a portrait
-HOLD = 0.3
+HOLD = 0.3  # weight of how far a grown tower's tokens moved, in units of their variance
 REWARD_SCALE = 10.0  # one wrong attribute of one person changes the target by about half a unit
 
 
