@@ -42,8 +42,6 @@ BASES = ("tiny-phantom", "tiny-vace")
 PAIRS_PER_CASE, PAIRS_PER_CLIP = 8, 4
 TIE_WIDTH = 0.05  # an attribute of weight 0.1 of one person of two
 PEOPLE = {"skill": 0.9, "noise": 0.0, "tie_width": TIE_WIDTH}  # of the labels of decided pairs, one in ten is wrong
-# Strong decay, the default, forgets in a few updates, and with it the schedule.
-HEAD = {"weight_decay": 1, "rate": 0.002}
 WRONG = 0.2  # of the automatic labels
 RECIPES = {
     "cosine + teacher": ["data.mix=cosine", "data.teacher=true"],
@@ -207,7 +205,7 @@ def scores_of(place: Place, reward: str, vlm: str, clips: list[Clip]) -> Scores:
 def measured(place: Place, training: list[str], tests: dict[int, Test], *, recipe: str, seed: int, labels: str) -> dict:
     """Train once and return the row of figures."""
     data = [part for ref in training for part in ("--data", ref)]
-    settings = [*RECIPES[recipe], *(f"head.{k}={v}" for k, v in HEAD.items()), "inputs.reference_order=average"]
+    settings = [*RECIPES[recipe], "inputs.reference_order=average"]
     sets = [part for setting in settings for part in ("--set", setting)]
     name = f"{recipe.split()[0]}-{labels.split()[-1]}-{seed}"
     trained = place.command("train-rm", *data, *sets, "--seed", str(seed), "--name", name)

@@ -79,16 +79,15 @@ class FullConfig(Config):
 class HeadConfig(Config):
     """Training of the head alone on features computed once per clip.
 
-    The strong decay is what makes few and noisy labels enough: with 300 pairs, an earlier tiny-vlm and 15 % flipped
-    labels, accuracy on unseen people was 0.785 at 0.01, 0.882 at 10 and 0.903 at 30; with 1,000 clean pairs 0.907 to
-    0.912 at any of them. Larger values shrink the gaps and with them the stated confidence.
+    Small steps are what makes few and noisy labels enough (docs/findings.md, "Small steps for the head"). Smaller ones, and stronger decay,
+    shrink the gaps and with them the stated confidence.
     """
 
-    rate: float = Field(default=0.02, gt=0)
+    rate: float = Field(default=0.002, gt=0)
     epochs: float = Field(default=20, gt=0)
     batch_pairs: int = Field(default=128, ge=1)
     accumulation: int = Field(default=1, ge=1)
-    weight_decay: float = Field(default=10.0, ge=0)
+    weight_decay: float = Field(default=1.0, ge=0)
     warmup: float = Field(default=0.05, ge=0, lt=1)
 
 
