@@ -113,7 +113,7 @@ def test_every_setting_is_told_as_it_was_resolved(call, data) -> None:
         "learns  rao_kupper, theta 5, both_bad as tie",
         "mix all, teacher off",
     ]
-    assert code == 0 and all(word in err for word in [*told, "2 epochs, 128 x 1 pairs", "rate 0.02"])
+    assert code == 0 and all(word in err for word in [*told, "2 epochs, 128 x 1 pairs", "rate 0.002, weight decay 1"])
     code, out, _ = call("--data", str(data), "--set", "mode=full", "--zero", "2", "--dry-run", as_json=False)
     assert "trains  the whole model" in out and "lora 2e-06" in out and "LoRA rank 64" in out and "ZeRO 2" in out
     assert "trains" not in call("--data", str(data), "--quiet", "--force", "--set", "head.epochs=2", as_json=False)[2]
