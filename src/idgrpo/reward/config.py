@@ -79,8 +79,8 @@ class FullConfig(Config):
 class HeadConfig(Config):
     """Training of the head alone on features computed once per clip.
 
-    Small steps are what makes few and noisy labels enough (docs/findings.md, "Small steps for the head"). Smaller ones, and stronger decay,
-    shrink the gaps and with them the stated confidence.
+    Small steps keep the head small, which makes few and noisy labels enough (docs/findings.md, "Small steps for the
+    head"). Smaller ones, and stronger decay, shrink the gaps and with them the stated confidence.
     """
 
     rate: float = Field(default=0.002, gt=0)
