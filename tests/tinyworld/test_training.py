@@ -97,23 +97,26 @@ def test_every_stage_of_the_reader_s_lesson_plan_trains_what_it_should():
     torch.manual_seed(0)
     pupil = Pupil()
     plan = stages(draw_lesson, {n: judged_clips(torch.arange(6 * n).view(6, n)) for n in (2, 3)})
-    assert [stage.name for stage in plan] == ["A", "look", "seen", "B", "C", "deep", "D", "E"]
+    assert [stage.name for stage in plan] == ["A", "look", "seen", "B", "C", "tower", "D", "E", "F"]
     balance(pupil, torch.Generator().manual_seed(0))
     for stage in plan:
-        if stage.name == "deep":
-            pupil.deepen()
+        if stage.name == "tower":
+            pupil.deepen_tower()
+        if stage.name == "F":
+            pupil.deepen_language_model()
         before = {name: value.clone() for name, value in pupil.model.model.state_dict().items()}
         run_stage(pupil, replace(stage, num_steps=2), seed=1)
         moved = {name for name, value in pupil.model.model.state_dict().items() if not torch.equal(value, before[name])}
         assert any("visual" in name for name in moved) == (stage.tower_rate > 0)
-        assert any("language_model" in name for name in moved) == (stage.name in "BCDE")
+        assert any("language_model" in name for name in moved) == (stage.name in "BCDEF")
+    assert all(any(f"language_model.layers.{layer}." in name for name in moved) for layer in range(7))  # F
 
 
 def test_a_tower_that_grows_sees_what_it_saw_before_and_is_held_to_it(tmp_path):
     torch.manual_seed(0)
     pupil, lesson = Pupil(), draw_lesson(torch.Generator().manual_seed(1), 4, 2)
     before = vision_loss(pupil, lesson)
-    pupil.deepen()
+    pupil.deepen_tower()
     after = vision_loss(pupil, lesson)
     assert len(pupil.model.model.visual.blocks) == 4 and set(after) - set(before) == {"moved"}
     assert after["moved"] == 0 and all(torch.equal(after[name], value) for name, value in before.items())
@@ -122,6 +125,21 @@ def test_a_tower_that_grows_sees_what_it_saw_before_and_is_held_to_it(tmp_path):
     pupil.save(tmp_path / "grown")  # the files tell how deep it is
     tower = load_backbone(tmp_path / "grown").visual
     assert torch.equal(tower.blocks[-1].attn.proj.weight, pupil.model.model.visual.blocks[-1].attn.proj.weight.half())
+
+
+def test_a_language_model_that_grows_judges_as_before(tmp_path):
+    torch.manual_seed(0)
+    pupil, lesson = Pupil(), draw_lesson(torch.Generator().manual_seed(1), 4, 2)
+    before = reading_loss(pupil, lesson)
+    pupil.deepen_language_model()
+    after = reading_loss(pupil, lesson)
+    assert len(pupil.model.model.language_model.layers) == 7 and after == before
+    torch.nn.init.normal_(pupil.added[-1].mlp.down_proj.weight)  # between the clip's answers and the rubric's
+    grown = reading_loss(pupil, lesson)
+    assert {name for name, value in grown.items() if value != before[name]} == {"rubric", "reward", "weighed"}
+    pupil.save(tmp_path / "grown")  # the files tell how deep it is
+    layers = load_backbone(tmp_path / "grown").language_model.layers
+    assert torch.equal(layers[5].mlp.down_proj.weight, pupil.added[-1].mlp.down_proj.weight.half())
 
 
 def test_copies_of_the_photos_are_lessons_in_which_nobody_is_kept():

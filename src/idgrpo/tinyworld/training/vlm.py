@@ -10,7 +10,7 @@ its own: what the rubric tokens find out in a layer, no other token sees before 
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -54,7 +54,9 @@ Losses = Callable[[Pupil, torch.Generator, int], dict[str, Tensor]]
 class Stage:
     """One stage: `losses(pupil, generator, step)` draws a batch and returns its losses; the rates scale the optimizers'.
 
-    `span` is its part of one warm-up and cool-down, which stages may share.
+    `added_rate` is that of layers which were added to the language model; `span` is the stage's part of one warm-up and
+    cool-down, which stages may share; `averaged` goes on with the mean of the weights before and after, at small rates better
+    than either.
     """
 
     name: str
@@ -62,20 +64,25 @@ class Stage:
     losses: Losses
     rate: float = 1.0
     tower_rate: float = 0.0
+    added_rate: float = 0.0
     span: tuple[float, float] = (0.0, 1.0)
+    averaged: bool = False
 
 
 def run_stage(pupil: Pupil, stage: Stage, seed: int) -> None:
     """Train for one stage; the vision tower has its own rate and no weight decay, for it is learnt first and must not be forgotten."""
-    tower, rest = (
-        nn.ModuleList([pupil.model.model.visual]),
-        nn.ModuleList([pupil.model.model.language_model, pupil.heads]),
-    )
     start, end = stage.span
+    tower, language = pupil.model.model.visual, pupil.model.model.language_model
+    old = [layer for layer in language.layers if layer not in pupil.added]
     tower.requires_grad_(stage.tower_rate > 0)
+    parts = (
+        ({"heads": pupil.heads, "words": language.embed_tokens, "norm": language.norm, **_named(old)}, stage.rate, WEIGHT_DECAY),
+        ({"tower": tower}, stage.tower_rate, 0.0),
+        (_named(pupil.added), stage.added_rate, WEIGHT_DECAY),
+    )  # fmt: skip
     optimizers = [
-        TinyOptimizer(module, _is_matrix, muon_lr=0.02 * rate, adam_lr=2e-3 * rate, weight_decay=decay)
-        for module, rate, decay in ((rest, stage.rate, WEIGHT_DECAY), (tower, stage.tower_rate, 0.0))
+        TinyOptimizer(nn.ModuleDict(part), _is_matrix, muon_lr=0.02 * rate, adam_lr=2e-3 * rate, weight_decay=decay)
+        for part, rate, decay in parts
         if rate > 0
     ]
     generator, started = torch.Generator().manual_seed(seed), time.monotonic()
@@ -90,6 +97,10 @@ def run_stage(pupil: Pupil, stage: Stage, seed: int) -> None:
         if step % 50 == 49:
             text = ", ".join(f"{key} {value:.3f}" for key, value in means.items())
             log.info("%s %d/%d: %s, %.0f s", stage.name, step + 1, stage.num_steps, text, time.monotonic() - started)
+
+
+def _named(layers: Iterable[nn.Module]) -> dict[str, nn.Module]:
+    return {"layers": nn.ModuleList(layers)}
 
 
 def _is_matrix(name: str) -> bool:
@@ -130,9 +141,10 @@ def stages(looks: Lessons, judged: dict[int, JudgedClips]) -> list[Stage]:
         Stage("seen", 400, mixed(0.65, frames, seeing), rate=0.5, tower_rate=0.5),
         Stage("B", 2700, reading, span=(0.0, 0.34)),
         Stage("C", 5300, mixed(0.45, clips, judging), tower_rate=0.05, span=(0.34, 1.0)),
-        Stage("deep", 2400, mixed(0.75, frames, seeing), tower_rate=0.5),
+        Stage("tower", 2400, mixed(0.75, frames, seeing), tower_rate=0.5),
         Stage("D", 4300, mixed(0.62, clips, judging), rate=0.7, tower_rate=0.25),
-        Stage("E", 1400, mixed(0.68, clips, judging), rate=0.3, tower_rate=0.1, span=(0.58, 1.0)),
+        Stage("E", 1400, mixed(0.68, clips, judging), rate=0.3, tower_rate=0.1, span=(0.58, 1.0), averaged=True),
+        Stage("F", 2300, mixed(0.65, clips, judging), rate=0.25, added_rate=0.7, averaged=True),
     ]
 
 
@@ -148,25 +160,24 @@ def train(out: Path, checkpoints: Path, target: Path, *, seed: int = 0) -> None:
     }
     for number, stage in enumerate(stages(GeneratorLook(checkpoints), judged)):
         state = out.with_name(f"{out.name}-{stage.name}.pt")
-        if stage.name == "deep":
-            pupil.deepen()
+        if stage.name == "tower":
+            pupil.deepen_tower()
+        if stage.name == "F":
+            pupil.deepen_language_model()
         if state.exists():
             pupil.load_state_dict(torch.load(state, weights_only=True))
             continue
         if stage.name == "B":
             balance(pupil, torch.Generator().manual_seed(seed))
             look_back(pupil.model.model.language_model)
+        before = {name: value.clone() for name, value in pupil.state_dict().items()}
         run_stage(pupil, stage, seed + number)
+        if stage.averaged:
+            pupil.load_state_dict(
+                {name: torch.lerp(before[name], value, 0.5) for name, value in pupil.state_dict().items()}
+            )
         torch.save(pupil.state_dict(), state)
-    pupil.load_state_dict(
-        _mean(*(torch.load(out.with_name(f"{out.name}-{name}.pt"), weights_only=True) for name in "DE"))
-    )
     pupil.save(target)
-
-
-def _mean(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the mean of two states: of runs that left each other at a small rate, better than either."""
-    return {name: torch.lerp(value, other[name], 0.5) for name, value in one.items()}
 
 
 if __name__ == "__main__":

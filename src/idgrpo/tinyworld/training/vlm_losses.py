@@ -1,6 +1,7 @@
 """The pupil and its losses: dense truth at the tokens of rendered clips, the oracle's opinion at those of generated ones."""
 
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,8 +16,8 @@ from idgrpo.reward.vision import batch_vision
 from idgrpo.tinyworld.oracle import IMPORTANCE
 from idgrpo.tinyworld.people import NUM_CHOICES
 from idgrpo.tinyworld.training.vlm_files import MAX_PEOPLE, PREPROCESSING, WIDTH, new_model, save_vlm, tokenizer
+from idgrpo.tinyworld.training.vlm_growth import deepen_language_model, deepen_tower
 from idgrpo.tinyworld.training.vlm_judged import CLIPS_PER_CASE, JudgedLesson
-from idgrpo.tinyworld.training.vlm_tower import deepen
 from idgrpo.tinyworld.training.vlm_truth import CELL_PX, MIN_COVER, Lesson
 
 DRAWN_BELOW = 220  # of 255: darker than the white behind a portrait
@@ -34,8 +35,8 @@ class DenseHeads(nn.Module):
         self.asked = nn.ModuleList(nn.Linear(WIDTH, n) for n in NUM_CHOICES)
         self.owner = nn.Linear(WIDTH, MAX_PEOPLE)
         self.same = nn.Linear(WIDTH, len(NUM_CHOICES))
-        self.before = nn.ModuleList(nn.Linear(WIDTH, n) for n in NUM_CHOICES)  # two layers earlier,
-        self.kept = nn.Linear(WIDTH, len(NUM_CHOICES))  # one layer earlier, for the rubric to use
+        self.before = nn.ModuleList(nn.Linear(WIDTH, n) for n in NUM_CHOICES)  # in the second layer,
+        self.kept = nn.Linear(WIDTH, len(NUM_CHOICES))  # in the third, for the rubric to use
         self.rubric = nn.Linear(WIDTH, 1)
         self.reward = nn.Linear(WIDTH, 1)
 
@@ -52,11 +53,16 @@ class Pupil(nn.Module):
         settings = Preprocessing(patch_size=4, merge_size=2, temporal_patch_size=1, **PREPROCESSING)
         self.builder = InputBuilder(settings, words)
         self.shallow: tuple[nn.Module, ...] = ()  # in a tuple, for it is no part of the pupil
+        self.added: tuple[nn.Module, ...] = ()
 
-    def deepen(self) -> None:
+    def deepen_tower(self) -> None:
         """Let the vision tower grow by blocks that change nothing yet, and remember it as it was."""
         self.shallow = (deepcopy(self.model.model.visual).requires_grad_(False),)
-        deepen(self.model)
+        deepen_tower(self.model)
+
+    def deepen_language_model(self) -> None:
+        """Let the language model grow by layers that change nothing yet, and remember which they are."""
+        self.added = tuple(deepen_language_model(self.model))
 
     def save(self, out: Path) -> None:
         save_vlm(self.model, self.builder.tokenizer, out)
@@ -106,21 +112,21 @@ def reading_loss(pupil: Pupil, lesson: Lesson, *, reward_weight: float = 0.2) ->
     """
     heads, people = pupil.heads, lesson.asked.shape[1]
     inputs = pupil.builder.build(lesson.videos, lesson.references, [""] * len(lesson.videos), order="given")
-    (*_, second, third, read), last = _states(pupil, inputs)
+    states = _states(pupil, inputs)
     at_clip = inputs["input_ids"] == pupil.model.config.video_token_id
     known = lesson.owner >= 0
-    tokens = read[at_clip].view(*lesson.owner.shape, -1)[known]
+    tokens = states.clip[at_clip].view(*lesson.owner.shape, -1)[known]
     shown = _at_owner(lesson.shown.transpose(1, 2), lesson.owner)[known]
     owner = lesson.named.gather(2, lesson.owner.clamp(min=0))
     asked = _at_owner(lesson.asked.unsqueeze(1).expand(-1, owner.shape[1], -1, -1), owner)[known]
-    rubric, reward = _answers(pupil, read, last, inputs, people)
+    rubric, reward = _answers(pupil, states, inputs, people)
     agreement = lesson.agreement
     return {
         "shown": _choices(heads.shown, tokens, shown),
         "asked": 2 * _choices(heads.asked, tokens, asked),
         "owner": 2 * F.cross_entropy(heads.owner(tokens), owner[known]),
         "same": F.binary_cross_entropy_with_logits(heads.same(tokens), (shown == asked).float()),
-        **_followed(heads, lesson, *(state[at_clip].view(*lesson.owner.shape, -1) for state in (second, third))),
+        **_followed(heads, lesson, *(s[at_clip].view(*lesson.owner.shape, -1) for s in (states.before, states.kept))),
         "rubric": 2 * F.binary_cross_entropy_with_logits(rubric, agreement),
         "reward": reward_weight * F.smooth_l1_loss(reward, REWARD_SCALE * overall(agreement)),
         "weighed": reward_weight * _weighed(reward, rubric),
@@ -144,15 +150,15 @@ def judged_loss(pupil: Pupil, lesson: JudgedLesson) -> dict[str, Tensor]:
     """Stage C on generated clips: as `reading_loss`, with the oracle's probabilities for truth."""
     heads, people = pupil.heads, lesson.asked.shape[1]
     inputs = pupil.builder.build(lesson.videos, lesson.references, [""] * len(lesson.videos), order="given")
-    (*_, read), last = _states(pupil, inputs)
+    states = _states(pupil, inputs)
     known = lesson.owner >= 0
-    tokens = read[inputs["input_ids"] == pupil.model.config.video_token_id][known.flatten()]
+    tokens = states.clip[inputs["input_ids"] == pupil.model.config.video_token_id][known.flatten()]
     shown = _at_owner(lesson.shown, lesson.owner)[known]
     asked = _at_owner(lesson.asked.unsqueeze(1).expand(-1, lesson.owner.shape[1], -1, -1), lesson.owner)[known]
     split = shown.split(NUM_CHOICES, -1)
     same = torch.stack([p.gather(1, asked[:, k : k + 1])[:, 0] for k, p in enumerate(split)], -1)
-    rubric, reward = _answers(pupil, read, last, inputs, people)
-    target = REWARD_SCALE * overall(lesson.agreement)
+    rubric, reward = _answers(pupil, states, inputs, people)
+    told, target = (REWARD_SCALE * overall(agreement) for agreement in (rubric.sigmoid(), lesson.agreement))
     return {
         "judged_shown": _soft_choices(heads.shown, tokens, shown),
         "judged_asked": _choices(heads.asked, tokens, asked),
@@ -161,6 +167,7 @@ def judged_loss(pupil: Pupil, lesson: JudgedLesson) -> dict[str, Tensor]:
         "judged_rubric": 2 * F.binary_cross_entropy_with_logits(rubric, lesson.agreement),
         "judged_reward": F.smooth_l1_loss(reward, target),
         "judged_order": 2 * F.smooth_l1_loss(_inside_case(reward), _inside_case(target)),
+        "judged_rubric_order": 2 * F.smooth_l1_loss(_inside_case(told), _inside_case(target)),
         "judged_weighed": _weighed(reward, rubric),
     }
 
@@ -194,20 +201,28 @@ def _followed(heads: DenseHeads, lesson: Lesson, second: Tensor, third: Tensor) 
     }
 
 
-def _states(pupil: Pupil, inputs: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
-    """Return the normed states "batch token width" after each layer but the last, and after the last.
+@dataclass(frozen=True)
+class States:
+    """Normed states "batch token width" by what is read from them: each answer stands a layer before those that need it."""
 
-    The last layer only weighs: the reward token cannot see what the rubric tokens find out in the layer it is in.
-    """
+    before: Tensor  # the second layer
+    kept: Tensor  # the third
+    clip: Tensor  # whose cell it is and whether it is as asked
+    rubric: Tensor  # the last but one, where the clip's answers stand too until the language model has grown
+    reward: Tensor  # the last only weighs: the reward token cannot see what the rubric tokens find out in the layer it is in
+
+
+def _states(pupil: Pupil, inputs: dict[str, Tensor]) -> States:
     _, *every, last = every_hidden_state(pupil.model.model, inputs)
-    return [pupil.model.model.language_model.norm(state) for state in every], last
+    _, second, third, *_ = every = [pupil.model.model.language_model.norm(state) for state in every]
+    return States(second, third, every[max(3, len(every) - 2)], every[-1], last)
 
 
-def _answers(pupil: Pupil, read: Tensor, last: Tensor, inputs: dict[str, Tensor], people: int) -> tuple[Tensor, Tensor]:
+def _answers(pupil: Pupil, states: States, inputs: dict[str, Tensor], people: int) -> tuple[Tensor, Tensor]:
     """Return the rubric logits [batch, person, attribute] and the reward [batch]."""
     at, count = inputs["reward_index"][0], people * len(NUM_CHOICES)
-    rubric = pupil.heads.rubric(read[:, at - count : at]).view(len(read), people, len(NUM_CHOICES))
-    return rubric, pupil.heads.reward(last[:, at]).squeeze(-1)
+    rubric = pupil.heads.rubric(states.rubric[:, at - count : at]).view(-1, people, len(NUM_CHOICES))
+    return rubric, pupil.heads.reward(states.reward[:, at]).squeeze(-1)
 
 
 def overall(agreement: Tensor) -> Tensor:
