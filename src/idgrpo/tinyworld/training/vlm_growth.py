@@ -13,9 +13,7 @@ def deepen_tower(model: Qwen2_5_VLForConditionalGeneration) -> None:
     """Add blocks at the end of the vision tower; the model computes what it did before."""
     tower = model.model.visual
     for _ in range(ADDED):
-        block = _fresh(tower.blocks[-1])
-        _silence(block.attn.proj, block.mlp.down_proj)
-        tower.blocks.append(block)
+        tower.blocks.append(_idle(tower.blocks[-1], "attn.proj", "mlp.down_proj"))
     for config in (model.config.vision_config, tower.config):
         config.depth = len(tower.blocks)
         config.fullatt_block_indexes = list(range(config.depth))
@@ -25,9 +23,8 @@ def deepen_tower(model: Qwen2_5_VLForConditionalGeneration) -> None:
 def deepen_language_model(model: Qwen2_5_VLForConditionalGeneration) -> list[nn.Module]:
     """Add layers before the last one, which only weighs, and return them; the model computes what it did before."""
     language = model.model.language_model
-    added = [_fresh(language.layers[-1]) for _ in range(ADDED)]
+    added = [_idle(language.layers[-1], "self_attn.o_proj", "mlp.down_proj") for _ in range(ADDED)]
     for layer in added:
-        _silence(layer.self_attn.o_proj, layer.mlp.down_proj)
         language.layers.insert(len(language.layers) - 1, layer)
     for index, layer in enumerate(language.layers):
         layer.self_attn.layer_idx = index
@@ -38,18 +35,13 @@ def deepen_language_model(model: Qwen2_5_VLForConditionalGeneration) -> list[nn.
 
 
 @torch.no_grad()
-def _fresh(layer: nn.Module) -> nn.Module:
-    """Return a copy of a layer with new matrices at deviation 1 / sqrt(fan-in); gains and biases stay as they have grown."""
+def _idle(layer: nn.Module, *outputs: str) -> nn.Module:
+    """Return a copy of a layer whose matrices are new, at deviation 1 / sqrt(fan-in), and whose outputs are zero."""
     layer = deepcopy(layer)
     for parameter in layer.parameters():
         if parameter.dim() > 1:
             parameter.normal_(0, parameter[0].numel() ** -0.5)
+    for name in outputs:
+        for parameter in layer.get_submodule(name).parameters():
+            parameter.zero_()
     return layer
-
-
-@torch.no_grad()
-def _silence(*outputs: nn.Linear) -> None:
-    for linear in outputs:
-        linear.weight.zero_()
-        if linear.bias is not None:
-            linear.bias.zero_()
