@@ -17,9 +17,10 @@ from idgrpo.reward.backbone import load_backbone
 from idgrpo.reward.checkpoint import default_vlm, find_vlm
 from idgrpo.reward.config import FullConfig, RewardConfig
 from idgrpo.reward.data import clips_of, read_clip
+from idgrpo.reward.features import feature_scale
 from idgrpo.reward.inputs import InputBuilder
 from idgrpo.reward.metrics import Judged, best_tie_threshold
-from idgrpo.reward.model import RewardNetwork
+from idgrpo.reward.model import HeadNetwork, RewardNetwork
 from idgrpo.reward.parts import add_token_rows, attach_parts, merge_parts
 from idgrpo.reward.score import RewardFailure, RewardModel, clip_features
 from idgrpo.reward.train import train
@@ -315,3 +316,16 @@ def test_real_sized_patches_and_wording(pairs, tmp_path) -> None:
     assert card["mode"] == "head"
     model = RewardModel.load(tmp_path / "rm")
     assert model.builder.settings.template_name == "identity_v1"
+
+
+def test_the_unit_of_features_changes_no_gap_and_their_proportions_stay():
+    differences = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.01, 1.0, 2.0, 5.0])
+    networks = {unit: HeadNetwork(4, feature_scale(unit * differences)) for unit in (1.0, 1000.0)}
+    for unit, network in networks.items():
+        torch.nn.init.ones_(network.head.weight)
+        gaps = network(unit * differences)["gap"]
+        torch.testing.assert_close(gaps, networks[1.0](differences)["gap"])
+        torch.testing.assert_close(gaps, (unit * differences) @ network.folded()[0])  # on raw features
+    small, large = networks[1.0].folded()[0, [0, 3]]
+    assert small == large  # a column that hardly differs is not blown up
+    assert feature_scale(torch.zeros(3, 4)) > 0

@@ -79,9 +79,8 @@ def feature_folder(root: Path, model: str, clips: Sequence[Clip], batch: int) ->
 
 
 def feature_scale(differences: Tensor) -> Tensor:
-    """Return the root mean square of each column of feature differences, floored, so that none is blown up."""
-    scale = differences.square().mean(0).sqrt()
-    return scale.clamp(min=float(scale.max()) * 1e-3 + 1e-12)
+    """Return the root mean square of feature differences "pair width": one number, because small columns are small for a reason."""
+    return differences.square().mean().sqrt().clamp(min=1e-12)
 
 
 def _publish(rows: Tensor, path: Path) -> None:

@@ -54,14 +54,14 @@ class RewardNetwork(nn.Module):
 
 
 class HeadNetwork(nn.Module):
-    """The head alone, on standardised feature differences; `folded` undoes the standardisation."""
+    """The head alone, on feature differences divided by their scale; `folded` undoes the division."""
 
     scale: Tensor
 
-    def __init__(self, scale: Tensor):
+    def __init__(self, width: int, scale: Tensor):
         super().__init__()
         self.register_buffer("scale", scale)
-        self.head = nn.Linear(len(scale), 1, bias=False)
+        self.head = nn.Linear(width, 1, bias=False)
         nn.init.zeros_(self.head.weight)
 
     def forward(self, difference: Tensor) -> dict[str, Tensor]:

@@ -177,7 +177,7 @@ def fit_head(session: Session, preferences: Sequence[Preference], stage: str, *,
     config = session.config.head
     torch.manual_seed(session.config.seed)
     differences = torch.stack([session.features[a] - session.features[b] for a, b in map(clips_of, preferences)])
-    model = HeadNetwork(feature_scale(differences))
+    model = HeadNetwork(differences.shape[1], feature_scale(differences))
     order = _order(session, preferences, config.epochs, mix)
     _run_trainer(
         session,

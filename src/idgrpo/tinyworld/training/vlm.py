@@ -55,8 +55,8 @@ class Stage:
     """One stage: `losses(pupil, generator, step)` draws a batch and returns its losses; the rates scale the optimizers'.
 
     `added_rate` is that of layers which were added to the language model; `span` is the stage's part of one warm-up and
-    cool-down, which stages may share; `averaged` goes on with the mean of the weights before and after, at small rates better
-    than either.
+    cool-down, which stages may share; what goes on is the weights before moved by `share` towards those after: at small rates a
+    mean is better than either.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Stage:
     tower_rate: float = 0.0
     added_rate: float = 0.0
     span: tuple[float, float] = (0.0, 1.0)
-    averaged: bool = False
+    share: float = 1.0
 
 
 def run_stage(pupil: Pupil, stage: Stage, seed: int) -> None:
@@ -143,8 +143,9 @@ def stages(looks: Lessons, judged: dict[int, JudgedClips]) -> list[Stage]:
         Stage("C", 5300, mixed(0.45, clips, judging), tower_rate=0.05, span=(0.34, 1.0)),
         Stage("tower", 2400, mixed(0.75, frames, seeing), tower_rate=0.5),
         Stage("D", 4300, mixed(0.62, clips, judging), rate=0.7, tower_rate=0.25),
-        Stage("E", 1400, mixed(0.68, clips, judging), rate=0.3, tower_rate=0.1, span=(0.58, 1.0), averaged=True),
-        Stage("F", 2300, mixed(0.65, clips, judging), rate=0.25, added_rate=0.7, averaged=True),
+        Stage("E", 1400, mixed(0.68, clips, judging), rate=0.3, tower_rate=0.1, span=(0.58, 1.0), share=0.5),
+        Stage("F", 2300, mixed(0.65, clips, judging), rate=0.25, added_rate=0.7, share=0.5),
+        Stage("G", 4000, mixed(0.72, clips, judging), rate=0.12, added_rate=0.5, share=0.75),
     ]
 
 
@@ -172,10 +173,9 @@ def train(out: Path, checkpoints: Path, target: Path, *, seed: int = 0) -> None:
             look_back(pupil.model.model.language_model)
         before = {name: value.clone() for name, value in pupil.state_dict().items()}
         run_stage(pupil, stage, seed + number)
-        if stage.averaged:
-            pupil.load_state_dict(
-                {name: torch.lerp(before[name], value, 0.5) for name, value in pupil.state_dict().items()}
-            )
+        pupil.load_state_dict(
+            {name: torch.lerp(before[name], value, stage.share) for name, value in pupil.state_dict().items()}
+        )
         torch.save(pupil.state_dict(), state)
     pupil.save(target)
 
