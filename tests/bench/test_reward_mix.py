@@ -7,7 +7,7 @@ automatic ones are a judge's (its teacher kept 48 %): so a share WRONG of them i
 beside it. Annotators call clips a tie whose identity differs by up to TIE_WIDTH: pairs of generated test clips are decided beyond it.
 Shown beside them are those beyond the gap where an independent judge of identity, the finder that evaluation uses, confirms nine of ten of
 the oracle's orders. Every order of the references is read. Prints the table and writes it to $REWARD_TABLE if set; $REWARD_STORE
-keeps the material for another run:
+keeps the material for another run, and the reward models too: remove artifacts/rm in it when training has changed:
 
     pytest -s -m bench tests/bench/test_reward_mix.py -k full      # 22 minutes on two cores that a demo shared
     pytest -s -m bench tests/bench/test_reward_mix.py -k small     # shows that it runs; its figures mean nothing
