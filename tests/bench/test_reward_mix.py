@@ -1,24 +1,30 @@
-"""Which mix of preferences makes the best reward model of the embedded world? Three seeds, people never seen in training.
+"""Which mix of preferences makes the best reward model of the embedded world? Tested on people never seen in training.
 
 30 % "human" pairs (clips of both bases, ordered by the oracle, one label in ten reversed) and 70 % synthetic ones
 (distortions of true clips), a third of both with three people. The labels of distortions are right by construction, where the paper's
 automatic ones are a judge's (its teacher kept 48 %): so a share WRONG of them is reversed, as of those that a generator makes
 (`renoise`, docs/distort.md). The mixes are also compared with right labels, where a teacher has nothing to mend, and that is shown
-beside it. Annotators call clips a tie whose identity differs by up to TIE_WIDTH: pairs of generated test clips are decided beyond it.
+beside it.
+With all these pairs heads of different seeds differ by a pair or two, so seeds would be no replicates. Each seed draws pairs of its own instead:
+a third of the cases that no other seed has, half of that and a quarter. Mixes are compared by the correlation of rewards with the oracle inside a
+case, the mean over these sizes, all pairs and both numbers of people: it resolves ten times finer than shares of ordered pairs, which are shown beside it.
+
+Annotators call clips a tie whose identity differs by up to TIE_WIDTH: pairs of generated test clips are decided beyond it.
 Shown beside them are those beyond the gap where an independent judge of identity, the finder that evaluation uses, confirms nine of ten of
 the oracle's orders. Every order of the references is read. Prints the table and writes it to $REWARD_TABLE if set; $REWARD_STORE
 keeps the material for another run, and the reward models too: remove artifacts/rm in it when training has changed:
 
-    pytest -s -m bench tests/bench/test_reward_mix.py -k full      # 22 minutes on two cores that a demo shared
+    pytest -s -m bench tests/bench/test_reward_mix.py -k full      # MINUTES
     pytest -s -m bench tests/bench/test_reward_mix.py -k small     # shows that it runs; its figures mean nothing
 """
 
 import json
+import math
 import os
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -55,15 +61,34 @@ PROBES = ("reference_order", "stranger_reference", "static_copy", "missing_perso
 
 @dataclass(frozen=True)
 class Scale:
-    """Cases for human pairs, true clips for synthetic pairs, cases to test on (each: two people, three people); seeds."""
+    """Cases for human pairs, true clips for synthetic pairs, cases to test on (each: two people, three people); seeds and their parts."""
 
     cases: tuple[int, int]
     clips: tuple[int, int]
     tests: int
     seeds: int
+    parts: tuple[int, ...]
 
 
-SCALES = {"small": Scale((6, 4), (6, 6), 4, 1), "full": Scale((110, 55), (512, 256), 128, 3)}
+SCALES = {"small": Scale((12, 8), (12, 8), 4, 2, (2,)), "full": Scale((110, 55), (512, 256), 128, 3, (12, 6, 3))}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One in `part` of the cases: the ones of this seed, of which larger draws of the same seed have all."""
+
+    part: int
+    seed: int
+
+    def of(self, cases: list[str], num_seeds: int) -> set[str]:
+        """Return its cases; seeds share none, unless there is one draw of everything."""
+        mixed = sorted(cases)
+        random.Random(0).shuffle(mixed)
+        first = 0 if self.part == 1 else len(mixed) * self.seed // num_seeds
+        return set(mixed[first : first + len(mixed) // self.part])
+
+
+EVERYTHING = Draw(1, 0)
 
 
 class Place:
@@ -125,6 +150,19 @@ class Place:
 
         name = given.split("/")[1].split("@")[0]
         return self.published("preferences", f"doubted-{name}", write, given, wrong=WRONG)
+
+    def part(self, given: str, draw: Draw, num_seeds: int) -> str:
+        """Keep the pairs of the cases of a draw."""
+        if draw == EVERYTHING:
+            return given
+        pairs = list(read_records(self.store.resolve(given).file("prefs.jsonl"), Preference))
+        kept = draw.of(list({pair.case_id for pair in pairs}), num_seeds)
+        name = f"{given.split('/')[1].split('@')[0]}-{draw.part}-{draw.seed}"
+
+        def write(out: Path) -> None:
+            write_records(out / "prefs.jsonl", [pair for pair in pairs if pair.case_id in kept])
+
+        return self.published("preferences", name, write, given, part=draw.part, seed=draw.seed)
 
     def sampled(self, cases: str, name: str) -> list[str]:
         command = ["sample", "--cases", cases, "--num-per-case", "3", "--seed", "0"]
@@ -202,22 +240,30 @@ def scores_of(place: Place, reward: str, vlm: str, clips: list[Clip]) -> Scores:
     return scores
 
 
-def measured(place: Place, training: list[str], tests: dict[int, Test], *, recipe: str, seed: int, labels: str) -> dict:
+def correlation_in_case(pairs: list[tuple[float, float]]) -> float:
+    """Correlate (oracle's gap, reward's difference) of every two clips of a case: Pearson's, means of cases and bases taken off."""
+    return sum(g * d for g, d in pairs) / math.sqrt(sum(g * g for g, _ in pairs) * sum(d * d for _, d in pairs))
+
+
+def measured(
+    place: Place, training: list[str], tests: dict[int, Test], *, recipe: str, draw: Draw, labels: str
+) -> dict:
     """Train once and return the row of figures."""
     data = [part for ref in training for part in ("--data", ref)]
     settings = [*RECIPES[recipe], "inputs.reference_order=average"]
     sets = [part for setting in settings for part in ("--set", setting)]
-    name = f"{recipe.split()[0]}-{labels.split()[-1]}-{seed}"
-    trained = place.command("train-rm", *data, *sets, "--seed", str(seed), "--name", name)
+    name = f"{recipe.split()[0]}-{labels.split()[-1]}-{draw.part}-{draw.seed}"
+    trained = place.command("train-rm", *data, *sets, "--seed", str(draw.seed), "--name", name)
     card = trained["card"]
     clips = [clip for test in tests.values() for clip in test.clips(place.store)]
     scores = scores_of(place, trained["artifact"], card["vlm"], clips)
-    row = {"recipe": recipe, "labels": labels, "seed": seed, "pairs": card["num_training_pairs"]}
+    row = {"recipe": recipe, "labels": labels, **asdict(draw), "pairs": card["num_training_pairs"]}
     row["kept"] = card["teacher"]["kept_share"] if "teacher" in card else None
     for num_people, test in tests.items():
         damaged = [right for kind in damaged_pairs(place.store, test.damaged, scores).values() for right in kind]
         generated = generated_pairs(place.store, test.unseen, scores)
         row |= {
+            f"correlation {num_people}": correlation_in_case(generated),
             f"damaged {num_people}": mean(damaged),
             f"decided {num_people}": accuracy_beyond(generated, TIE_WIDTH),
             f"confirmed {num_people}": accuracy_beyond(generated, test.margin),
@@ -229,23 +275,25 @@ def measured(place: Place, training: list[str], tests: dict[int, Test], *, recip
 
 
 def table(rows: list[dict]) -> str:
-    """Return the rows as lines of text, with the mean of each recipe."""
-    keys = [f"{kind} {people}" for kind in ("damaged", "decided", "confirmed") for people in (2, 3)] + list(PROBES)
+    """Return the means of each mix, size and kind of labels as lines of text."""
+    kinds = ("correlation", "damaged", "decided", "confirmed")
+    keys = [f"{kind} {people}" for kind in kinds for people in (2, 3)] + list(PROBES)
 
     def line(name: str, values: list[float | None]) -> str:
-        return f"{name:<36}" + "".join(f"{'-' if v is None else f'{v:.3f}':>20}" for v in values)
+        return f"{name:<48}" + "".join(f"{'-' if v is None else f'{v:.3f}':>18}" for v in values)
 
-    lines = [f"{'automatic labels: mix':<36}" + "".join(f"{key:>20}" for key in keys)]
-    for labels, recipe in dict.fromkeys((row["labels"], row["recipe"]) for row in rows):
-        own = select(rows, labels, recipe)
-        lines += [line(f"{labels}: {recipe} {row['seed']}", [row[key] for key in keys]) for row in own]
-        lines.append(line(f"{labels}: {recipe} mean", [mean([row[key] for row in own]) for key in keys]))
+    lines = [line("automatic labels, part of the pairs: mix", []) + "".join(f"{key:>18}" for key in keys)]
+    for labels, part, recipe in dict.fromkeys((row["labels"], row["part"], row["recipe"]) for row in rows):
+        own = select(rows, labels, recipe, part)
+        lines.append(
+            line(f"{labels}, 1/{part}: {recipe} ({len(own)} runs)", [mean([row[key] for row in own]) for key in keys])
+        )
     sizes = ", ".join(f"{key[4:]}: {rows[0][key]} pairs" for key in rows[0] if key.startswith("num "))
     return "\n".join([*lines, sizes])
 
 
-def select(rows: list[dict], labels: str, recipe: str) -> list[dict]:
-    return [row for row in rows if (row["labels"], row["recipe"]) == (labels, recipe)]
+def select(rows: list[dict], labels: str, recipe: str, part: int) -> list[dict]:
+    return [row for row in rows if (row["labels"], row["recipe"], row["part"]) == (labels, recipe, part)]
 
 
 def mean(values: list[float | None]) -> float | None:
@@ -253,8 +301,11 @@ def mean(values: list[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def overall(rows: list[dict]) -> float:
-    return mean([row[key] for row in rows for key in row if key.startswith(("damaged", "decided"))])
+def overall(rows: list[dict], recipe: str, kinds: tuple[str, ...]) -> float:
+    """Return the mean over all sizes of what a mix reaches where automatic labels are doubtful."""
+    parts = dict.fromkeys(row["part"] for row in rows)
+    runs = [select(rows, DOUBTFUL, recipe, part) for part in parts]
+    return mean([mean([row[key] for row in own for key in row if key.startswith(kinds)]) for own in runs])
 
 
 @pytest.mark.parametrize("name", SCALES)
@@ -267,23 +318,29 @@ def test_which_mix_wins(tmp_path, capsys, name) -> None:
             counts = sources(place.store, given).items()
             print(f"pairs, {labels}: " + ", ".join(f"{num} {source}" for source, num in counts))
     rows = [
-        measured(place, given, tests, recipe=recipe, seed=seed, labels=labels)
-        for labels, given in training.items()
+        measured(place, training[labels], tests, recipe=recipe, draw=EVERYTHING, labels=labels)
+        for labels in training
         for recipe in RECIPES
-        for seed in range(scale.seeds)
     ]
+    for draw in (Draw(part, seed) for part in scale.parts for seed in range(scale.seeds)):
+        given = [place.part(ref, draw, scale.seeds) for ref in training[DOUBTFUL]]
+        rows += [measured(place, given, tests, recipe=recipe, draw=draw, labels=DOUBTFUL) for recipe in RECIPES]
     with capsys.disabled():
         print(f"\n{table(rows)}")
+        for kinds in (("correlation",), ("damaged", "decided")):
+            figures = [f"{recipe} {overall(rows, recipe, kinds):.4f}" for recipe in RECIPES]
+            print(f"{' and '.join(kinds)}, mean over sizes: {', '.join(figures)}")
     if out := os.environ.get("REWARD_TABLE"):
         Path(out).write_text(json.dumps(rows, indent=1) + "\n")
     if name == "small":
         assert all(0 <= row[key] <= 1 for row in rows for key in row if key.startswith(("damaged", "decided")))
         return
-    taught = select(rows, DOUBTFUL, "cosine + teacher")
+    taught = select(rows, DOUBTFUL, "cosine + teacher", part=1)
     for num_people in tests:
         assert mean([row[f"damaged {num_people}"] for row in taught]) >= 0.97
         assert mean([row[f"decided {num_people}"] for row in taught]) >= 0.90
-    for row in rows:  # wrong labels are on held-out pairs too, and the probe of missing people reads them
+    for row in (row for row in rows if row["part"] == 1):
+        # wrong labels are on held-out pairs too, and the probe of missing people reads them
         assert all(row[probe] >= 0.9 for probe in PROBES if row["labels"] == RIGHT or probe != "missing_person")
-    best, *others = (overall(select(rows, DOUBTFUL, recipe)) for recipe in RECIPES)
+    best, *others = (overall(rows, recipe, ("correlation",)) for recipe in RECIPES)
     assert best > max(others)
