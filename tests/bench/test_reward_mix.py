@@ -5,16 +5,17 @@
 automatic ones are a judge's (its teacher kept 48 %): so a share WRONG of them is reversed, as of those that a generator makes
 (`renoise`, docs/distort.md). The mixes are also compared with right labels, where a teacher has nothing to mend, and that is shown
 beside it.
+
 With all these pairs heads of different seeds differ by a pair or two, so seeds would be no replicates. Each seed draws pairs of its own instead:
 a third of the cases that no other seed has, half of that and a quarter. Mixes are compared by the correlation of rewards with the oracle inside a
-case, the mean over these sizes, all pairs and both numbers of people: it resolves ten times finer than shares of ordered pairs, which are shown beside it.
+case, the mean over these sizes, all pairs and both numbers of people: it resolves finer than shares of ordered pairs, shown beside it.
 
 Annotators call clips a tie whose identity differs by up to TIE_WIDTH: pairs of generated test clips are decided beyond it.
 Shown beside them are those beyond the gap where an independent judge of identity, the finder that evaluation uses, confirms nine of ten of
 the oracle's orders. Every order of the references is read. Prints the table and writes it to $REWARD_TABLE if set; $REWARD_STORE
 keeps the material for another run, and the reward models too: remove artifacts/rm in it when training has changed:
 
-    pytest -s -m bench tests/bench/test_reward_mix.py -k full      # MINUTES
+    pytest -s -m bench tests/bench/test_reward_mix.py -k full      # 26 minutes on two cores, clips and features there before
     pytest -s -m bench tests/bench/test_reward_mix.py -k small     # shows that it runs; its figures mean nothing
 """
 
