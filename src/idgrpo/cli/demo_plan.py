@@ -19,16 +19,16 @@ class Scale:
     distortions_per_clip: int
     test_cases: int
     test_samples_per_case: int
-    updates: int | None  # None: as many as the recipe of a base takes
+    share_of_updates: float  # of those that the recipe of a base takes: bases then train about as long
     eval_cases: int
 
     def updates_of(self, base: str) -> int:
-        return self.updates or recipe("default", base).num_updates
+        return round(self.share_of_updates * recipe("default", base).num_updates)
 
 
-FULL = Scale(160, 3, 300, 4, 64, 3, 60, 64)
-EVIDENCE = replace(FULL, updates=None, eval_cases=128)
-QUICK = Scale(16, 2, 40, 3, 12, 2, 3, 8)
+FULL = Scale(160, 3, 300, 4, 64, 3, 0.4, 64)
+EVIDENCE = replace(FULL, share_of_updates=1, eval_cases=128)
+QUICK = Scale(16, 2, 40, 3, 12, 2, 0.025, 8)
 
 
 def sample(base: str, cases: str, per_case: int, seed: int, name: str, policy: str | None = None) -> list[str]:
