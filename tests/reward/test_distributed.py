@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.dist, pytest.mark.timeout(1800)]
 SETTINGS = [
     "mode=full",
     "log_every=1",
+    "data.copies=0",
     "full.epochs=1",
     "full.accumulation=2",
     "full.lora.rank=4",
