@@ -47,7 +47,7 @@ test-browser: setup  ## needs Chromium and its driver from the system's packages
 bench: setup  ## measurements; prints ratios
 	$(PYTEST) -q -s -m bench --timeout 3600
 
-tinyworld: setup  ## train the shipped tiny checkpoints again (hours: about 4 by the seconds a step seen on 2 cores)
+tinyworld: setup  ## train the shipped tiny checkpoints again (hours: about 5 by the seconds a step seen on 2 cores)
 	$(BIN)/python -m idgrpo.tinyworld.training.all
 
 clean:

@@ -24,7 +24,7 @@ import math
 import os
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -82,14 +82,18 @@ class Draw:
     seed: int
 
     def of(self, cases: list[str], num_seeds: int) -> set[str]:
-        """Return its cases; seeds share none, unless there is one draw of everything."""
+        """Return its cases; seeds share none."""
         mixed = sorted(cases)
         random.Random(0).shuffle(mixed)
-        first = 0 if self.part == 1 else len(mixed) * self.seed // num_seeds
+        first = len(mixed) * self.seed // num_seeds
         return set(mixed[first : first + len(mixed) // self.part])
 
 
 EVERYTHING = Draw(1, 0)
+
+
+def name_of(ref: str) -> str:
+    return ref.split("/")[1].split("@")[0]
 
 
 class Place:
@@ -145,25 +149,27 @@ class Place:
                 return pair
             return pair.model_copy(update={"label": other[pair.label]})
 
-        def write(out: Path) -> None:
-            pairs = read_records(self.store.resolve(given).file("prefs.jsonl"), Preference)
-            write_records(out / "prefs.jsonl", map(doubtful, pairs))
-
-        name = given.split("/")[1].split("@")[0]
-        return self.published("preferences", f"doubted-{name}", write, given, wrong=WRONG)
+        return self.derived(given, f"doubted-{name_of(given)}", lambda pairs: map(doubtful, pairs), wrong=WRONG)
 
     def part(self, given: str, draw: Draw, num_seeds: int) -> str:
         """Keep the pairs of the cases of a draw."""
-        if draw == EVERYTHING:
-            return given
-        pairs = list(read_records(self.store.resolve(given).file("prefs.jsonl"), Preference))
-        kept = draw.of(list({pair.case_id for pair in pairs}), num_seeds)
-        name = f"{given.split('/')[1].split('@')[0]}-{draw.part}-{draw.seed}"
+
+        def kept(pairs: list[Preference]) -> list[Preference]:
+            cases = draw.of(list({pair.case_id for pair in pairs}), num_seeds)
+            return [pair for pair in pairs if pair.case_id in cases]
+
+        return self.derived(given, f"{name_of(given)}-{draw.part}-{draw.seed}", kept, **asdict(draw))
+
+    def derived(
+        self, given: str, name: str, change: Callable[[list[Preference]], Iterable[Preference]], **config: float
+    ) -> str:
+        """Change the preferences of an artifact."""
 
         def write(out: Path) -> None:
-            write_records(out / "prefs.jsonl", [pair for pair in pairs if pair.case_id in kept])
+            pairs = list(read_records(self.store.resolve(given).file("prefs.jsonl"), Preference))
+            write_records(out / "prefs.jsonl", change(pairs))
 
-        return self.published("preferences", name, write, given, part=draw.part, seed=draw.seed)
+        return self.published("preferences", name, write, given, **config)
 
     def sampled(self, cases: str, name: str) -> list[str]:
         command = ["sample", "--cases", cases, "--num-per-case", "3", "--seed", "0"]
@@ -221,7 +227,7 @@ def tie_margin(place: Place, generated: list[str]) -> float:
     """Return the smallest gap of the oracle, in steps of 0.01, beyond which the finder confirms its order."""
     finder = Scores(None)
     for ref in generated:
-        report = place.command("eval", "--samples", f"clips={ref}", "--name", ref.split("/")[1].split("@")[0])
+        report = place.command("eval", "--samples", f"clips={ref}", "--name", name_of(ref))
         for row in json.loads((Path(report["path"]) / "report.json").read_text())["samples"]:
             photos = tuple(images[0] for images in row["references"])
             finder.known[row["video"], photos] = row["values"]["identity"]
@@ -309,6 +315,18 @@ def overall(rows: list[dict], recipe: str, kinds: tuple[str, ...]) -> float:
     return mean([mean([row[key] for row in own for key in row if key.startswith(kinds)]) for own in runs])
 
 
+def wins(rows: list[dict], kinds: tuple[str, ...]) -> str:
+    """Tell in how many draws the first mix is ahead of each other one."""
+    first, *others = RECIPES
+    draws = dict.fromkeys((row["part"], row["seed"]) for row in rows)
+    reached = {
+        recipe: [overall([row for row in rows if (row["part"], row["seed"]) == draw], recipe, kinds) for draw in draws]
+        for recipe in RECIPES
+    }
+    ahead = {other: sum(a > b for a, b in zip(reached[first], reached[other], strict=True)) for other in others}
+    return f"{first} ahead of " + ", ".join(f"{other} in {num} of {len(draws)} draws" for other, num in ahead.items())
+
+
 @pytest.mark.parametrize("name", SCALES)
 def test_which_mix_wins(tmp_path, capsys, name) -> None:
     place, scale = Place(Path(os.environ.get("REWARD_STORE", tmp_path / "store")), capsys), SCALES[name]
@@ -330,7 +348,7 @@ def test_which_mix_wins(tmp_path, capsys, name) -> None:
         print(f"\n{table(rows)}")
         for kinds in (("correlation",), ("damaged", "decided")):
             figures = [f"{recipe} {overall(rows, recipe, kinds):.4f}" for recipe in RECIPES]
-            print(f"{' and '.join(kinds)}, mean over sizes: {', '.join(figures)}")
+            print(f"{' and '.join(kinds)}, mean over sizes: {', '.join(figures)}; {wins(rows, kinds)}")
     if out := os.environ.get("REWARD_TABLE"):
         Path(out).write_text(json.dumps(rows, indent=1) + "\n")
     if name == "small":
