@@ -64,8 +64,8 @@ def import_rm(
     """Read a reward checkpoint as the paper's authors released it into an artifact of kind rm."""
     from idgrpo.cli.output import finish
     from idgrpo.errors import UsageError
-    from idgrpo.reward.authors import read_authors_checkpoint, read_settings
     from idgrpo.reward.checkpoint import checkpoint_digest, find_vlm
+    from idgrpo.reward.importer import import_checkpoint, read_settings
     from idgrpo.store.store import Store
 
     settings = read_settings(checkpoint)
@@ -88,7 +88,7 @@ def import_rm(
     artifact = None if force else shelf.find("rm", name, inputs=inputs, config=config)
     if artifact is None:
         with shelf.publish("rm", name, inputs=inputs, config=config) as draft:
-            draft.metrics.update(read_authors_checkpoint(checkpoint, folder, draft.path, **wording))
+            draft.metrics.update(import_checkpoint(checkpoint, folder, draft.path, **wording))
         artifact = draft.artifact
     read = artifact.manifest.metrics
     finish(

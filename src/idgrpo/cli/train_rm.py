@@ -25,7 +25,7 @@ from idgrpo.cli.options import (
 if TYPE_CHECKING:
     from idgrpo.records.jsonl import RejectedLine
     from idgrpo.records.preference import Preference
-    from idgrpo.reward.config import RewardConfig
+    from idgrpo.reward.config import RewardModelConfig
     from idgrpo.store.artifact import Artifact
     from idgrpo.store.store import Store
 
@@ -117,12 +117,12 @@ def command(
         finish(**_result(artifact), artifact=artifact, quiet=quiet, as_json=as_json)
 
 
-def _settings(config: Path | None, sets: list[str] | None, given: dict[str, str | int | None]) -> "RewardConfig":
-    from idgrpo.reward.config import RewardConfig
+def _settings(config: Path | None, sets: list[str] | None, given: dict[str, str | int | None]) -> "RewardModelConfig":
+    from idgrpo.reward.config import RewardModelConfig
     from idgrpo.run.config import load_config
 
     options = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
-    return load_config(RewardConfig, config, [*(sets or []), *options])
+    return load_config(RewardModelConfig, config, [*(sets or []), *options])
 
 
 def _sources(shelf, data: list[str] | None) -> list["Artifact | Path"]:
@@ -175,8 +175,7 @@ def _put_aside(rejected: list["RejectedLine"], aside: Path) -> None:
 
 
 def _train(shelf, name, inputs, resolved, settings, preferences, fresh, num_rejected) -> "Artifact | None":
-    from idgrpo.reward.plots import draw_card
-    from idgrpo.reward.table import accuracy_lines, flat_metrics
+    from idgrpo.reward.table import accuracy_lines, draw_card, flat_metrics
     from idgrpo.reward.train import forget_work, train
     from idgrpo.run.distributed import world_from_environment
     from idgrpo.run.folder import RunFolder
@@ -230,7 +229,7 @@ def _result(artifact: "Artifact") -> dict:
 
 
 def _plan(
-    settings: "RewardConfig", folder: Path, vlm_digest: str, sources: list, preferences: list, shelf, name: str
+    settings: "RewardModelConfig", folder: Path, vlm_digest: str, sources: list, preferences: list, shelf, name: str
 ) -> dict:
     from idgrpo.reward.resolve import setting_lines
 
