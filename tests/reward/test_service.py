@@ -12,11 +12,12 @@ from idgrpo.errors import ArtifactError, DataError, MachineError
 from idgrpo.reward.backbone import load_backbone
 from idgrpo.reward.client import RewardClient
 from idgrpo.reward.inputs import InputBuilder
+from idgrpo.reward.limits import Limits
 from idgrpo.reward.model import RewardNetwork
 from idgrpo.reward.parts import add_token_rows
 from idgrpo.reward.score import RewardFailure, RewardModel
 from idgrpo.reward.service import make_app
-from idgrpo.reward.wire import pack_request, unpack_request, unpack_scores
+from idgrpo.reward.wire import TYPE, pack_request, unpack_request, unpack_scores
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +27,21 @@ def model(tiny_vlm) -> RewardModel:
     return RewardModel(RewardNetwork(backbone, 32).eval(), builder, {})
 
 
+HEADERS = {"content-type": TYPE}
+
+
+CALLER = [(b"host", b"127.0.0.1"), (b"content-type", TYPE.encode())]
+
+
+def web_of(app) -> TestClient:
+    return TestClient(app, base_url="http://127.0.0.1", headers=HEADERS)
+
+
 class Bridge(httpx.BaseTransport):
     """Carry the client's requests straight into the application."""
 
     def __init__(self, app):
-        self.web = TestClient(app)
+        self.web = web_of(app)
         self.answers: list[httpx.Response | Exception] = []
         self.num_requests = 0
 
@@ -56,7 +67,7 @@ def clips(num: int) -> tuple:
 
 def client(bridge: Bridge, **settings) -> RewardClient:
     waits = settings.pop("waits", [])
-    return RewardClient("http://rm", transport=bridge, sleep=waits.append, **settings)
+    return RewardClient("http://127.0.0.1", transport=bridge, sleep=waits.append, **settings)
 
 
 def test_remote_scores_are_the_models_scores(model) -> None:
@@ -83,11 +94,11 @@ def test_short_outages_are_bridged_and_long_ones_are_errors(model) -> None:
 
 
 def test_refusals_are_not_retried(model) -> None:
-    bridge = Bridge(make_app([model], max_bytes=100))
+    bridge = Bridge(make_app([model], limits=Limits(max_bytes=100)))
     with pytest.raises(DataError, match="413"):
         client(bridge).score(*clips(1))
     assert bridge.num_requests == 1
-    assert TestClient(make_app([model])).post("/score", content=b"nonsense").status_code == 422
+    assert web_of(make_app([model])).post("/score", content=b"nonsense").status_code == 422
 
 
 def test_another_model_is_noticed(model) -> None:
@@ -98,7 +109,7 @@ def test_another_model_is_noticed(model) -> None:
     remote = client(bridge)
     remote.health()
     exchanged = RewardModel(model.network, model.builder, {}, digest="sha256:exchanged")
-    bridge.web = TestClient(make_app([exchanged]))
+    bridge.web = web_of(make_app([exchanged]))
     with pytest.raises(ArtifactError, match="sha256:exchanged"):
         remote.score(*clips(1))
 
@@ -132,7 +143,7 @@ def test_one_fallen_device_is_named_while_the_others_score(model) -> None:
             return model.score(*request)
 
     fallen = Fallen()
-    web = TestClient(make_app([model, fallen]))  # idle devices are asked in turn
+    web = web_of(make_app([model, fallen]))  # idle devices are asked in turn
     answers = [web.post("/score", content=pack_request(*clips(1))).status_code for _ in range(3)]
     assert answers == [200, 500, 200]
     health = web.get("/health")
@@ -155,10 +166,10 @@ def test_a_caller_who_leaves_or_lies_about_the_length_is_no_fault_of_the_service
     async def send(message: dict) -> None:
         messages.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/score", "headers": [], "query_string": b""}
+    scope = {"type": "http", "method": "POST", "path": "/score", "headers": CALLER, "query_string": b""}
     asyncio.run(app(scope, receive, send))
     assert messages[0]["status"] == 400
-    web = TestClient(app)
+    web = web_of(app)
     for length in ("many", "-1", "1e3"):
         answer = web.post("/score", content=b"x", headers={"content-length": length})
         assert answer.status_code == 422 and "content-length" in answer.json()["error"]
@@ -167,7 +178,7 @@ def test_a_caller_who_leaves_or_lies_about_the_length_is_no_fault_of_the_service
 
 
 def test_a_body_of_unknown_length_is_bounded_too(model) -> None:
-    web = TestClient(make_app([model], max_bytes=1000))
+    web = web_of(make_app([model], limits=Limits(max_bytes=1000)))
     answer = web.post("/score", content=(b"x" * 100 for _ in range(100)))
     assert answer.status_code == 413
 
@@ -206,7 +217,7 @@ def test_too_many_waiting_requests_are_turned_away(model) -> None:
 
     async def scenario() -> list[int]:
         transport = httpx.ASGITransport(make_app([Slow()], max_waiting=1))
-        async with httpx.AsyncClient(transport=transport, base_url="http://rm") as web:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=HEADERS) as web:
             body = pack_request(*clips(1))
             first = asyncio.create_task(web.post("/score", content=body))
             while not entered.is_set():
