@@ -6,30 +6,25 @@ import threading
 import httpx
 import pytest
 import torch
+from safetensors.torch import save
+from scoring import clips, untrained
 from starlette.testclient import TestClient
 
 from idgrpo.errors import ArtifactError, DataError, MachineError
-from idgrpo.reward.backbone import load_backbone
 from idgrpo.reward.client import RewardClient
-from idgrpo.reward.inputs import InputBuilder
+from idgrpo.reward.inputs import frame_rates
 from idgrpo.reward.limits import Limits
-from idgrpo.reward.model import RewardNetwork
-from idgrpo.reward.parts import add_token_rows
-from idgrpo.reward.score import RewardFailure, RewardModel
+from idgrpo.reward.score import RewardFailure, RewardModel, one_for_all, score_sets
 from idgrpo.reward.service import make_app
 from idgrpo.reward.wire import TYPE, pack_request, unpack_request, unpack_scores
 
 
 @pytest.fixture(scope="module")
 def model(tiny_vlm) -> RewardModel:
-    builder, backbone = InputBuilder.load(tiny_vlm), load_backbone(tiny_vlm)
-    add_token_rows(backbone, len(builder.tokenizer), len(builder.added_tokens))
-    return RewardModel(RewardNetwork(backbone, 32).eval(), builder, {})
+    return untrained(tiny_vlm)
 
 
 HEADERS = {"content-type": TYPE}
-
-
 CALLER = [(b"host", b"127.0.0.1"), (b"content-type", TYPE.encode())]
 
 
@@ -56,13 +51,6 @@ class Bridge(httpx.BaseTransport):
             request.method, request.url.path, content=request.read(), headers=dict(request.headers)
         )
         return httpx.Response(found.status_code, headers=found.headers, content=found.content)
-
-
-def clips(num: int) -> tuple:
-    generator = torch.Generator().manual_seed(num)
-    videos = torch.randint(0, 256, (num, 9, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    photos = torch.randint(0, 256, (num, 2, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    return list(videos), [list(p) for p in photos], [f"prompt {i}" for i in range(num)]
 
 
 def client(bridge: Bridge, **settings) -> RewardClient:
@@ -227,3 +215,100 @@ def test_too_many_waiting_requests_are_turned_away(model) -> None:
             return [(await first).status_code, second.status_code, int(second.headers["Retry-After"])]
 
     assert asyncio.run(scenario()) == [200, 503, 1]
+
+
+def test_a_callers_bad_clips_harm_nobody_and_no_device(model) -> None:
+    bridge = Bridge(make_app([model]))
+    videos, photos, prompts = clips(5)
+    expected = model.score(videos, photos, prompts)
+    videos[0] = videos[0][..., :0]
+    photos[1] = [photos[1][0], torch.zeros(3, 1, 300, dtype=torch.uint8)]
+    prompts[2] = "\ud800"
+    found = client(bridge).score(videos, photos, prompts)
+    assert [type(x) for x in found] == [RewardFailure] * 3 + [float] * 2
+    assert found[3:] == pytest.approx(expected[3:], abs=1e-5)
+    assert bridge.web.get("/health").json()["status"] == "ok"
+
+
+def test_what_one_clip_does_to_a_device_that_works_costs_that_clip_alone(model) -> None:
+    class Picky:
+        digest, device = model.digest, model.device
+
+        def score(self, videos, *rest):
+            if any(len(video) == 7 for video in videos):
+                raise RuntimeError("an odd clip")
+            return model.score(videos, *rest)
+
+    bridge = Bridge(make_app([Picky()]))
+    videos, photos, prompts = clips(3)
+    expected = model.score(videos, photos, prompts)
+    videos[1] = videos[1][:7]
+    found = client(bridge).score(videos, photos, prompts)
+    assert found[1] == RewardFailure("RuntimeError: an odd clip")
+    assert [found[0], found[2]] == pytest.approx([expected[0], expected[2]], abs=1e-5)
+    health = bridge.web.get("/health").json()
+    assert health["status"] == "ok" and "failing" not in health
+
+
+@pytest.mark.parametrize("fps", [None, 24, [8.0, None, 30.0]])
+def test_frame_rates_and_seen_clips_travel(model, fps) -> None:
+    videos, photos, prompts = clips(3)
+    remote = client(Bridge(make_app([model])))
+    assert remote.score(videos, photos, prompts, fps) == model.score(videos, photos, prompts, fps)
+    rates = frame_rates(fps, 3)
+    seen = [model.builder.see(video, rate) for video, rate in zip(videos, rates, strict=True)]
+    assert remote.score(seen, photos, prompts) == model.score(videos, photos, prompts, fps)
+
+
+def test_reference_sets_share_their_clip_on_the_way_and_behind_it(model) -> None:
+    videos, photos, prompts = clips(2)
+    sets = [[people, *one_for_all(people)] for people in photos]
+    assert score_sets(client(Bridge(make_app([model]))), videos, sets, prompts) == score_sets(
+        model, videos, sets, prompts
+    )
+    one = pack_request(videos, photos, prompts)
+    three = pack_request(videos * 3, photos * 3, prompts * 3)
+    assert len(three) - len(one) < 2000  # a few lines of text
+    again = unpack_request(three)
+    assert again[0][0] is again[0][2] and again[1][0][0] is again[1][2][0]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[]",
+        b"{}",
+        b'{"rows": 3}',
+        b'{"rows": [1]}',
+        b"[" * 100_000,
+        b"\xff",
+        b'{"rows": [{"video": "x", "seen_of": null, "photos": [], "prompt": "", "fps": null}]}',
+        b'{"rows": [{"video": "header", "seen_of": "x", "photos": [], "prompt": "", "fps": null}]}',
+        b'{"rows": [{"video": "header", "seen_of": null, "photos": [], "prompt": "", "fps": "x"}]}',
+    ],
+)
+def test_requests_of_wrong_shape_are_refused(model, header) -> None:
+    body = save({"header": torch.frombuffer(bytearray(header), dtype=torch.uint8)})
+    web = web_of(make_app([model]))
+    answer = web.post("/score", content=body)
+    assert answer.status_code == 422 and "not a scoring request" in answer.json()["error"]
+    assert web.get("/health").json()["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    "host, welcome",
+    [("127.0.0.1:8300", True), ("10.0.0.5:8300", True), ("[::1]:8300", True), ("localhost", True), ("rm.cluster:80", True),
+     ("evil.example", False), ("evil.example:8300", False), ("", False)],
+)  # fmt: skip
+def test_only_names_of_this_machine_are_answered(model, host, welcome) -> None:
+    web = web_of(make_app([model], hosts=["RM.cluster"]))
+    statuses = {web.get("/health", headers={"host": host}).status_code,
+                web.post("/score", content=pack_request(*clips(1)), headers={"host": host}).status_code}  # fmt: skip
+    assert statuses == ({200} if welcome else {421})
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/json", "multipart/form-data", ""])
+def test_other_content_is_refused(model, kind) -> None:
+    body = pack_request(*clips(1))
+    answer = web_of(make_app([model])).post("/score", content=body, headers={"content-type": kind})
+    assert answer.status_code == 415
