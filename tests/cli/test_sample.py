@@ -215,7 +215,7 @@ class TestErrors:
         self.expect(sample("--size", "32x32x8", "--steps", 1), 2, "frames 8 is not 2 k + 1")
 
     def test_missing_cases(self, sample, tmp_path):
-        self.expect(sample(cases=tmp_path / "none.jsonl"), 4, "names no artifact")
+        self.expect(sample(cases=tmp_path / "none.jsonl"), 3, "no such file")
 
     def rewritten(self, cases, **changes):
         lines = [json.loads(line) for line in cases.read_text().splitlines()]

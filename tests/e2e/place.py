@@ -23,6 +23,7 @@ FROM_FILES = {
     "train-policy": ["--base", "tiny-phantom", "--cases", "{w}/cases.jsonl", "--rm", "rm", *TINY_POLICY],
     "sample": ["--base", "tiny-phantom", "--cases", "{w}/cases.jsonl", "--steps", "2"],
     "eval": ["--samples", "base={w}/wrong.jsonl", "--samples", "tuned={w}/samples.jsonl"],
+    "cases": ["{w}/cases.jsonl"],
 }
 RESULT = {
     "annotate": "preferences",
@@ -31,6 +32,7 @@ RESULT = {
     "train-policy": "policy",
     "sample": "samples",
     "eval": "report",
+    "cases": "cases",
 }
 STAGES = tuple(FROM_FILES)
 

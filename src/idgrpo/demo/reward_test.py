@@ -6,19 +6,21 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from idgrpo.cli.demo_plan import TIE_MARGIN
 from idgrpo.records.jsonl import read_records
 from idgrpo.records.preference import Preference
 from idgrpo.records.reference import Reference
 from idgrpo.records.sample import Sample
-from idgrpo.store.store import Store
+from idgrpo.stages import Artifact
+
+TIE_MARGIN = 0.02
+"""Difference of the oracle's quality below which nobody sees one."""
 
 
-def test_figures(store: Store, reward: str, damaged: str, generated: list[str]) -> dict[str, Any]:
+def test_figures(reward: Artifact, damaged: Artifact, generated: Sequence[Artifact]) -> dict[str, Any]:
     """Return accuracies on decided pairs: of distortions (also by kind), of generated clips, and of their clearer half."""
-    scores = Scores.of(store, reward)
-    right = damaged_pairs(store, damaged, scores)
-    gaps = [pair for pair in generated_pairs(store, generated, scores) if abs(pair[0]) > TIE_MARGIN]
+    scores = Scores.of(reward)
+    right = damaged_pairs(damaged, scores)
+    gaps = [pair for pair in generated_pairs(generated, scores) if abs(pair[0]) > TIE_MARGIN]
     gaps.sort(key=lambda pair: -abs(pair[0]))
     everything = [value for values in right.values() for value in values]
     return {
@@ -39,11 +41,11 @@ class Scores:
         self.known: dict[tuple[str, tuple[str, ...]], float] = {}
 
     @classmethod
-    def of(cls, store: Store, reward: str) -> "Scores":
-        """Load a reward model of a store."""
+    def of(cls, reward: Artifact) -> "Scores":
+        """Load a reward model."""
         from idgrpo.reward.score import RewardModel
 
-        return cls(RewardModel.load(store.resolve(reward).path))
+        return cls(RewardModel.load(reward.path))
 
     def add(self, clips: Iterable[tuple[str, list[Reference], str]]) -> None:
         from idgrpo.video.read import read_image, read_video
@@ -65,9 +67,9 @@ def _people(references: list[Reference]) -> tuple[str, ...]:
     return tuple(image for reference in references for image in reference.images[:1])
 
 
-def damaged_pairs(store: Store, damaged: str, scores: Scores) -> dict[str, list[float]]:
+def damaged_pairs(damaged: Artifact, scores: Scores) -> dict[str, list[float]]:
     """Return by distortion whether each decided pair is ordered as labelled: 1, 0, or 0.5 for equal scores."""
-    pairs = [p for p in read_records(store.resolve(damaged).file("prefs.jsonl"), Preference) if p.label in ("a", "b")]
+    pairs = [p for p in read_records(damaged.file("prefs.jsonl"), Preference) if p.label in ("a", "b")]
     scores.add((video, p.references, p.prompt) for p in pairs for video in (p.video_a, p.video_b))
     right: dict[str, list[float]] = defaultdict(list)
     for pair in pairs:
@@ -76,14 +78,14 @@ def damaged_pairs(store: Store, damaged: str, scores: Scores) -> dict[str, list[
     return right
 
 
-def generated_pairs(store: Store, generated: list[str], scores: Scores) -> list[tuple[float, float]]:
+def generated_pairs(generated: Sequence[Artifact], scores: Scores) -> list[tuple[float, float]]:
     """Return (oracle's gap, reward's difference) of every two clips of one case and base."""
     from idgrpo.tinyworld.oracle import quality
 
     found = []
-    for ref in generated:
+    for artifact in generated:
         by_case: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        samples = list(read_records(store.resolve(ref).file("samples.jsonl"), Sample))
+        samples = list(read_records(artifact.file("samples.jsonl"), Sample))
         scores.add((sample.video, sample.references, sample.prompt) for sample in samples)
         for sample in samples:
             truth = quality(sample.video, tuple(reference.person for reference in sample.references))

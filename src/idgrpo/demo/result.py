@@ -45,6 +45,12 @@ def _figures(result: dict[str, Any]) -> dict[str, Any]:
         "gain_relative": relative.get("value"),
         "ci95": [relative.get("low"), relative.get("high")],
         **both("worst", "worst"),
+        **both("separation", "separation"),
+        "separation_gain": (pairs.get("separation", {}).get("relative") or {}).get("value"),
+        "separation_ci95": _interval(pairs.get("separation", {}).get("relative")),
+        **both("confusion", "confusion"),
+        **both("margin", "margin"),
+        **both("swap_rate", "swap_rate"),
         **both("wrong_reference", "wrong_reference"),
         **both(SHARPNESS, "sharpness"),
         **both(MOTION, "motion"),
@@ -56,6 +62,10 @@ def _figures(result: dict[str, Any]) -> dict[str, Any]:
         "contact_sheet": report["contact_sheet"],
         "diagnostics": report["diagnostics"],
     }
+
+
+def _interval(figure: dict[str, Any] | None) -> list[float | None]:
+    return [None, None] if figure is None else [figure["low"], figure["high"]]
 
 
 def write_page(results: list[dict[str, Any]], folder: Path) -> dict[str, str]:

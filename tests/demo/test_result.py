@@ -1,6 +1,6 @@
 """The table of evidence: every seed, the means, and what a diagnostic says against a run."""
 
-from idgrpo.cli.demo_result import write_evidence
+from idgrpo.demo.result import write_evidence
 
 REWARD = {
     "num_distortion_pairs": 10,

@@ -1,11 +1,14 @@
-"""`idgrpo annotate --by judge`: which models judge, and a session with them that can be interrupted and goes on."""
+"""Judges of `annotate --by judge`: which models judge, and a session with them that can be interrupted and goes on."""
 
-import hashlib
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from idgrpo.errors import UsageError
+from idgrpo.stages.source import Source, find
+from idgrpo.store import KINDS
+from idgrpo.store.store import Store
 
 if TYPE_CHECKING:
     from idgrpo.annotate.config import JudgeConfig
@@ -13,8 +16,6 @@ if TYPE_CHECKING:
     from idgrpo.records.pair import Pair
     from idgrpo.records.vote import Vote
     from idgrpo.reward.score import RewardModel
-    from idgrpo.store.artifact import Artifact
-    from idgrpo.store.store import Store
 
 VOTES_SO_FAR = "votes.part.jsonl"
 
@@ -43,32 +44,31 @@ class RewardJudge:
         return [Reply(answer)] * num  # type: ignore[arg-type]
 
 
-def find_judges(store: "Store", specs: Sequence[str]) -> "dict[str, Artifact | Path]":
+def find_judges(store: Store, given: Sequence[str]) -> dict[str, Source]:
     """Find each judge: a reward model of the store or a folder, or a vision-language checkpoint. Name -> where."""
-    from idgrpo.errors import UsageError
-    from idgrpo.reward.checkpoint import TINY_VLM, find_vlm
-    from idgrpo.store.store import KINDS
+    from idgrpo.reward.checkpoint import TINY_VLM, checkpoint_digest, find_vlm
 
-    if not specs:
+    if not given:
         raise UsageError(
             "--by judge needs to know who judges",
             fix="--judge rm (the newest reward model), or --judge DIRECTORY of a Qwen-VL checkpoint",
         )
-    found: dict[str, Artifact | Path] = {}
-    for spec in specs:
-        named = spec.partition("@")[0].partition(":")[0].partition("/")[0] in KINDS and not Path(spec).is_dir()
-        if named or (Path(spec) / "manifest.json").is_file():
-            artifact = store.resolve(spec, kind="rm")
-            found[artifact.ref] = artifact
+    found: dict[str, Source] = {}
+    for one in given:
+        is_named = one.partition("@")[0].partition(":")[0].partition("/")[0] in KINDS and not Path(one).is_dir()
+        if is_named or (Path(one) / "manifest.json").is_file():
+            source = find(store, "rm", one)
+            found[source.ref] = source
         else:
-            folder = find_vlm(spec).resolve()
-            found[TINY_VLM if spec == TINY_VLM else Path(spec).name or folder.name] = folder
-    if len(found) < len(specs):
+            folder = find_vlm(one).resolve()
+            name = TINY_VLM if one == TINY_VLM else Path(one).name or folder.name
+            found[name] = Source("rm", str(folder), folder, checkpoint_digest(folder))
+    if len(found) < len(given):
         raise UsageError("two judges have the same name", fix="name each once; folders are called by their last part")
     return found
 
 
-def load_judges(found: "dict[str, Artifact | Path]", config: "JudgeConfig") -> "list[Judge]":
+def load_judges(found: Mapping[str, Source], config: "JudgeConfig") -> "list[Judge]":
     """Load the judges: a folder with a reward head scores, any other checkpoint generates."""
     from idgrpo.annotate.judge_vlm import VlmJudge
     from idgrpo.reward.model import CARD_FILE
@@ -76,11 +76,10 @@ def load_judges(found: "dict[str, Artifact | Path]", config: "JudgeConfig") -> "
 
     judges: list[Judge] = []
     for name, source in found.items():
-        folder = source if isinstance(source, Path) else source.path
-        if (folder / CARD_FILE).is_file() or not isinstance(source, Path):
-            judges.append(RewardJudge(RewardModel.load(folder, device=_device(config)), name))
+        if (source.path / CARD_FILE).is_file() or source.artifact is not None:
+            judges.append(RewardJudge(RewardModel.load(source.path, device=_device(config)), name))
         else:
-            judges.append(VlmJudge(folder, config, name=name))
+            judges.append(VlmJudge(source.path, config, name=name))
     return judges
 
 
@@ -99,23 +98,6 @@ def look(pair: "Pair") -> "Question":
     clips = [read_video(video) for video in (pair.video_a, pair.video_b)]
     photos = [read_image(reference.images[0]) for reference in pair.references]
     return Question(clips[0], clips[1], photos, pair.prompt, (probe(pair.video_a).fps, probe(pair.video_b).fps))
-
-
-def judge_digests(found: "dict[str, Artifact | Path]") -> dict[str, str]:
-    """Identify each judge by its contents."""
-    from idgrpo.reward.checkpoint import checkpoint_digest
-
-    return {
-        name: checkpoint_digest(source) if isinstance(source, Path) else source.digest for name, source in found.items()
-    }
-
-
-def session_name(name: str, settings: dict[str, Any], pairs: "Sequence[Pair]") -> str:
-    """Name the run of a session after all that decides its votes, so that another session never goes on from it."""
-    facts = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for pair in pairs:
-        facts.update(pair.model_dump_json().encode())
-    return f"judge-{name}-{facts.hexdigest()[:12]}"
 
 
 def judge_session(
