@@ -1,6 +1,5 @@
 """Where weights are on this machine, and reading them with errors that people understand."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -8,11 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from idgrpo.errors import ArtifactError, IdgrpoError
+from idgrpo.records.digest import files_digest
 
 WEIGHTS_ENV = "IDGRPO_WEIGHTS"
 """Folder with copies of hub repositories as `<owner>/<name>` or `<name>`; looked at before the hub's own cache."""
-
-SMALL_FILE_SIZE_BYTES = 32 * 1024**2
 
 
 @contextmanager
@@ -76,16 +74,23 @@ def _hub_folder(repository: str, revision: str | None) -> Path | None:
 
 
 def weights_digest(paths: list[Path]) -> str:
-    """Give a digest that changes when weights change: contents of small files, names and sizes of large ones."""
-    digest = hashlib.sha256()
-    for root in paths:
-        files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
-        for path in files:
-            size_bytes = path.stat().st_size
-            digest.update(f"{path.relative_to(root.parent)} {size_bytes}\n".encode())
-            if size_bytes <= SMALL_FILE_SIZE_BYTES:
-                digest.update(path.read_bytes())
-    return digest.hexdigest()
+    """Give a digest of what weight files and folders hold: names inside the folders and contents, whatever the size.
+
+    Neither the place nor the name of a file or folder in `paths` counts, so that a hub snapshot, its links followed,
+    and a copy of it are the same weights. Hidden files are download tools' own and do not count.
+    """
+    files: list[tuple[str, Path]] = []
+    for index, root in enumerate(paths):
+        if root.is_file():
+            files.append((f"{index}", root))
+            continue
+        inside = [(path.relative_to(root), path) for path in root.rglob("*") if path.is_file()]
+        files += [(f"{index}/{name.as_posix()}", path) for name, path in inside if not _is_hidden(name)]
+    return files_digest(files)
+
+
+def _is_hidden(name: Path) -> bool:
+    return any(part.startswith(".") for part in name.parts)
 
 
 def snapshot_commit(path: Path) -> str | None:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from idgrpo.errors import DataError
 from idgrpo.records.preference import Preference
-from idgrpo.reward.data import clips_of
+from idgrpo.reward.data import clips_of, video_facts
 from idgrpo.reward.splits import people_of
-from idgrpo.video.probe import probe
 from idgrpo.video.read import read_image
 
 MAX_NAMED = 20
@@ -82,7 +81,7 @@ def check_media(preferences: Sequence[Preference]) -> None:
 @lru_cache(maxsize=1_000_000)
 def _video_problem(path: str) -> str | None:
     try:
-        probe(Path(path))
+        video_facts(path)
     except DataError as error:
         return error.message
     return None

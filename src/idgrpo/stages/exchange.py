@@ -154,8 +154,8 @@ def import_rm(
         vlm: base it was trained from; None means what its settings name.
         template: text file with the wording it was trained with; ours shifts its scores.
     """
-    from idgrpo.reward.authors import read_authors_checkpoint, read_settings
     from idgrpo.reward.checkpoint import checkpoint_digest, find_vlm
+    from idgrpo.reward.importer import import_checkpoint, read_settings
 
     store, name = store or Store.default(), name or "authors"
     settings = read_settings(checkpoint)
@@ -168,7 +168,7 @@ def import_rm(
         wording = {"template_name": template.stem, "template_text": template.read_text(encoding="utf-8")}
 
     def make(run: Run) -> None:
-        run.out.metrics.update(read_authors_checkpoint(checkpoint, folder, run.out.path, **wording))
+        run.out.metrics.update(import_checkpoint(checkpoint, folder, run.out.path, **wording))
 
     def plan() -> Plan:
         import json

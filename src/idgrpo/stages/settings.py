@@ -15,7 +15,7 @@ C = TypeVar("C", bound=Config)
 STAGES = {
     "annotate": "idgrpo.annotate.config:AnnotateConfig",
     "distort": "idgrpo.distort.config:DistortConfig",
-    "train-rm": "idgrpo.reward.config:RewardConfig",
+    "train-rm": "idgrpo.reward.config:RewardModelConfig",
     "train-policy": "idgrpo.policy.config:PolicyConfig",
     "sample": "idgrpo.bases.config:SampleConfig",
     "eval": "idgrpo.evaluate.config:EvaluateConfig",

@@ -15,7 +15,7 @@ from idgrpo.store.store import Store
 if TYPE_CHECKING:
     from idgrpo.records.jsonl import RejectedLine
     from idgrpo.records.preference import Preference
-    from idgrpo.reward.config import RewardConfig
+    from idgrpo.reward.config import RewardModelConfig
     from idgrpo.reward.score import RewardModel
 
 SHOWN_LINES = 20
@@ -36,17 +36,17 @@ def train_rm(
 
     Args:
         preferences: one or several artifacts or `prefs.jsonl` files, which are joined; None means the newest.
-        settings: a RewardConfig, or dotted keys such as {"vlm": "tiny-vlm", "inputs.reference_order": "average"}.
+        settings: a RewardModelConfig, or dotted keys such as {"vlm": "tiny-vlm", "inputs.reference_order": "average"}.
         skip_invalid: put invalid lines aside (`<file>.rejects.jsonl`) and go on, instead of stopping.
     """
     # transformers imports DeepSpeed where it is installed, which otherwise announces its guess on stdout.
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if Path("/dev/nvidiactl").exists() else "cpu")
     from idgrpo.reward.checkpoint import checkpoint_digest, find_vlm
-    from idgrpo.reward.config import RewardConfig
+    from idgrpo.reward.config import RewardModelConfig
     from idgrpo.reward.train import resolve_vlm
 
     store = store or Store.default()
-    settled = settle(RewardConfig, settings)
+    settled = settle(RewardModelConfig, settings)
     given = [preferences] if isinstance(preferences, str | Path | Artifact | Source) else preferences or [None]
     sources = [find(store, "preferences", one) for one in given]
     pairs, num_rejected = _read(store, sources, skip_invalid)
@@ -115,9 +115,8 @@ def _put_aside(rejected: "list[RejectedLine]", aside: Path) -> None:
     tell(f"{len(rejected)} invalid lines of {rejected[0].path} are in {aside}")
 
 
-def _make(run: Run, store: Store, settings: "RewardConfig", pairs: "list[Preference]", num_rejected: int) -> None:
-    from idgrpo.reward.plots import draw_card
-    from idgrpo.reward.table import accuracy_lines, flat_metrics
+def _make(run: Run, store: Store, settings: "RewardModelConfig", pairs: "list[Preference]", num_rejected: int) -> None:
+    from idgrpo.reward.table import accuracy_lines, draw_card, flat_metrics
     from idgrpo.reward.train import train
 
     cache = store.root / "cache" / "features"
@@ -140,7 +139,7 @@ def _forget(folder: Any) -> None:
 
 def _plan(
     store: Store,
-    settings: "RewardConfig",
+    settings: "RewardModelConfig",
     folder: Path,
     sources: Sequence[Source],
     num_pairs: int,
@@ -174,11 +173,13 @@ def _plan(
 def setting_lines(work: Work) -> list[str]:
     """Tell the settings that follow from the checkpoint, before hours of work begin."""
     from idgrpo.reward.checkpoint import find_vlm
-    from idgrpo.reward.config import RewardConfig
+    from idgrpo.reward.config import RewardModelConfig
     from idgrpo.reward.resolve import resolve
     from idgrpo.reward.resolve import setting_lines as lines
 
-    settings = RewardConfig.model_validate({key: value for key, value in work.config.items() if key != "vlm_digest"})
+    settings = RewardModelConfig.model_validate(
+        {key: value for key, value in work.config.items() if key != "vlm_digest"}
+    )
     return lines(resolve(settings, find_vlm(str(settings.vlm))))
 
 

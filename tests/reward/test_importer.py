@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from idgrpo.cli.main import run
 from idgrpo.errors import ArtifactError
-from idgrpo.reward.authors import read_authors_checkpoint
 from idgrpo.reward.backbone import load_backbone
+from idgrpo.reward.importer import import_checkpoint
 from idgrpo.reward.inputs import InputBuilder
 from idgrpo.reward.model import RewardNetwork
 from idgrpo.reward.parts import LANGUAGE_LINEAR, add_token_rows
@@ -56,7 +56,7 @@ def released(tiny_vlm, tmp_path) -> tuple[Path, RewardModel]:
 
 def test_scores_survive_the_conversion(released, tiny_vlm, tmp_path) -> None:
     folder, original = released
-    read = read_authors_checkpoint(folder, tiny_vlm, tmp_path / "ours")
+    read = import_checkpoint(folder, tiny_vlm, tmp_path / "ours")
     assert read["adapters"] == 14 and "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight" in load_file(
         folder / "adapter_model.safetensors"
     )
@@ -95,7 +95,7 @@ def test_missing_and_unexpected_keys_are_refused(released, tiny_vlm, tmp_path, d
     save_file(adapter, folder / "adapter_model.safetensors")
     torch.save(rest, folder / "non_lora_state_dict.pth")
     with pytest.raises(ArtifactError, match=word):
-        read_authors_checkpoint(folder, tiny_vlm, tmp_path / "ours")
+        import_checkpoint(folder, tiny_vlm, tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
 
 

@@ -1,4 +1,4 @@
-"""Read the reward checkpoint that the authors of Identity-GRPO released into a directory of ours (`idgrpo artifacts import-rm`).
+"""Import the reward checkpoint that the authors of Identity-GRPO released (`idgrpo artifacts import-rm`).
 
 Layout read: `adapter_model.safetensors` (LoRA on the language model),
 `non_lora_state_dict.pth` (vision tower, merger, embedding table, head) and `model_config.json` beside them or above, with key
@@ -19,13 +19,12 @@ from idgrpo.errors import ArtifactError
 from idgrpo.reward.backbone import load_backbone
 from idgrpo.reward.inputs import InputBuilder
 from idgrpo.reward.model import RewardNetwork, save_network
-from idgrpo.reward.parts import LANGUAGE_LINEAR, add_token_rows
+from idgrpo.reward.parts import EMBEDDING, LANGUAGE_LINEAR, Parts, add_token_rows
 
 ADAPTER, REST, CONFIG = "adapter_model.safetensors", "non_lora_state_dict.pth", "model_config.json"
 LORA = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
 # The language head takes no part in scoring and our backbone has none.
 UNUSED = ("lm_head.weight",)
-EMBEDDING = "language_model.embed_tokens.weight"
 ADAPTED = re.compile(LANGUAGE_LINEAR + r"\.weight")
 
 
@@ -39,8 +38,10 @@ def our_name(key: str) -> str:
     return key
 
 
-def lora_updates(adapter: dict[str, Tensor], rank: int, alpha: float, *, rank_stabilised: bool) -> dict[str, Tensor]:
-    """Multiply out the adapters: weight name -> scale * B A, float32 "out in".
+def lora_pairs(
+    adapter: dict[str, Tensor], rank: int, alpha: float, *, rank_stabilised: bool
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Pair the adapters' matrices, scaled: layer -> float32 (A, scale * B), the layer's update being their product B A.
 
     scale = alpha / r, or alpha / sqrt(r) for rank-stabilised adapters.
 
@@ -53,17 +54,18 @@ def lora_updates(adapter: dict[str, Tensor], rank: int, alpha: float, *, rank_st
         if not found:
             raise ArtifactError(f"{ADAPTER} has the unexpected key {key}")
         halves.setdefault(our_name(found[1]), {})[found[2]] = value.float()
-    updates = {}
+    scale = alpha / (math.sqrt(rank) if rank_stabilised else rank)
+    pairs = {}
     for name, pair in halves.items():
         if set(pair) != {"A", "B"}:
             raise ArtifactError(f"{ADAPTER}: {name} has only one of its two matrices")
         if pair["A"].shape[0] != rank:
             raise ArtifactError(f"{ADAPTER}: {name} has rank {pair['A'].shape[0]}, {CONFIG} says {rank}")
-        updates[f"{name}.weight"] = alpha / (math.sqrt(rank) if rank_stabilised else rank) * pair["B"] @ pair["A"]
-    return updates
+        pairs[name] = pair["A"], scale * pair["B"]
+    return pairs
 
 
-def read_authors_checkpoint(checkpoint: Path, base: Path, out: Path, **overrides: Any) -> dict[str, int]:
+def import_checkpoint(checkpoint: Path, base: Path, out: Path, **overrides: Any) -> dict[str, int]:
     """Convert a released checkpoint on top of its base model; return how many weights were read.
 
     Every key must find its place: none is skipped and none may be missing from what the layout promises.
@@ -76,69 +78,55 @@ def read_authors_checkpoint(checkpoint: Path, base: Path, out: Path, **overrides
             which shifts its scores.
 
     Raises:
-        ArtifactError: files missing or damaged, keys missing or unexpected, shapes that do not fit.
+        ArtifactError: files missing or damaged, keys missing or unexpected, shapes that do not fit, numbers that are
+            not finite.
     """
     settings = read_settings(checkpoint)
     builder = InputBuilder.load(base, **{**_preprocessing(settings), **overrides})
-    backbone = load_backbone(base)
+    backbone = load_backbone(base, dtype=torch.bfloat16)  # for names and shapes; its numbers are copied as files
     add_token_rows(backbone, len(builder.tokenizer), len(builder.added_tokens))
     network = RewardNetwork(backbone, backbone.get_input_embeddings().weight.shape[1])
     adapter, rest = _read_weights(checkpoint)
     lora = settings["peft_lora_config"]
-    updates = lora_updates(adapter, lora["lora_r"], lora["lora_alpha"], rank_stabilised=lora.get("use_rslora", False))
-    plain = {our_name(key): value.float() for key, value in rest.items()}
-    _require_all(network, updates, plain, builder.reward_id)
-    _apply(network, updates, plain)
+    parts = Parts(
+        weights={our_name(key): value.float() for key, value in rest.items()},
+        adapters=lora_pairs(adapter, lora["lora_r"], lora["lora_alpha"], rank_stabilised=lora.get("use_rslora", False)),
+    )
+    num_read = {"adapters": len(parts.adapters), "weights": len(parts.weights)}
+    shapes = {name: tuple(value.shape) for name, value in backbone.named_parameters()}
+    _require_all(parts, shapes, builder.reward_id)
+    head = parts.weights.pop("rm_head.weight", None)
+    if head is None or head.shape != network.head.weight.shape:
+        found = "no head" if head is None else f"a head of shape {list(head.shape)}"
+        raise ArtifactError(f"{REST} has {found}; one score, {list(network.head.weight.shape)}, is what we can read")
+    for name in UNUSED:
+        parts.weights.pop(name, None)
+    parts.require_place(shapes)
+    with torch.no_grad():
+        network.head.weight.copy_(head)
     card = {
         "mode": "authors",
         "vlm": settings["model_config"]["model_name_or_path"],
         "tie_threshold": math.log((25 - 2) / 5),  # where a tie stops being the likeliest label at theta = 5
         "config": settings,
     }
-    save_network(network, builder, card, out, copy_from=None)
-    return {"adapters": len(updates), "weights": len(plain)}
+    save_network(network, builder, card, out, copy_from=base, parts=parts)
+    return num_read
 
 
-def _require_all(
-    network: RewardNetwork, updates: dict[str, Tensor], plain: dict[str, Tensor], reward_token_id: int
-) -> None:
+def _require_all(parts: Parts, shapes: dict[str, tuple[int, ...]], reward_token_id: int) -> None:
     """Refuse a checkpoint that lacks what training changed: adapters of every layer, vision tower, token row."""
-    names = [name for name, _ in network.backbone.named_parameters()]
-    adapted = {name for name in names if ADAPTED.fullmatch(name)}
-    trained = {name for name in names if name.startswith("visual.")}
-    for missing, file in ((adapted - set(updates), ADAPTER), ({*trained, EMBEDDING} - set(plain), REST)):
+    adapted = {name.removesuffix(".weight") for name in shapes if ADAPTED.fullmatch(name)}
+    trained = {name for name in shapes if name.startswith("visual.")}
+    for missing, file in (
+        (adapted - set(parts.adapters), ADAPTER),
+        ({*trained, EMBEDDING} - set(parts.weights), REST),
+    ):
         if missing:
             raise ArtifactError(f"{file} lacks {len(missing)} weights: {', '.join(sorted(missing)[:5])}")
-    if plain[EMBEDDING].shape[0] <= reward_token_id:
-        raise ArtifactError(f"{REST}: {EMBEDDING} has {plain[EMBEDDING].shape[0]} rows, none for the reward token")
-
-
-def _apply(network: RewardNetwork, updates: dict[str, Tensor], plain: dict[str, Tensor]) -> None:
-    weights = dict(network.backbone.named_parameters())
-    head = plain.pop("rm_head.weight", None)
-    if head is None or head.shape != network.head.weight.shape:
-        found = "no head" if head is None else f"a head of shape {list(head.shape)}"
-        raise ArtifactError(f"{REST} has {found}; one score, {list(network.head.weight.shape)}, is what we can read")
-    for name in UNUSED:
-        plain.pop(name, None)
-    unexpected = sorted(name for name in {**updates, **plain} if name not in weights)
-    if unexpected:
-        raise ArtifactError(f"{len(unexpected)} weights have no place in the base model: {', '.join(unexpected[:5])}")
-    with torch.no_grad():
-        network.head.weight.copy_(head)
-        for name, value in plain.items():
-            target: Tensor = weights[name]
-            if name == EMBEDDING and value.shape[0] <= target.shape[0]:
-                target = target[: value.shape[0]]  # theirs was cut to the tokens in use
-            if target.shape != value.shape:
-                raise ArtifactError(f"{name} has shape {list(value.shape)}, the base model's is {list(target.shape)}")
-            target.copy_(value)
-        for name, value in updates.items():
-            if weights[name].shape != value.shape:
-                raise ArtifactError(
-                    f"the adapter of {name} has shape {list(value.shape)}, not {list(weights[name].shape)}"
-                )
-            weights[name].add_(value.to(weights[name].dtype))
+    if parts.weights[EMBEDDING].shape[0] <= reward_token_id:
+        num_rows = parts.weights[EMBEDDING].shape[0]
+        raise ArtifactError(f"{REST}: {EMBEDDING} has {num_rows} rows, none for the reward token")
 
 
 def read_settings(checkpoint: Path) -> dict:
