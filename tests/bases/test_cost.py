@@ -5,10 +5,10 @@ from diffusers import WanTransformer3DModel, WanVACETransformer3DModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from idgrpo.bases.architectures import ARCHITECTURES
-from idgrpo.bases.atthand import at_hand, cost_lines, cost_of_entry
 from idgrpo.bases.config import SamplerConfig
 from idgrpo.bases.cost import transformer_flop
 from idgrpo.bases.entries import ENTRIES
+from idgrpo.bases.inventory import at_hand, cost_lines, cost_of_entry
 from idgrpo.bases.load import resolve_entry
 
 TRAIN = SamplerConfig(width=416, height=240, frames=33, num_steps=25, guidance=4.5)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from idgrpo.bases.atthand import at_hand, revisions_of_entry
+from idgrpo.bases.inventory import at_hand, revisions_of_entry
 from idgrpo.bases.load import load_base, resolve_entry
 from idgrpo.bases.weights import WEIGHTS_ENV
 from idgrpo.cli.main import run

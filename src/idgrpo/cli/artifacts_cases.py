@@ -30,7 +30,7 @@ def describe_people(
     next stage takes it; the old version stays.
     """
     from idgrpo.annotate.describe import VlmDescriber, make_precise
-    from idgrpo.bases.atthand import default_device
+    from idgrpo.bases.inventory import default_device
     from idgrpo.cli.output import finish
     from idgrpo.errors import UsageError
     from idgrpo.records.jsonl import read_cases, write_records

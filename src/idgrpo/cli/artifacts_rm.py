@@ -24,7 +24,7 @@ def serve(
     store: StoreOption = None,
 ) -> None:
     """Score over HTTP until stopped; prints the address. Callers use it as `--rm http://host:port`."""
-    from idgrpo.bases.atthand import default_device
+    from idgrpo.bases.inventory import default_device
     from idgrpo.cli.output import write_lines
     from idgrpo.reward.score import RewardModel
     from idgrpo.reward.service import listen, make_app

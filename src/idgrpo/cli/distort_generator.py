@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 def generator_settings(base: str, device: str | None, sets: list[str] | None) -> "tuple[SampleConfig, dict[str, Any]]":
     """Give the settings of a generator and what of them decides the pixels; its weights must be here."""
-    from idgrpo.bases.atthand import weights_of_entry
     from idgrpo.bases.config import SampleConfig
+    from idgrpo.bases.inventory import weights_of_entry
     from idgrpo.bases.load import resolve_entry
     from idgrpo.run.config import load_config
 
@@ -45,7 +45,7 @@ def with_renoise(settings: "DistortConfig", base: str | None) -> "DistortConfig"
 
 def regenerator(settings: "SampleConfig") -> "Callable[[Tensor, list[Tensor], str, float, int], Tensor]":
     """Load the base and give the function `distort` calls; a clip the base cannot make is skipped with the reason."""
-    from idgrpo.bases.atthand import default_device
+    from idgrpo.bases.inventory import default_device
     from idgrpo.bases.load import load_base
     from idgrpo.bases.renoise import renoise
     from idgrpo.distort.contract import NotPossible

@@ -32,8 +32,8 @@ def sample_variant(
 
     A dry run makes nothing: it gives no artifact and no samples where they would have to be made.
     """
-    from idgrpo.bases.atthand import weights_of_entry
     from idgrpo.bases.config import SampleConfig
+    from idgrpo.bases.inventory import weights_of_entry
     from idgrpo.bases.load import resolve_entry
     from idgrpo.cli import sample as stage
     from idgrpo.records.jsonl import read_records

@@ -80,7 +80,7 @@ def command(
 
     Run the same command again after an interruption: finished videos are kept, the missing ones are made.
     """
-    from idgrpo.bases.atthand import weights_of_entry
+    from idgrpo.bases.inventory import weights_of_entry
     from idgrpo.bases.load import resolve_entry
     from idgrpo.cli.output import finish
     from idgrpo.store.store import Store
@@ -200,8 +200,8 @@ def make_samples(
     """Make the videos in a run folder that survives a kill, then publish them."""
     import shutil
 
-    from idgrpo.bases.atthand import default_device
     from idgrpo.bases.generate import jobs_of
+    from idgrpo.bases.inventory import default_device
     from idgrpo.bases.load import load_base
     from idgrpo.bases.sampling import copy_samples, sample_to_folder
     from idgrpo.bases.tuned import load_tuned
@@ -249,8 +249,8 @@ def _plan(
     shelf: "Store", settings: "SampleConfig", entry: "BaseEntry", source: "Artifact | Path", name: str
 ) -> dict[str, Any]:
     """Say what would be done and what it would cost."""
-    from idgrpo.bases.atthand import cost_lines, cost_of_entry, gpu_memory_gib
     from idgrpo.bases.cost import clip_size_bytes
+    from idgrpo.bases.inventory import cost_lines, cost_of_entry, gpu_memory_gib
     from idgrpo.bases.sampling import COPIES
     from idgrpo.run.machine import free_disk_bytes
 

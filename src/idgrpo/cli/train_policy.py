@@ -108,7 +108,7 @@ def command(
     The same command after a stop or a kill goes on exactly where the last checkpoint left it; --force starts afresh.
     Under torchrun, the deepspeed launcher or SLURM the same command joins the job.
     """
-    from idgrpo.bases.atthand import weights_of_entry
+    from idgrpo.bases.inventory import weights_of_entry
     from idgrpo.bases.load import resolve_entry
     from idgrpo.cli.output import finish
     from idgrpo.errors import UsageError
@@ -234,7 +234,7 @@ def _train(
     """Train and publish; ranks other than the first only train and give None."""
     import torch
 
-    from idgrpo.bases.atthand import default_device
+    from idgrpo.bases.inventory import default_device
     from idgrpo.bases.load import load_base
     from idgrpo.policy.train import forget_work, train
     from idgrpo.reward.score import RewardModel
