@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from idgrpo.bases.entries import WAN_NEGATIVE_PROMPT
-from idgrpo.bases.prompt import checked_prompt, clean_prompt
+from idgrpo.bases.text import checked_prompt, clean_prompt
 from idgrpo.errors import DataError
 
 

@@ -13,7 +13,7 @@ from idgrpo.bases.conditions import ConditionCache
 from idgrpo.bases.config import SamplerConfig
 from idgrpo.bases.contract import Base
 from idgrpo.bases.cost import clip_size_bytes
-from idgrpo.bases.generate import Job, generate, read_references
+from idgrpo.bases.generate import SampleJob, generate, read_references
 from idgrpo.records.case import Case
 from idgrpo.records.jsonl import write_records
 from idgrpo.records.sample import Sample
@@ -31,7 +31,7 @@ COPIES = 2
 
 def sample_to_folder(
     base: Base,
-    jobs: Sequence[Job],
+    jobs: Sequence[SampleJob],
     folder: Path,
     *,
     sampler: SamplerConfig,
@@ -91,7 +91,7 @@ def sample_id(case_id: str, seed: int) -> str:
     return f"{plain}{digest}--s{seed}"
 
 
-def _record(base: Base, job: Job, video: Path, sampler: SamplerConfig, policy: str | None) -> Sample:
+def _record(base: Base, job: SampleJob, video: Path, sampler: SamplerConfig, policy: str | None) -> Sample:
     return Sample(
         id=sample_id(job.case.id, job.seed),
         case_id=job.case.id,
@@ -113,13 +113,13 @@ def sampler_record(base: Base, sampler: SamplerConfig) -> dict[str, Any]:
 
 def _write_sheets(
     folder: Path,
-    jobs: Sequence[Job],
+    jobs: Sequence[SampleJob],
     paths: dict[tuple[str, int], Path],
     read: Callable[[Case], list[Tensor]],
 ) -> None:
     """Write one PNG per case: a row for each seed, references beside frames."""
     folder.mkdir(parents=True, exist_ok=True)
-    by_case: dict[str, list[Job]] = {}
+    by_case: dict[str, list[SampleJob]] = {}
     for job in jobs:
         by_case.setdefault(job.case.id, []).append(job)
     for case_id, members in by_case.items():

@@ -4,11 +4,29 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from idgrpo.bases.conditions import as_uint8
 from idgrpo.bases.contract import Condition, ConditionBatch, VideoSize
 from idgrpo.bases.guidance import vace_weights
-from idgrpo.bases.references import fit_vace
 from idgrpo.bases.wan import WanBase
+
+
+def fit_vace(image: Tensor, height: int, width: int) -> Tensor:
+    """Fit a photo into the frame as VACE does: bilinear, aspect kept, centred on white.
+
+    uint8 [3, h, w] -> float32 [3, height, width] in -1..1.
+    """
+    pixels = as_uint8(image).float() / 255.0 * 2.0 - 1.0
+    scale = min(height / pixels.shape[1], width / pixels.shape[2])
+    new_height, new_width = max(1, int(pixels.shape[1] * scale)), max(1, int(pixels.shape[2] * scale))
+    fitted = functional.interpolate(
+        pixels.unsqueeze(0), size=(new_height, new_width), mode="bilinear", align_corners=False
+    )
+    canvas = torch.ones(3, height, width)
+    top, left = (height - new_height) // 2, (width - new_width) // 2
+    canvas[:, top : top + new_height, left : left + new_width] = fitted[0]
+    return canvas
 
 
 class VaceBase(WanBase):

@@ -6,12 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from idgrpo.bases.conditions import check_references
 from idgrpo.bases.contract import BaseEntry, Condition, ConditionBatch, Guidance, VideoSize
 from idgrpo.bases.geometry import Geometry
 from idgrpo.bases.guidance import guided_velocity
-from idgrpo.bases.prompt import checked_prompt
-from idgrpo.bases.references import check_references
-from idgrpo.bases.text import TextEncoder
+from idgrpo.bases.text import TextEncoder, checked_prompt
 from idgrpo.errors import UsageError
 from idgrpo.flow.schedule import NUM_TRAIN_TIMESTEPS
 

@@ -45,9 +45,9 @@ def with_renoise(settings: "DistortConfig", base: str | None) -> "DistortConfig"
 
 def regenerator(settings: "SampleConfig") -> "Callable[[Tensor, list[Tensor], str, float, int], Tensor]":
     """Load the base and give the function `distort` calls; a clip the base cannot make is skipped with the reason."""
+    from idgrpo.bases.generate import renoise
     from idgrpo.bases.inventory import default_device
     from idgrpo.bases.load import load_base
-    from idgrpo.bases.renoise import renoise
     from idgrpo.distort.contract import NotPossible
     from idgrpo.errors import DataError, UsageError
 
