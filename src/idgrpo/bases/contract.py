@@ -173,5 +173,8 @@ class Base(Protocol):
         ...
 
     def decode(self, latents: "Tensor", batch: ConditionBatch) -> "Tensor":
-        """Decode the video part to float32 [batch, frame, channel, height, width] in 0..1, without graph."""
+        """Decode the video part to float32 [batch, frame, channel, height, width] in 0..1, without graph.
+
+        Raises NotFiniteError (its `rows` say which samples) for latents or pixels that are not finite.
+        """
         ...

@@ -11,6 +11,7 @@ from torch.nn import functional
 from idgrpo.bases.conditions import ConditionCache
 from idgrpo.bases.config import SamplerConfig
 from idgrpo.bases.contract import Base, Condition, ConditionBatch, VideoSize
+from idgrpo.bases.finite import NotFiniteError, finite_rows, require_finite_steps
 from idgrpo.errors import DataError
 from idgrpo.flow.laws import stochastic_step
 from idgrpo.flow.schedule import sigma_max_of, wan_sigmas
@@ -68,12 +69,14 @@ def encode_case(
     cache: ConditionCache,
     read: Callable[[Case], list[Tensor]] = read_references,
 ) -> Condition:
-    """Encode a case through the cache. Raises DataError that names the case."""
+    """Encode a case through the cache. Raises DataError and NotFiniteError that name the case."""
     references = read(case)
     try:
         return cache.encode(base, case.prompt, references, sampler.size(base.entry))
     except DataError as error:
         raise DataError(f"case '{case.id}': {error.message}", fix=error.fix) from error
+    except NotFiniteError as error:
+        raise NotFiniteError(f"case '{case.id}': {error.message}") from error
 
 
 def draw_noise(base: Base, batch: ConditionBatch, names: Sequence[Sequence[int | str]]) -> Tensor:
@@ -100,11 +103,16 @@ def sample_latents(
     names: Sequence[Sequence[int | str]],
     *,
     start: float | None = None,
+    labels: Sequence[str] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Run the sampler from noise to clean latents, float32 [batch, channel, frame, height, width].
 
     names: one per sample, for the draws of a stochastic law (("step", *name, step)); deterministic solvers draw
     nothing. start: the sigma that `noise` is at, when it is a clip noised part of the way; the steps below it remain.
+    labels: what errors call the samples. check: called before each step; it may raise (StopSignal.check).
+
+    Raises NotFiniteError that names step and sample.
     """
     full = sampler.resolved(base.entry)
     guidance = sampler.guidance_for(base.entry)
@@ -114,17 +122,25 @@ def sample_latents(
         sigmas = torch.cat([sigmas.new_tensor([start]), sigmas[sigmas < start]])
     solver = solver_named(full.solver)
     latents = noise
+    labels = [" ".join(map(str, name)) for name in names] if labels is None else labels
+    finite: list[Tensor] = []
     for step in range(len(sigmas) - 1):
+        check()
         sigma, sigma_next = float(sigmas[step]), float(sigmas[step + 1])
         time = torch.full((len(batch),), sigma, dtype=torch.float32, device=base.device)
         velocity = base.velocity(latents, time, batch, guidance)
         if full.law is None:
             latents = solver.step(latents, velocity, sigma, sigma_next)
-            continue
-        mean, std = stochastic_step(full.law, latents, velocity, sigma, sigma_next, sigma_max=sigma_max, eta=full.eta)
-        if sigma_next > 0:
-            mean = mean + std * draw_noise(base, batch, [("step", *name, step) for name in names])
-        latents = mean
+        else:
+            latents, std = stochastic_step(
+                full.law, latents, velocity, sigma, sigma_next, sigma_max=sigma_max, eta=full.eta
+            )
+            if sigma_next > 0:
+                latents = latents + std * draw_noise(base, batch, [("step", *name, step) for name in names])
+        finite.append(finite_rows(latents))
+        if latents.device.type == "cpu":  # elsewhere looking would wait for the device at each step
+            require_finite_steps(finite, sigmas[:-1].tolist(), labels)
+    require_finite_steps(finite, sigmas[:-1].tolist(), labels)
     return latents
 
 
@@ -135,15 +151,20 @@ def generate(
     sampler: SamplerConfig,
     cache: ConditionCache | None = None,
     read: Callable[[Case], list[Tensor]] = read_references,
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[GeneratedClip]:
-    """Make the clips of jobs, batch by batch, and give each as soon as its batch is decoded.
+    """Make the clips of jobs, batch by batch, and give each as soon as it is decoded.
 
     A clip depends on (case id, seed), the case, the base and the sampler only; batches mix cases freely. For full-size
-    bases all conditions are encoded first, so that the text encoder's weights can leave before the first step.
+    bases all conditions are encoded first, so that the text encoder's weights can leave before the first step. `check` is
+    called before each encoding, denoising step and decoding, and may raise (StopSignal.check).
+
+    Raises NotFiniteError that names case, seed and step; no clip of that batch is given.
     """
     cache = ConditionCache() if cache is None else cache
     if base.entry.architecture != "tiny":
         for case in {job.case.id: job.case for job in jobs}.values():
+            check()
             encode_case(base, case, sampler, cache, read)
         base.text_encoder.release()
     for start in range(0, len(jobs), sampler.batch_size):
@@ -151,26 +172,49 @@ def generate(
         batch = base.collate([encode_case(base, job.case, sampler, cache, read) for job in part])
         names = [(job.seed, job.case.id) for job in part]
         noise = draw_noise(base, batch, [("noise", *name) for name in names])
-        latents = sample_latents(base, batch, noise, sampler, names)
-        pixels = (base.decode(latents, batch) * 255.0).round().to(torch.uint8).cpu()
-        for job, frames in zip(part, pixels, strict=True):
-            yield GeneratedClip(job.case, job.seed, frames)
+        labels = [f"case '{job.case.id}', seed {job.seed}" for job in part]
+        latents = sample_latents(base, batch, noise, sampler, names, labels=labels, check=check)
+        # Decoders of full size work on one clip at a time anyway: then each can be given, and a stop answered, at once.
+        chunks = [list(range(len(part)))] if base.entry.architecture == "tiny" else [[row] for row in range(len(part))]
+        for rows in chunks:
+            check()
+            members = [part[row] for row in rows]
+            frames = decoded(base, latents[rows], batch.select(rows), [labels[row] for row in rows])
+            yield from (GeneratedClip(job.case, job.seed, clip) for job, clip in zip(members, frames, strict=True))
+
+
+def decoded(base: Base, latents: Tensor, batch: ConditionBatch, labels: Sequence[str]) -> Tensor:
+    """Decode to uint8 [batch, frame, 3, height, width] on the CPU. Raises NotFiniteError with the sample's label."""
+    try:
+        pixels = base.decode(latents, batch)
+    except NotFiniteError as error:
+        raise NotFiniteError(f"{labels[error.rows[0]]}: {error.message.partition(': ')[2]}", error.rows) from error
+    return (pixels * 255.0).round().to(torch.uint8).cpu()
 
 
 @torch.no_grad()
 def renoise(
-    base: Base, clip: Tensor, references: list[Tensor], prompt: str, level: float, seed: int, *, sampler: SamplerConfig
+    base: Base,
+    clip: Tensor,
+    references: list[Tensor],
+    prompt: str,
+    level: float,
+    seed: int,
+    *,
+    sampler: SamplerConfig,
+    check: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Noise a clip uint8 [frame, 3, height, width] to sigma `level` and denoise it: uint8 of the same shape.
 
     x = (1 - s) x0 + s noise, then the sampler's steps below s (SDEdit, arXiv 2108.01073, on the straight path). At a low
     level the clip decides what is seen, at a high one the references (uint8 [3, h, w]) do. The noise depends on `seed` alone.
-    Raises UsageError when the base cannot make clips of this size, DataError for references it cannot take.
+    `check` is called before each step and may raise. Raises UsageError when the base cannot make clips of this size, DataError
+    for references it cannot take, NotFiniteError.
     """
     num_frames, _, height, width = clip.shape
     batch = base.collate([base.encode(prompt, references, VideoSize(width, height, num_frames))])
     name = ("renoise", seed)
     clean = base.encode_clips(clip[None].float() / 255.0, batch)
     noised = (1.0 - level) * clean + level * draw_noise(base, batch, [("noise", *name)])
-    latents = sample_latents(base, batch, noised, sampler, [name], start=level)
-    return (base.decode(latents, batch)[0] * 255.0).round().to(torch.uint8).cpu()
+    latents = sample_latents(base, batch, noised, sampler, [name], start=level, check=check)
+    return decoded(base, latents, batch, [f"renoise {seed}"])[0]

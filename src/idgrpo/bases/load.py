@@ -14,7 +14,7 @@ from idgrpo.bases.entries import ENTRIES, entry_for_checkpoint, entry_named, mis
 from idgrpo.bases.geometry import Geometry
 from idgrpo.bases.single_file import load_original_transformer, original_hidden_size
 from idgrpo.bases.text import TextEncoder
-from idgrpo.bases.weights import locate, reading_weights, snapshot_commit
+from idgrpo.bases.weights import locate, reading_weights, refuse_not_finite, snapshot_commit
 from idgrpo.errors import ArtifactError, MachineError, UsageError
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def _expect_class(folder: Path, expected: str, entry: BaseEntry) -> None:
 
 
 def read_component(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """Read a diffusers component; any missing or unexpected key is an error that lists it."""
+    """Read a diffusers component; any missing, unexpected or not finite weight is an error that lists it."""
     with reading_weights(folder):
         model, info = model_class.from_pretrained(
             folder, torch_dtype=dtype, local_files_only=True, output_loading_info=True
@@ -206,6 +206,7 @@ def read_component(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
             f"weights at {folder} do not fit {model_class.__name__}: {'; '.join(problems)}",
             fix="config.json and the weight files are from different models; get both again",
         )
+    refuse_not_finite(model.state_dict(), folder)
     return model
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from idgrpo.bases.contract import Base
-from idgrpo.bases.weights import reading_weights, sort_header
+from idgrpo.bases.finite import require_finite_weights
+from idgrpo.bases.weights import read_finite, reading_weights, sort_header
 from idgrpo.errors import ArtifactError, UsageError
 from idgrpo.run.draws import generator
 
@@ -181,17 +182,19 @@ def adapter_state(base: Base) -> dict[str, torch.Tensor]:
 def save_adapter(base: Base, folder: Path) -> Path:
     """Write the policy adapter in diffusers' format with its metadata (rank, alpha), without which alpha is lost.
 
-    Equal adapters give equal bytes.
+    Equal adapters give equal bytes. Raises NotFiniteError before anything is written.
     """
     from diffusers import WanPipeline
 
+    state = adapter_state(base)
+    require_finite_weights(state, "the adapter")
     folder.mkdir(parents=True, exist_ok=True)
     transformer: Any = base.transformer
     config = transformer.peft_config[POLICY].to_dict()
     metadata = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     WanPipeline.save_lora_weights(
         folder,
-        transformer_lora_layers=adapter_state(base),
+        transformer_lora_layers=state,
         transformer_lora_adapter_metadata=metadata,
         weight_name=WEIGHTS_FILE,
     )
@@ -202,7 +205,7 @@ def save_adapter(base: Base, folder: Path) -> Path:
 def load_adapter(base: Base, source: Path, *, trainable: bool = False) -> list[nn.Parameter]:
     """Load an adapter file or folder onto a base without one, and check that it changed the output.
 
-    Raises ArtifactError: file missing or damaged, layers that the base lacks, or an adapter without effect although its
+    Raises ArtifactError: file missing, damaged or not finite, layers that the base lacks, or an adapter without effect although its
     weights are not zero (files with PEFT's own key prefix load silently as nothing). Returns what is trainable.
     """
     path = source / WEIGHTS_FILE if source.is_dir() else source
@@ -212,10 +215,7 @@ def load_adapter(base: Base, source: Path, *, trainable: bool = False) -> list[n
         )
     if lora_layers(base):
         raise UsageError(f"base {base.name} already carries an adapter", fix="load the base again for another adapter")
-    from safetensors.torch import load_file
-
-    with reading_weights(path):
-        state = load_file(path)
+    state = read_finite(path)
     unlike = [key for key in state if not key.startswith("transformer.")]
     if unlike:
         raise ArtifactError(

@@ -44,10 +44,10 @@ def sample_to_folder(
 
     A video appears under its name only when it is complete, and depends on (case id, seed) only: videos that are there
     are kept, the missing ones are made, and the result is that of a run that was never interrupted. `check` is called
-    after each clip and may raise (StopSignal.check). lossless None takes the base's habit. policy: what the adapter on
+    between denoising steps and after each clip, and may raise (StopSignal.check). lossless None takes the base's habit. policy: what the adapter on
     the base is called. Returns the samples in the order of jobs.
 
-    Raises MachineError before anything is made when the disk has no room for it.
+    Raises MachineError before anything is made when the disk has no room for it, NotFiniteError before a clip is written.
     """
     lossless = base.entry.lossless if lossless is None else lossless
     videos = folder / "videos"
@@ -58,7 +58,7 @@ def sample_to_folder(
     cache = ConditionCache(None if base.entry.architecture == "tiny" else folder / "conditions")
     with progress(len(jobs), f"sample {base.name}", unit="clips") as bar:
         bar.advance(len(jobs) - len(missing))
-        for clip in generate(base, missing, sampler=sampler, cache=cache, read=read):
+        for clip in generate(base, missing, sampler=sampler, cache=cache, read=read, check=check):
             write_video(paths[clip.case.id, clip.seed], clip.frames, fps=base.entry.fps, lossless=lossless)
             bar.advance(1)
             check()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from idgrpo.bases.conditions import check_references
 from idgrpo.bases.contract import BaseEntry, Condition, ConditionBatch, Guidance, VideoSize
+from idgrpo.bases.finite import require_finite_rows
 from idgrpo.bases.geometry import Geometry
 from idgrpo.bases.guidance import guided_velocity
 from idgrpo.bases.text import TextEncoder, checked_prompt
@@ -56,6 +57,8 @@ class WanBase:
             self._negative = self.text_encoder.encode([self.entry.negative_prompt])[0]
         fitted = [type(self).fit(image, size.height, size.width) for image in references]
         latents = [self._encode_pixels(image[None, :, None]) for image in fitted]
+        require_finite_rows(text[None], "the embeddings of its prompt", ["text"])
+        require_finite_rows(torch.stack(latents), "its encodings", [f"reference {n + 1}" for n in range(len(latents))])
         return Condition(
             text=text,
             negative=self._negative,
@@ -176,7 +179,9 @@ class WanBase:
     def decode(self, latents: Tensor, batch: ConditionBatch) -> Tensor:
         """Decode the video part; see `contract.Base.decode`."""
         video = latents[:, :, batch.num_slots :].float()
+        require_finite_rows(video, "the latents to decode")
         video = video / (1.0 / self._latents_std.to(video.device)) + self._latents_mean.to(video.device)
         parameter = next(self.vae.parameters())
         pixels = self.vae.decode(video.to(parameter.device, parameter.dtype), return_dict=False)[0]
+        require_finite_rows(pixels, "decoded pixels")
         return (pixels.float() / 2.0 + 0.5).clamp(0.0, 1.0).permute(0, 2, 1, 3, 4)

@@ -3,11 +3,15 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from idgrpo.errors import ArtifactError, IdgrpoError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS_ENV = "IDGRPO_WEIGHTS"
 """Folder with copies of hub repositories as `<owner>/<name>` or `<name>`; looked at before the hub's own cache."""
@@ -30,6 +34,28 @@ def reading_weights(path: Path) -> Iterator[None]:
             f"weights at {path} cannot be read: {type(error).__name__}: {reason[0][:300] if reason else ''}",
             fix="the file is damaged or not what its name says; get it again",
         ) from error
+
+
+def read_finite(path: Path) -> "dict[str, Tensor]":
+    """Read a safetensors file. Raises ArtifactError when it is damaged or holds NaN or infinity."""
+    from safetensors.torch import load_file
+
+    with reading_weights(path):
+        state = load_file(path)
+    refuse_not_finite(state, path)
+    return state
+
+
+def refuse_not_finite(state: "Mapping[str, Tensor]", path: Path) -> None:
+    """Raise ArtifactError that names the first weight of a file that is not finite."""
+    from idgrpo.bases.finite import first_not_finite
+
+    name = first_not_finite(state)
+    if name is not None:
+        raise ArtifactError(
+            f"weights at {path}: {name} is not finite (NaN or infinity)",
+            fix="the file is damaged, or what was trained has diverged; use an earlier one",
+        )
 
 
 def locate(source: str, revision: str | None = None) -> Path | None:
