@@ -10,15 +10,19 @@ import torch
 
 from idgrpo.bases.architectures import CLASS_OF_FAMILY
 from idgrpo.bases.contract import BaseEntry
-from idgrpo.bases.entries import ENTRIES, entry_for_checkpoint, entry_named, missing_weights
+from idgrpo.bases.entries import missing_weights, resolve_entry
 from idgrpo.bases.geometry import Geometry
-from idgrpo.bases.single_file import load_original_transformer, original_hidden_size
+from idgrpo.bases.single_file import load_original_transformer
 from idgrpo.bases.text import TextEncoder
 from idgrpo.bases.weights import locate, reading_weights, refuse_not_finite, snapshot_commit
 from idgrpo.errors import ArtifactError, MachineError, UsageError
 
 if TYPE_CHECKING:
     from idgrpo.bases.wan import WanBase
+
+ENCODERS: tuple[str, ...] = ("vae", "text_encoder", "tokenizer")
+"""Components that turn cases into conditions and latents into pixels; a companion may hold them."""
+PARTS = ("transformer", *ENCODERS)
 
 
 def load_base(
@@ -82,61 +86,26 @@ def _family_class(family: str) -> "type[WanBase]":
     return {"vace": VaceBase, "phantom": PhantomBase}[family]
 
 
-def resolve_entry(name_or_path: str) -> BaseEntry:
-    """Give the entry of a name, a name with `@commit`, or a path. Raises UsageError, ArtifactError."""
-    name, _, revision = name_or_path.partition("@")
-    if name in ENTRIES:
-        if revision and not ENTRIES[name].source.startswith("hub:"):
-            raise UsageError(f"{name} ships with idgrpo and has no revisions", fix=f"say {name}")
-        return dataclasses.replace(ENTRIES[name], revision=revision or None)
-    path = Path(name_or_path)
-    if not path.exists():
-        return entry_named(name_or_path)  # raises, with the nearest known name
-    path = path.resolve()
-    config = path / "transformer" / "config.json"
-    if path.is_dir() and config.is_file():
-        with reading_weights(config):
-            values = json.loads(config.read_text())
-            hidden = values["num_attention_heads"] * values["attention_head_dim"]
-        return entry_for_checkpoint(_family_of_class(values.get("_class_name"), path), hidden, str(path))
-    if path.is_file():
-        return entry_for_checkpoint("phantom", original_hidden_size(path), str(path))
-    raise UsageError(
-        f"{path} is no checkpoint of a base: it has no transformer/config.json",
-        fix="give a diffusers folder (transformer/, vae/, text_encoder/, tokenizer/) or an original Phantom file",
-    )
-
-
-def _family_of_class(class_name: str | None, path: Path) -> str:
-    for family, expected in CLASS_OF_FAMILY.items():
-        if class_name == expected:
-            return family
-    raise UsageError(
-        f"{path} holds a {class_name or 'transformer without a class name'}, not a base",
-        fix=f"a base is one of {', '.join(CLASS_OF_FAMILY.values())}",
-    )
-
-
 def find_parts(entry: BaseEntry) -> tuple[Path, dict[str, Path]]:
     """Find the source and the folder of each component: in the source, else in its companion.
 
     Raises MachineError that names the first missing part and the command that gets it.
     """
-    main = locate(entry.source, entry.revision)
+    main = locate(entry.source, entry.revision, PARTS)
     if main is None:
         raise missing_weights(entry, entry.source.partition(":")[2] or entry.source)
     folders = [main] if main.is_dir() else []
     folders += _companions(main, entry)
     parts: dict[str, Path] = {}
-    for part in ("transformer", "vae", "text_encoder", "tokenizer"):
+    for part in PARTS:
         found = next((folder / part for folder in folders if (folder / part).is_dir()), None)
         if found is not None:
             parts[part] = found
     if main.is_file() or "*" in entry.source:
         parts.pop("transformer", None)  # a companion's transformer is another model
-        needed: tuple[str, ...] = ("vae", "text_encoder", "tokenizer")
+        needed = ENCODERS
     else:
-        needed = ("transformer", "vae", "text_encoder", "tokenizer")
+        needed = PARTS
         if parts.get("transformer", main).parent != main:
             parts.pop("transformer")
     for part in needed:
@@ -155,7 +124,7 @@ def _companions(main: Path, entry: BaseEntry) -> list[Path]:
             folders += [main / named] if named else []
     if main.is_file():
         folders += [main.parent, *sorted(p for p in main.parent.iterdir() if (p / "text_encoder").is_dir())]
-    companion = locate(entry.companion) if entry.companion else None
+    companion = locate(entry.companion, parts=ENCODERS) if entry.companion else None
     return [folder for folder in [*folders, companion] if folder is not None]
 
 

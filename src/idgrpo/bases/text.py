@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from idgrpo.bases.weights import reading_weights
-from idgrpo.errors import DataError
+from idgrpo.errors import DataError, MachineError
 
 _QUOTES = str.maketrans({"‘": "'", "’": "'", "‚": "'", "‛": "'", "“": '"', "”": '"', "„": '"', "‟": '"'})
 EMBEDDING_NAMES = {"shared.weight", "encoder.embed_tokens.weight"}
@@ -58,7 +58,10 @@ class TextEncoder:
         return self._model is not None
 
     def load(self) -> None:
-        """Read tokenizer and weights if that has not happened. Raises ArtifactError when they are damaged."""
+        """Read tokenizer and weights if that has not happened.
+
+        Raises ArtifactError when they are damaged, MachineError when the library reads them wrongly.
+        """
         if self._model is not None:
             return
         from transformers import AutoTokenizer, UMT5EncoderModel
@@ -77,7 +80,19 @@ class TextEncoder:
                 missing -= EMBEDDING_NAMES
             if missing:
                 raise KeyError(f"missing keys: {', '.join(sorted(missing)[:8])}")
+        self._require_shared_embedding(model)
         self._model = model.eval().requires_grad_(False).to(self.device)
+
+    def _require_shared_embedding(self, model: Any) -> None:
+        """Refuse an encoder whose embedding is not the table of the file: every prompt would be noise, without a word."""
+        if model.encoder.embed_tokens.weight.data_ptr() != model.shared.weight.data_ptr():
+            import transformers
+
+            raise MachineError(
+                f"transformers {transformers.__version__} reads {self.model_dir} without tying the encoder's embedding to "
+                "the shared table, so prompts would be noise (5.0 to 5.2 do this with UMT5)",
+                fix="pip install 'transformers>=5.3'",
+            )
 
     def release(self) -> None:
         """Forget the weights; the next `encode` reads them again."""
