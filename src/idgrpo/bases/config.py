@@ -26,7 +26,9 @@ class SamplerConfig(Config):
     solver: str = Field(default="euler", description="deterministic solver")
     law: str | None = Field(default=None, description="stochastic law; replaces the solver")
     eta: float | None = Field(default=None, ge=0, description="strength of the stochastic law")
-    batch_size: int = Field(default=4, ge=1)
+    batch_size: int | None = Field(
+        default=None, ge=1, le=1024, description="None: what fits the GPU's free memory; 4 on a CPU"
+    )
 
     @model_validator(mode="after")
     def _known_names(self) -> "SamplerConfig":
@@ -93,7 +95,15 @@ class SampleConfig(Config):
     seed: int | None = Field(default=None, description="None: each case's own, else 0")
     lossless: bool | None = Field(default=None, description="None: yes for tiny bases, no for others")
     device: str | None = Field(default=None, description="None: the GPU if there is one")
-    vae_tiling: bool = Field(default=False, description="decode in tiles: less memory, slight differences at seams")
+    vae_tiling: bool | None = Field(
+        default=None,
+        description="decode in tiles: less memory, slight differences at seams; None: where a GPU has no room for a whole frame",
+    )
+    vae_dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="bfloat16 halves the memory and time of encoding and decoding; slight differences",
+    )
+    encoder_device: str | None = Field(default=None, description="where the text encoder works; None: as `device`")
     sampler: SamplerConfig = SamplerConfig()
 
     @property
@@ -121,5 +131,6 @@ class SampleConfig(Config):
             "seed": self.seed,
             "lossless": entry.lossless if self.lossless is None else self.lossless,
             "vae_tiling": self.vae_tiling,
+            "vae_dtype": self.vae_dtype,
             "sampler": self.sampler.resolved(entry).model_dump(mode="json", exclude={"batch_size"}),
         }

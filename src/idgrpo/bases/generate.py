@@ -11,7 +11,10 @@ from torch.nn import functional
 from idgrpo.bases.conditions import ConditionCache
 from idgrpo.bases.config import SamplerConfig
 from idgrpo.bases.contract import Base, Condition, ConditionBatch, VideoSize
+from idgrpo.bases.cost import batch_that_fits, free_device_bytes
 from idgrpo.bases.finite import NotFiniteError, finite_rows, require_finite_steps
+from idgrpo.bases.geometry import Geometry
+from idgrpo.bases.guidance import branch_weights, num_branches
 from idgrpo.errors import DataError
 from idgrpo.flow.laws import stochastic_step
 from idgrpo.flow.schedule import sigma_max_of, wan_sigmas
@@ -167,8 +170,9 @@ def generate(
             check()
             encode_case(base, case, sampler, cache, read)
         base.text_encoder.release()
-    for start in range(0, len(jobs), sampler.batch_size):
-        part = jobs[start : start + sampler.batch_size]
+    batch_size = sampler.batch_size or batch_size_for(base, jobs, sampler)
+    for start in range(0, len(jobs), batch_size):
+        part = jobs[start : start + batch_size]
         batch = base.collate([encode_case(base, job.case, sampler, cache, read) for job in part])
         names = [(job.seed, job.case.id) for job in part]
         noise = draw_noise(base, batch, [("noise", *name) for name in names])
@@ -181,6 +185,20 @@ def generate(
             members = [part[row] for row in rows]
             frames = decoded(base, latents[rows], batch.select(rows), [labels[row] for row in rows])
             yield from (GeneratedClip(job.case, job.seed, clip) for job, clip in zip(members, frames, strict=True))
+
+
+def batch_size_for(base: Base, jobs: Sequence[SampleJob], sampler: SamplerConfig) -> int:
+    """Give how many clips fit together into the free memory of the base's device, whose weights are there already."""
+    guidance = sampler.guidance_for(base.entry)
+    return batch_that_fits(
+        free_device_bytes(base.device),
+        base.transformer.config,
+        Geometry.of(base.vae.config, base.transformer.config),
+        sampler.size(base.entry),
+        num_references=max((len(job.case.references) for job in jobs), default=1),
+        num_branches=num_branches(branch_weights(base.entry.family, guidance), guidance.mode),
+        bytes_per_value=base.dtype.itemsize,
+    )
 
 
 def decoded(base: Base, latents: Tensor, batch: ConditionBatch, labels: Sequence[str]) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from idgrpo.bases.architectures import CLASS_OF_FAMILY
 from idgrpo.bases.contract import BaseEntry
-from idgrpo.bases.entries import missing_weights, resolve_entry
+from idgrpo.bases.entries import ENTRIES, missing_weights, resolve_entry
 from idgrpo.bases.geometry import Geometry
 from idgrpo.bases.single_file import load_original_transformer
 from idgrpo.bases.text import TextEncoder
@@ -31,18 +31,19 @@ def load_base(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     encoder_device: str | torch.device | None = None,
-    vae_tiling: bool = False,
+    vae_tiling: bool | None = None,
+    vae_dtype: torch.dtype | str = torch.float32,
     **options: Any,
 ) -> "WanBase":
     """Load a base: a name of `entries.ENTRIES` (with `@commit` to pin a hub revision), a diffusers folder, or one file.
 
     dtype is that of the transformer: None takes float32 on the CPU and bfloat16 elsewhere (diffusers keeps norms, time
-    embedding and modulation in float32). The VAE is always float32. encoder_device (None = `device`) is where the text
+    embedding and modulation in float32). vae_dtype is that of the VAE. encoder_device (None = `device`) is where the text
     encoder works; its weights are read at the first prompt. options go to the
     family's class (`reversed_order` of VACE). vae_tiling decodes in overlapping tiles of 256 px: less memory, and pixels
-    near the seams differ slightly.
+    near the seams differ slightly; None does so where a GPU has no room for a whole frame.
 
-    Raises UsageError (unknown name, wrong class of checkpoint), MachineError (weights not here), ArtifactError
+    Raises UsageError (unknown name, wrong class of checkpoint, a model of two experts), MachineError (weights not here), ArtifactError
     (damaged).
     """
     device = _checked_device(device)
@@ -62,10 +63,13 @@ def load_base(
         device=torch.device(encoder_device) if encoder_device is not None else device,
     )
     transformer = transformer.eval().requires_grad_(False).to(device)
-    vae = vae.eval().requires_grad_(False).to(device)
+    vae_dtype = getattr(torch, vae_dtype) if isinstance(vae_dtype, str) else vae_dtype
+    vae = vae.eval().requires_grad_(False).to(device, vae_dtype)
     if vae_tiling:
         vae.enable_tiling()
-    return _family_class(entry.family)(entry, transformer, vae, text_encoder, device=device, dtype=dtype, **options)
+    return _family_class(entry.family)(
+        entry, transformer, vae, text_encoder, device=device, dtype=dtype, tile_if_needed=vae_tiling is None, **options
+    )
 
 
 def _checked_device(name: str | torch.device) -> torch.device:
@@ -94,6 +98,7 @@ def find_parts(entry: BaseEntry) -> tuple[Path, dict[str, Path]]:
     main = locate(entry.source, entry.revision, PARTS)
     if main is None:
         raise missing_weights(entry, entry.source.partition(":")[2] or entry.source)
+    _refuse_two_experts(main)
     folders = [main] if main.is_dir() else []
     folders += _companions(main, entry)
     parts: dict[str, Path] = {}
@@ -112,6 +117,29 @@ def find_parts(entry: BaseEntry) -> tuple[Path, dict[str, Path]]:
         if part not in parts:
             raise missing_weights(entry, f"its {part.replace('_', ' ')}")
     return main, parts
+
+
+def _refuse_two_experts(main: Path) -> None:
+    """Refuse a Wan 2.2 folder: its model is two transformers, or one that takes a time for each token.
+
+    One transformer of the two loads without a complaint and is the wrong one for half of the steps.
+    """
+    index = main / "model_index.json"
+    values = {}
+    if index.is_file():
+        with reading_weights(index):
+            values = dict(json.loads(index.read_text(encoding="utf-8-sig")))
+    signs = {
+        "transformer_2": (main / "transformer_2").is_dir() or any(values.get("transformer_2") or ()),
+        "boundary_ratio": values.get("boundary_ratio") is not None,
+        "expand_timesteps": bool(values.get("expand_timesteps")),
+    }
+    found = [name for name, is_there in signs.items() if is_there]
+    if found:
+        raise UsageError(
+            f"{main} is a Wan 2.2 model ({', '.join(found)}); only models of one transformer (Wan 2.1) can be tuned",
+            fix=f"use one of {', '.join(name for name in ENTRIES if not name.startswith('tiny'))}, or a folder like theirs",
+        )
 
 
 def _companions(main: Path, entry: BaseEntry) -> list[Path]:

@@ -5,15 +5,17 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from idgrpo.bases.conditions import ConditionCache
-from idgrpo.bases.config import SamplerConfig
+from idgrpo.bases.config import SampleConfig, SamplerConfig
 from idgrpo.bases.contract import Base
 from idgrpo.bases.cost import clip_size_bytes
 from idgrpo.bases.generate import SampleJob, generate, read_references
+from idgrpo.bases.inventory import default_device
+from idgrpo.bases.load import load_base
 from idgrpo.records.case import Case
 from idgrpo.records.jsonl import write_records
 from idgrpo.records.sample import Sample
@@ -23,10 +25,24 @@ from idgrpo.video.read import read_video
 from idgrpo.video.sheet import contact_sheet
 from idgrpo.video.write import write_image, write_video
 
+if TYPE_CHECKING:
+    from idgrpo.bases.wan import WanBase
+
 SHEET_FRAMES = 5
 """Frames of each clip on a contact sheet, spread over its length."""
 COPIES = 2
 """How often a clip lies on the disk: in the run, and in the artifact that is published from it."""
+
+
+def load_for_sampling(settings: SampleConfig) -> "WanBase":
+    """Load the base that the settings of `sample` name, as they say: device, tiles, dtype of the VAE, text encoder's device."""
+    return load_base(
+        settings.named_base,
+        device=settings.device or default_device(),
+        encoder_device=settings.encoder_device,
+        vae_tiling=settings.vae_tiling,
+        vae_dtype=settings.vae_dtype,
+    )
 
 
 def sample_to_folder(
@@ -108,7 +124,10 @@ def _record(base: Base, job: SampleJob, video: Path, sampler: SamplerConfig, pol
 def sampler_record(base: Base, sampler: SamplerConfig) -> dict[str, Any]:
     """Give every setting that decides the pixels; batch size is not among them."""
     values = sampler.resolved(base.entry).model_dump(mode="json", exclude={"batch_size"})
-    return values | {"dtype": str(base.dtype).removeprefix("torch."), "revision": base.entry.revision}
+    values |= {"dtype": str(base.dtype).removeprefix("torch."), "revision": base.entry.revision}
+    vae_dtype = str(next(base.vae.parameters()).dtype).removeprefix("torch.")
+    differs = {"vae_tiling": getattr(base, "has_tiled", False), "vae_dtype": vae_dtype != "float32" and vae_dtype}
+    return values | {name: value for name, value in differs.items() if value}
 
 
 def _write_sheets(

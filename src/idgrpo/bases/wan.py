@@ -1,6 +1,7 @@
 """What VACE and Phantom share: text, VAE, geometry, and velocity by buckets of equal numbers of references."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from idgrpo.bases.conditions import check_references
 from idgrpo.bases.contract import BaseEntry, Condition, ConditionBatch, Guidance, VideoSize
+from idgrpo.bases.cost import free_device_bytes, must_tile
 from idgrpo.bases.finite import require_finite_rows
 from idgrpo.bases.geometry import Geometry
 from idgrpo.bases.guidance import guided_velocity
@@ -35,10 +37,12 @@ class WanBase:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        tile_if_needed: bool = False,
     ):
         self.name, self.entry = entry.name, entry
         self.transformer, self.vae, self.text_encoder = transformer, vae, text_encoder
         self.device, self.dtype = device, dtype
+        self.tile_if_needed, self.has_tiled = tile_if_needed, bool(getattr(vae, "use_tiling", False))
         self.geometry = Geometry.of(vae.config, transformer.config)
         shape = (1, self.geometry.z, 1, 1, 1)
         self._latents_mean = torch.tensor(vae.config.latents_mean, dtype=torch.float32).view(shape)
@@ -175,13 +179,31 @@ class WanBase:
             slots[index, :, batch.num_slots - count :] = batch.visual[index][: self.geometry.z, :count].float().cpu()
         return torch.cat([slots, latents], dim=2).to(self.device)
 
+    @contextmanager
+    def _tiles_where_needed(self, size: VideoSize) -> Iterator[Tensor]:
+        """Let the VAE decode in tiles for as long as the block runs if the GPU has no room for a whole frame.
+
+        Gives a weight of the VAE, which says where and in which dtype it works. `has_tiled` keeps that it happened.
+        """
+        parameter = next(self.vae.parameters())
+        free_bytes = free_device_bytes(parameter.device) if self.tile_if_needed else None
+        if self.vae.use_tiling or not must_tile(free_bytes, self.geometry, size, parameter.element_size()):
+            yield parameter
+            return
+        self.has_tiled = True
+        self.vae.enable_tiling()
+        try:
+            yield parameter
+        finally:
+            self.vae.disable_tiling()
+
     @torch.no_grad()
     def decode(self, latents: Tensor, batch: ConditionBatch) -> Tensor:
         """Decode the video part; see `contract.Base.decode`."""
         video = latents[:, :, batch.num_slots :].float()
         require_finite_rows(video, "the latents to decode")
         video = video / (1.0 / self._latents_std.to(video.device)) + self._latents_mean.to(video.device)
-        parameter = next(self.vae.parameters())
-        pixels = self.vae.decode(video.to(parameter.device, parameter.dtype), return_dict=False)[0]
+        with self._tiles_where_needed(batch.size) as parameter:
+            pixels = self.vae.decode(video.to(parameter.device, parameter.dtype), return_dict=False)[0]
         require_finite_rows(pixels, "decoded pixels")
         return (pixels.float() / 2.0 + 0.5).clamp(0.0, 1.0).permute(0, 2, 1, 3, 4)
