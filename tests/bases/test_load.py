@@ -290,3 +290,9 @@ def test_a_folder_that_denies_a_second_expert_is_fine(copy):
     denied = {"transformer_2": [None, None], "boundary_ratio": None, "expand_timesteps": False}
     path.write_text(json.dumps(json.loads(path.read_text()) | denied))
     assert load_base(str(folder)).name == str(folder)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
+def test_a_name_that_no_file_can_have_is_an_unknown_base(name):
+    with pytest.raises(UsageError, match="unknown base"):
+        resolve_entry(name)

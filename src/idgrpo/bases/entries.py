@@ -153,7 +153,11 @@ def resolve_entry(name_or_path: str) -> BaseEntry:
             raise UsageError(f"{name} ships with idgrpo and has no revisions", fix=f"say {name}")
         return dataclasses.replace(ENTRIES[name], revision=revision or None)
     path = Path(name_or_path)
-    if not path.exists():
+    try:
+        is_there = path.exists()
+    except (OSError, ValueError):  # longer than the system takes, or with a NUL
+        is_there = False
+    if not is_there:
         return entry_named(name_or_path)  # raises, with the nearest known name
     path = path.resolve()
     config = path / "transformer" / "config.json"

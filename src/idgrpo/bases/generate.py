@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from idgrpo.bases.conditions import ConditionCache
-from idgrpo.bases.config import SamplerConfig
+from idgrpo.bases.config import MAX_CLIPS, MAX_SEED, SamplerConfig
 from idgrpo.bases.contract import Base, Condition, ConditionBatch, VideoSize
 from idgrpo.bases.cost import batch_that_fits, free_device_bytes
 from idgrpo.bases.finite import NotFiniteError, finite_rows, require_finite_steps
 from idgrpo.bases.geometry import Geometry
 from idgrpo.bases.guidance import branch_weights, num_branches
-from idgrpo.errors import DataError
+from idgrpo.errors import DataError, UsageError
 from idgrpo.flow.laws import stochastic_step
 from idgrpo.flow.schedule import sigma_max_of, wan_sigmas
 from idgrpo.flow.solver import solver_named
@@ -41,7 +41,18 @@ class GeneratedClip:
 
 
 def jobs_of(cases: Sequence[Case], *, seed: int | None = None, num_per_case: int = 1) -> list[SampleJob]:
-    """Give the clips of a run: per case `num_per_case` rising seeds from `seed`, or from the case's own (else 0)."""
+    """Give the clips of a run: per case `num_per_case` rising seeds from `seed`, or from the case's own (else 0).
+
+    Raises UsageError for more clips than anyone can want, DataError for a case's own seed that is out of range.
+    """
+    if (num_clips := len(cases) * num_per_case) > MAX_CLIPS:
+        raise UsageError(
+            f"{len(cases):,} cases x {num_per_case:,} clips a case = {num_clips:,} clips, at most {MAX_CLIPS:,} at once",
+            fix="a smaller --num-per-case, or the cases in parts",
+        )
+    for case in cases:
+        if case.seed is not None and not 0 <= case.seed <= MAX_SEED:
+            raise DataError(f"case '{case.id}': seed {case.seed} is not between 0 and {MAX_SEED}")
     return [
         SampleJob(case, (case.seed or 0 if seed is None else seed) + offset)
         for case in cases
@@ -173,7 +184,8 @@ def generate(
     batch_size = sampler.batch_size or batch_size_for(base, jobs, sampler)
     for start in range(0, len(jobs), batch_size):
         part = jobs[start : start + batch_size]
-        batch = base.collate([encode_case(base, job.case, sampler, cache, read) for job in part])
+        conditions = [encode_case(base, job.case, sampler, cache, read) for job in part]
+        batch = base.collate(conditions, reversed_references=sampler.reversed_references)
         names = [(job.seed, job.case.id) for job in part]
         noise = draw_noise(base, batch, [("noise", *name) for name in names])
         labels = [f"case '{job.case.id}', seed {job.seed}" for job in part]
@@ -230,7 +242,8 @@ def renoise(
     for references it cannot take, NotFiniteError.
     """
     num_frames, _, height, width = clip.shape
-    batch = base.collate([base.encode(prompt, references, VideoSize(width, height, num_frames))])
+    condition = base.encode(prompt, references, VideoSize(width, height, num_frames))
+    batch = base.collate([condition], reversed_references=sampler.reversed_references)
     name = ("renoise", seed)
     clean = base.encode_clips(clip[None].float() / 255.0, batch)
     noised = (1.0 - level) * clean + level * draw_noise(base, batch, [("noise", *name)])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from idgrpo.bases.architectures import CLASS_OF_FAMILY
+from idgrpo.bases.config import refuse_reversal
 from idgrpo.bases.contract import BaseEntry
 from idgrpo.bases.entries import ENTRIES, missing_weights, resolve_entry
 from idgrpo.bases.geometry import Geometry
@@ -33,14 +34,14 @@ def load_base(
     encoder_device: str | torch.device | None = None,
     vae_tiling: bool | None = None,
     vae_dtype: torch.dtype | str = torch.float32,
-    **options: Any,
+    reversed_references: bool = False,
 ) -> "WanBase":
     """Load a base: a name of `entries.ENTRIES` (with `@commit` to pin a hub revision), a diffusers folder, or one file.
 
     dtype is that of the transformer: None takes float32 on the CPU and bfloat16 elsewhere (diffusers keeps norms, time
     embedding and modulation in float32). vae_dtype is that of the VAE. encoder_device (None = `device`) is where the text
-    encoder works; its weights are read at the first prompt. options go to the
-    family's class (`reversed_order` of VACE). vae_tiling decodes in overlapping tiles of 256 px: less memory, and pixels
+    encoder works; its weights are read at the first prompt. reversed_references:
+    VACE puts the last reference first, as diffusers' pipeline does. vae_tiling decodes in overlapping tiles of 256 px: less memory, and pixels
     near the seams differ slightly; None does so where a GPU has no room for a whole frame.
 
     Raises UsageError (unknown name, wrong class of checkpoint, a model of two experts), MachineError (weights not here), ArtifactError
@@ -49,9 +50,11 @@ def load_base(
     device = _checked_device(device)
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     entry = resolve_entry(name_or_path)
+    refuse_reversal(entry, reversed_references)
     main, parts = find_parts(entry)
     entry = dataclasses.replace(entry, revision=snapshot_commit(main))
-    vae = _load_vae(parts["vae"], entry)
+    vae_dtype = getattr(torch, vae_dtype) if isinstance(vae_dtype, str) else vae_dtype
+    vae = _load_vae(parts["vae"], entry, vae_dtype)
     transformer = _load_transformer(entry, main, parts.get("transformer"), dtype)
     _check_fit(entry, transformer, vae)
     text_dtype = torch.float32 if entry.architecture == "tiny" else torch.bfloat16
@@ -63,12 +66,18 @@ def load_base(
         device=torch.device(encoder_device) if encoder_device is not None else device,
     )
     transformer = transformer.eval().requires_grad_(False).to(device)
-    vae_dtype = getattr(torch, vae_dtype) if isinstance(vae_dtype, str) else vae_dtype
-    vae = vae.eval().requires_grad_(False).to(device, vae_dtype)
+    vae = vae.eval().requires_grad_(False).to(device)
     if vae_tiling:
         vae.enable_tiling()
     return _family_class(entry.family)(
-        entry, transformer, vae, text_encoder, device=device, dtype=dtype, tile_if_needed=vae_tiling is None, **options
+        entry,
+        transformer,
+        vae,
+        text_encoder,
+        device=device,
+        dtype=dtype,
+        tile_if_needed=vae_tiling is None,
+        reversed_references=reversed_references,
     )
 
 
@@ -156,11 +165,11 @@ def _companions(main: Path, entry: BaseEntry) -> list[Path]:
     return [folder for folder in [*folders, companion] if folder is not None]
 
 
-def _load_vae(folder: Path, entry: BaseEntry) -> Any:
+def _load_vae(folder: Path, entry: BaseEntry, dtype: torch.dtype) -> Any:
     from diffusers import AutoencoderKLWan
 
     _expect_class(folder, "AutoencoderKLWan", entry)
-    vae = read_component(AutoencoderKLWan, folder, torch.float32)
+    vae = read_component(AutoencoderKLWan, folder, dtype)
     if entry.architecture != "tiny":
         vae.enable_slicing()  # clips of a batch one after the other: the decoder's memory is that of one clip
     return vae

@@ -40,7 +40,7 @@ class PhantomBase(WanBase):
     weights = staticmethod(phantom_weights)
     slots_in_state = False
 
-    def _visual(self, condition: Condition) -> Tensor:
+    def _visual(self, condition: Condition, reversed_references: bool) -> Tensor:
         """Give the reference latents [z, reference, height, width]."""
         return condition.references
 

@@ -42,6 +42,7 @@ def load_for_sampling(settings: SampleConfig) -> "WanBase":
         encoder_device=settings.encoder_device,
         vae_tiling=settings.vae_tiling,
         vae_dtype=settings.vae_dtype,
+        reversed_references=settings.sampler.reversed_references,
     )
 
 
@@ -124,6 +125,7 @@ def _record(base: Base, job: SampleJob, video: Path, sampler: SamplerConfig, pol
 def sampler_record(base: Base, sampler: SamplerConfig) -> dict[str, Any]:
     """Give every setting that decides the pixels; batch size is not among them."""
     values = sampler.resolved(base.entry).model_dump(mode="json", exclude={"batch_size"})
+    values["reversed_references"] = sampler.reversed_references or base.reversed_references
     values |= {"dtype": str(base.dtype).removeprefix("torch."), "revision": base.entry.revision}
     vae_dtype = str(next(base.vae.parameters()).dtype).removeprefix("torch.")
     differs = {"vae_tiling": getattr(base, "has_tiled", False), "vae_dtype": vae_dtype != "float32" and vae_dtype}

@@ -38,10 +38,12 @@ class WanBase:
         device: torch.device,
         dtype: torch.dtype,
         tile_if_needed: bool = False,
+        reversed_references: bool = False,
     ):
         self.name, self.entry = entry.name, entry
         self.transformer, self.vae, self.text_encoder = transformer, vae, text_encoder
         self.device, self.dtype = device, dtype
+        self.reversed_references = reversed_references
         self.tile_if_needed, self.has_tiled = tile_if_needed, bool(getattr(vae, "use_tiling", False))
         self.geometry = Geometry.of(vae.config, transformer.config)
         shape = (1, self.geometry.z, 1, 1, 1)
@@ -71,16 +73,17 @@ class WanBase:
             size=size,
         )
 
-    def collate(self, conditions: Sequence[Condition]) -> ConditionBatch:
+    def collate(self, conditions: Sequence[Condition], *, reversed_references: bool = False) -> ConditionBatch:
         """Stack conditions; see `contract.Base.collate`."""
         sizes = {condition.size for condition in conditions}
         if len(sizes) != 1:
             raise UsageError(f"one batch needs one size, got {', '.join(map(str, sorted(sizes)))}")
+        is_reversed = reversed_references or self.reversed_references
         counts = [condition.num_references for condition in conditions]
         return ConditionBatch(
             text=torch.stack([condition.text for condition in conditions]).to(self.device, self.dtype),
             negative=torch.stack([condition.negative for condition in conditions]).to(self.device, self.dtype),
-            visual=[self._visual(condition).to(self.device, self.dtype) for condition in conditions],
+            visual=[self._visual(condition, is_reversed).to(self.device, self.dtype) for condition in conditions],
             num_references=counts,
             num_slots=max(counts) if self.slots_in_state else 0,
             size=conditions[0].size,
@@ -91,7 +94,7 @@ class WanBase:
         """Give what a condition needs besides its references; nothing by default."""
         return None
 
-    def _visual(self, condition: Condition) -> Tensor:
+    def _visual(self, condition: Condition, reversed_references: bool) -> Tensor:
         """Give the tensor that carries the references into the transformer."""
         raise AssertionError("a subclass says how")
 
