@@ -179,7 +179,7 @@ def test_dry_run_of_a_public_base_needs_no_weights(sample, tmp_path, monkeypatch
 
 def test_dry_run_names_the_setting_that_fits_this_gpu(sample, tmp_path, monkeypatch):
     monkeypatch.setenv("IDGRPO_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr("idgrpo.bases.atthand.gpu_memory_gib", lambda device: 24.0)
+    monkeypatch.setattr("idgrpo.bases.inventory.gpu_memory_gib", lambda device: 24.0)
     _, document = sample("--dry-run", "--batch-size", 8, base="vace")
     assert document["cost"]["memory_gib"] > 24
     assert document["estimate"][-1].startswith("this GPU has 24.0 GiB: does not fit; --batch-size ")

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from idgrpo.bases.config import SamplerConfig
+from idgrpo.bases.generate import renoise
 from idgrpo.bases.load import load_base
-from idgrpo.bases.renoise import renoise
 from idgrpo.distort.contract import NotPossible, Scene
 from idgrpo.distort.gallery import Gallery, GalleryEntry
 from idgrpo.distort.located import Located

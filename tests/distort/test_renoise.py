@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from idgrpo.bases.config import SamplerConfig
+from idgrpo.bases.generate import renoise as make_again
 from idgrpo.bases.load import load_base
-from idgrpo.bases.renoise import renoise as make_again
 from idgrpo.distort.contract import Scene
 from idgrpo.distort.renoise import renoise
 from idgrpo.records.sample import Sample

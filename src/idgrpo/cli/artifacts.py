@@ -8,7 +8,7 @@ from idgrpo.cli import exchange
 from idgrpo.cli.options import DryRunOption, JsonOption, QuietOption, StoreOption, open_store
 from idgrpo.cli.output import write_json, write_lines
 from idgrpo.stages import Artifact
-from idgrpo.stages.inventory import flatten, prune_store
+from idgrpo.stages.upkeep import flatten, prune_store
 
 command = typer.Typer(
     add_completion=False,

@@ -40,7 +40,7 @@ def describe_people(
 
     def make(run: Run) -> None:
         from idgrpo.annotate.describe import VlmDescriber, make_precise
-        from idgrpo.bases.atthand import default_device
+        from idgrpo.bases.inventory import default_device
         from idgrpo.records.jsonl import write_records
         from idgrpo.reward.checkpoint import find_vlm
         from idgrpo.run.progress import progress

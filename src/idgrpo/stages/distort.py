@@ -81,8 +81,8 @@ def _with_renoise(settings: "DistortConfig", base: str | None) -> "DistortConfig
 
 def _generator(base: str, sampling: Settings) -> "tuple[SampleConfig, Callable[[], dict[str, Any]]]":
     """Give the settings of a generator, and what of them decides the pixels (its weights must be here for that)."""
-    from idgrpo.bases.atthand import weights_of_entry
     from idgrpo.bases.config import SampleConfig
+    from idgrpo.bases.inventory import weights_of_entry
     from idgrpo.bases.load import resolve_entry
 
     settings = settle(SampleConfig, sampling).model_copy(update={"base": base})
@@ -94,9 +94,9 @@ def _generator(base: str, sampling: Settings) -> "tuple[SampleConfig, Callable[[
 
 def _regenerator(settings: "SampleConfig") -> "Callable[[Tensor, list[Tensor], str, float, int], Tensor]":
     """Load the base and give the function `distort` calls; a clip the base cannot make is skipped with the reason."""
-    from idgrpo.bases.atthand import default_device
+    from idgrpo.bases.generate import renoise
+    from idgrpo.bases.inventory import default_device
     from idgrpo.bases.load import load_base
-    from idgrpo.bases.renoise import renoise
     from idgrpo.distort.contract import NotPossible
     from idgrpo.errors import DataError, UsageError
 

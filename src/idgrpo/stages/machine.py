@@ -85,8 +85,8 @@ def _codecs() -> list[dict[str, Any]]:
 
 def _weights(bases: list[str] | None) -> list[dict[str, Any]]:
     """Look for the weights of bases; of those named by the user, say what a sample would cost here as well."""
-    from idgrpo.bases.atthand import at_hand
     from idgrpo.bases.entries import ENTRIES
+    from idgrpo.bases.inventory import at_hand
     from idgrpo.bases.load import resolve_entry
     from idgrpo.errors import ArtifactError
 

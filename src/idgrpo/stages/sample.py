@@ -43,8 +43,8 @@ def sample(
         policy: adapter to put on the base: artifact, reference or folder.
         settings: a SampleConfig, or dotted keys such as {"num_per_case": 4, "sampler.num_steps": 8}.
     """
-    from idgrpo.bases.atthand import weights_of_entry
     from idgrpo.bases.config import SampleConfig
+    from idgrpo.bases.inventory import weights_of_entry
     from idgrpo.bases.load import resolve_entry
 
     store = store or Store.default()
@@ -74,8 +74,8 @@ def load_tuned_base(
     policy: Given, *, base: str | None = None, device: str | None = None, store: Store | None = None
 ) -> "Base":
     """Load a base with a tuned policy on it, ready for `generate`: the newest policy, or the one that is given."""
-    from idgrpo.bases.atthand import default_device
     from idgrpo.bases.config import SampleConfig
+    from idgrpo.bases.inventory import default_device
     from idgrpo.bases.load import load_base
     from idgrpo.bases.tuned import load_tuned
 
@@ -114,8 +114,8 @@ def _trained_on(card: Path) -> str | None:
 
 def _make(run: Run, settings: "SampleConfig", cases: "list[Case]", adapter: Source | None) -> None:
     """Make the videos in the run's folder, which survives a kill, then copy them."""
-    from idgrpo.bases.atthand import default_device
     from idgrpo.bases.generate import jobs_of
+    from idgrpo.bases.inventory import default_device
     from idgrpo.bases.load import load_base
     from idgrpo.bases.sampling import copy_samples, sample_to_folder
     from idgrpo.bases.tuned import load_tuned
@@ -165,8 +165,8 @@ def _is_drawn(person: str) -> bool:
 
 def _plan(store: Store, settings: "SampleConfig", entry: "BaseEntry", source: Source, name: str) -> Plan:
     """Say what would be done and what it would cost."""
-    from idgrpo.bases.atthand import cost_lines, cost_of_entry, gpu_memory_gib
     from idgrpo.bases.cost import clip_size_bytes
+    from idgrpo.bases.inventory import cost_lines, cost_of_entry, gpu_memory_gib
     from idgrpo.bases.sampling import COPIES
     from idgrpo.run.machine import free_disk_bytes
 

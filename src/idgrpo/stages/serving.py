@@ -22,7 +22,7 @@ def serve_rm(
 
     There is no password: open it to private networks only.
     """
-    from idgrpo.bases.atthand import default_device
+    from idgrpo.bases.inventory import default_device
     from idgrpo.reward.score import RewardModel
     from idgrpo.reward.service import listen, make_app, serve
     from idgrpo.run.signals import StopSignal

@@ -56,7 +56,7 @@ def train_policy(
         eval_cases: held-out cases, measured every `evaluation.every` updates.
         init: policy to start from.
     """
-    from idgrpo.bases.atthand import weights_of_entry
+    from idgrpo.bases.inventory import weights_of_entry
     from idgrpo.bases.load import resolve_entry
     from idgrpo.policy.config import PolicyConfig
     from idgrpo.policy.groups import check_geometry
@@ -127,7 +127,7 @@ def _make(
     """Train; the main rank writes the policy, the others only train."""
     import torch
 
-    from idgrpo.bases.atthand import default_device
+    from idgrpo.bases.inventory import default_device
     from idgrpo.bases.load import load_base
     from idgrpo.policy.train import train
     from idgrpo.reward.score import RewardModel

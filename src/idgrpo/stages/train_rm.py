@@ -67,7 +67,7 @@ def train_rm(
 
 def load_reward_model(given: Given = None, *, device: str | None = None, store: Store | None = None) -> "RewardModel":
     """Load a reward model, ready for `score`: the newest of the store, or the one that is given (also a folder)."""
-    from idgrpo.bases.atthand import default_device
+    from idgrpo.bases.inventory import default_device
     from idgrpo.reward.score import RewardModel
 
     return RewardModel.load(find(store or Store.default(), "rm", given).path, device=device or default_device())

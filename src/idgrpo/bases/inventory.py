@@ -1,5 +1,6 @@
 """What is at hand for a base on this machine: weights, memory, and what a sample would cost."""
 
+import itertools
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,7 @@ from idgrpo.bases.config import SamplerConfig
 from idgrpo.bases.contract import BaseEntry
 from idgrpo.bases.cost import GIB, Cost, sampling_cost
 from idgrpo.bases.geometry import Geometry
-from idgrpo.bases.guidance import num_branches, phantom_weights, vace_weights
+from idgrpo.bases.guidance import branch_weights, num_branches
 from idgrpo.bases.load import find_parts, resolve_entry
 from idgrpo.bases.weights import snapshot_commit, weights_digest
 from idgrpo.errors import MachineError
@@ -72,14 +73,26 @@ def configs_of_entry(entry: BaseEntry) -> tuple[dict[str, Any], dict[str, Any]]:
     return ARCHITECTURES[entry.architecture], vae
 
 
-def cost_of_entry(entry: BaseEntry, sampler: SamplerConfig, *, num_references: int) -> Cost:
-    """Estimate the cost of one sample; needs no weights for the public bases. Checks the size (UsageError)."""
+def cost_of_entry(
+    entry: BaseEntry,
+    sampler: SamplerConfig,
+    *,
+    num_references: int,
+    memory_gib: float | None = None,
+    vae_dtype: str = "float32",
+    encoder_device: str | None = None,
+) -> Cost:
+    """Estimate the cost of one sample; needs no weights for the public bases. Checks the size (UsageError).
+
+    memory_gib: that of the GPU, from which the batch follows when the sampler names none. encoder_device: `cpu` leaves the text
+    encoder out of its memory.
+    """
     transformer, vae = configs_of_entry(entry)
     geometry = Geometry.of(vae, transformer)
     size = sampler.size(entry)
     geometry.check(size)
     guidance = sampler.guidance_for(entry)
-    weights = vace_weights(guidance) if entry.family == "vace" else phantom_weights(guidance)
+    weights = branch_weights(entry.family, guidance)
     return sampling_cost(
         transformer,
         geometry,
@@ -89,7 +102,10 @@ def cost_of_entry(entry: BaseEntry, sampler: SamplerConfig, *, num_references: i
         num_steps=sampler.resolved(entry).num_steps,
         text_length=entry.text_length,
         batch_size=sampler.batch_size,
-        **_sizes_of_tiny(entry) if entry.architecture == "tiny" else {"bytes_per_weight": 2},
+        memory_bytes=None if memory_gib is None else int(memory_gib * GIB),
+        vae_bytes_per_value=2 if vae_dtype == "bfloat16" else 4,
+        **(_sizes_of_tiny(entry) if entry.architecture == "tiny" else {"bytes_per_weight": 2})
+        | ({"text_encoder_bytes": 0} if encoder_device == "cpu" else {}),
     )
 
 
@@ -106,11 +122,13 @@ def cost_lines(
     entry: BaseEntry, sampler: SamplerConfig, cost: Cost, num_references: int, memory_gib: float | None
 ) -> list[str]:
     """Say the cost to people, and the setting that would fit when this one does not."""
+    if sampler.batch_size is None and memory_gib is not None:
+        cost = cost_of_entry(entry, sampler, num_references=num_references, memory_gib=memory_gib)
     size = sampler.size(entry)
     lines = [
         f"{size} with {num_references} references: {cost.num_tokens:,} tokens; {cost.num_branches} guidance branches x "
         f"{cost.num_steps} steps = {cost.sample_tflop:,.4g} TFLOP per sample (transformer only)",
-        f"memory, estimated: {cost.memory_gib:.2f} GiB for batches of {sampler.batch_size} "
+        f"memory, estimated: {cost.memory_gib:.2f} GiB for batches of {cost.batch_size} "
         f"(transformer weights {cost.transformer_gib:.2f} GiB)",
     ]
     if memory_gib is None:
@@ -119,21 +137,24 @@ def cost_lines(
         return [*lines, f"this GPU has {memory_gib:.1f} GiB: fits"]
     return [
         *lines,
-        f"this GPU has {memory_gib:.1f} GiB: does not fit; {_what_fits(entry, sampler, num_references, memory_gib)}",
+        f"this GPU has {memory_gib:.1f} GiB: does not fit; {_what_fits(entry, sampler, cost.batch_size, num_references, memory_gib)}",
     ]
 
 
-def _what_fits(entry: BaseEntry, sampler: SamplerConfig, num_references: int, memory_gib: float) -> str:
-    """Name the mildest change that fits: a smaller batch, then the training size."""
-    train = {"width": entry.train_size.width, "height": entry.train_size.height, "frames": entry.train_size.frames}
-    for size in ({}, train):
-        for batch_size in (sampler.batch_size // 2, 1):
-            if batch_size < 1:
-                continue
-            tried = sampler.model_copy(update=size | {"batch_size": batch_size})
-            if cost_of_entry(entry, tried, num_references=num_references).memory_gib <= memory_gib:
-                extra = f" --size {entry.train_size}" if size else ""
-                return f"--batch-size {batch_size}{extra} would"
+def _what_fits(entry: BaseEntry, sampler: SamplerConfig, present: int, num_references: int, memory_gib: float) -> str:
+    """Name the mildest change that fits: a smaller batch, the text encoder on the CPU, then the training size."""
+    size = entry.train_size
+    sizes: tuple[tuple[str, dict[str, int]], ...] = (
+        ("", {}),
+        (f" --size {size}", {"width": size.width, "height": size.height, "frames": size.frames}),
+    )
+    encoders = (("", None), (" --set encoder_device=cpu", "cpu"))
+    for (size_words, size_changes), (encoder_words, device) in itertools.product(sizes, encoders):
+        for batch_size in sorted({max(1, present // 2), 1}, reverse=True):
+            tried = sampler.model_copy(update=size_changes | {"batch_size": batch_size})
+            cost = cost_of_entry(entry, tried, num_references=num_references, encoder_device=device)
+            if cost.memory_gib <= memory_gib:
+                return f"--batch-size {batch_size}{size_words}{encoder_words} would"
     return "no setting does; use a smaller base"
 
 
