@@ -190,6 +190,19 @@ def test_cards_are_coloured_by_what_is_better(make_samples):
     assert drawn["Separation"] == ("better", "↑", "▲")
 
 
+def test_an_alarm_stands_beside_the_headline(make_samples):
+    """Two people blended into one: identity rises, and the page and the table say at once what it was paid with."""
+    samples = {"base": make_samples("base", ["missing person"] * 10), "tuned": make_samples("tuned", ["blend"] * 10)}
+    blended = evaluate(samples, PlantedFinder(), CONFIG)
+    assert blended.comparisons["tuned"]["identity"].verdict == "better"
+    assert blended.comparisons["tuned"]["separation"].verdict == "worse"
+    page = page_html([blended], PageConfig(max_players=0))
+    assert page.index("People told apart") < page.index("Is the gain honest?")
+    assert "- alarm: People told apart: people became more like each other: confusion 0.000 to 0.707" in markdown(
+        blended
+    )
+
+
 def test_the_forest_shows_confusion_and_swaps(report):
     page = page_html([report], PageConfig())
     names = re.findall(r'<text class="name"[^>]*>([^<]+)</text>', page)

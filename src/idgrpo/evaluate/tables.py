@@ -81,7 +81,8 @@ def _num_headlines(report: Report, variant: str) -> int:
 
 
 def markdown(report: Report) -> str:
-    """Write one Markdown table a variant, the headline pair first and bold; means alone when nothing is compared."""
+    """Write one Markdown table a variant, the headline pair first and bold, alarms below; means alone when nothing is
+    compared."""
     parts = []
     for variant in report.tuned_variants():
         lines = ["| " + " | ".join(HEADER) + " |", "|" + "---|" * len(HEADER)]
@@ -89,6 +90,8 @@ def markdown(report: Report) -> str:
         for index, row in enumerate(rows(report, variant)):
             cells = [f"**{cell}**" for cell in row] if index < bold else row
             lines.append("| " + " | ".join(cells) + " |")
+        alarms = [v for v in report.diagnostics if v.variant == variant and v.level == "alarm"]
+        lines += ["", *(f"- alarm: {v.name}: {v.text}" for v in alarms)] if alarms else []
         parts.append(
             f"**{variant}** against {report.reference_variant}, {report.num_cases} cases\n\n" + "\n".join(lines)
         )

@@ -51,13 +51,17 @@ def gallery(report: Report, config: PageConfig, budget: Budget) -> str:
         if len(cards) == len(rows)
         else f"{len(cards)} of {len(rows)} videos, spread evenly from the largest gain to the largest loss."
     )
+    titles = " and ".join(report.info(name).title.lower() for name in report.pair())
+    legend = (
+        f" Below each clip: the share of frames in which people are seen, {escape(titles)}, and a bar for each person."
+    )
     return (
         '<section class="gallery"><div class="bar-top"><h2>Watch them</h2><div class="controls">'
         '<button data-sort="gain" aria-pressed="true">largest gain first</button>'
         '<button data-sort="worst" aria-pressed="false">worst first</button>'
         '<button data-play aria-pressed="true">pause</button>'
         '<button data-speed="0.5" title="speed">speed ½×</button></div></div>'
-        f'<p class="sub">{note}</p><div class="cases">{"".join(cards)}</div></section>'
+        f'<p class="sub">{note}{legend}</p><div class="cases">{"".join(cards)}</div></section>'
     )
 
 

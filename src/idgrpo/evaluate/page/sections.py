@@ -2,7 +2,7 @@
 
 from html import escape
 
-from idgrpo.evaluate.document import Comparison, MeasureInfo, Report
+from idgrpo.evaluate.document import Comparison, MeasureInfo, Report, Verdict
 from idgrpo.evaluate.page.charts import curve, forest, scatter
 from idgrpo.evaluate.tables import ARROWS, VERDICTS, improved, number, ordered, percent, titled, with_interval
 
@@ -27,7 +27,7 @@ CURVES_FIRST = (
 
 
 def headline(report: Report, variant: str) -> str:
-    """The headline pair in large figures, then the measures that say what a gain was paid with."""
+    """The headline pair in large figures, then the measures that say what a gain was paid with, then what alarms."""
     found = report.comparisons.get(variant, {})
     pair = [name for name in report.pair() if name in found]
     cards = [_card(report, variant, name, large=True) for name in pair]
@@ -35,7 +35,8 @@ def headline(report: Report, variant: str) -> str:
     cards += [
         _card(report, variant, m.name) for m in report.measures if m.family in ("plugin", "reward") and m.name in found
     ]
-    return f'<div class="cards">{"".join(cards)}</div>'
+    alarms = _checks([v for v in report.diagnostics if v.variant == variant and v.level == "alarm"])
+    return f'<div class="cards">{"".join(cards)}</div>{alarms}'
 
 
 def _card(report: Report, variant: str, name: str, *, large: bool = False) -> str:
@@ -72,22 +73,24 @@ def _change(info: MeasureInfo, entry: Comparison) -> str:
         estimate, text = entry.difference, number(entry.difference.value, True)
         bounds = [number(b, True) for b in (estimate.low, estimate.high) if b is not None]
     arrow = "▲" if entry.difference.value > 0 else "▼" if entry.difference.value < 0 else ""
-    word = f" <small>{VERDICTS.get(entry.verdict, entry.verdict)}</small>" if info.better != "neutral" else ""
-    interval = f"95 %: {bounds[0]} to {bounds[1]}" if bounds else "too few cases for an interval"
-    return f"<p class=change>{arrow} {text}{word}</p><p class=between>{interval}</p>"
+    word = "" if info.better == "neutral" else f"<b>{VERDICTS.get(entry.verdict, entry.verdict)}</b> · "
+    interval = f"95 %: {bounds[0]} to {bounds[1]}" if bounds else "no interval"
+    return f"<p class=change>{arrow} {text}</p><p class=between>{word}{interval}</p>"
 
 
 def panel(report: Report, variant: str) -> str:
     """The hacking panel: one line a check."""
-    lines = [v for v in report.diagnostics if v.variant == variant]
-    if not lines:
-        return ""
+    checks = _checks([v for v in report.diagnostics if v.variant == variant])
+    return f"<section><h2>Is the gain honest?</h2>{checks}</section>" if checks else ""
+
+
+def _checks(verdicts: list[Verdict]) -> str:
     items = "".join(
         f'<li class="{v.level}"><i aria-label="{WORDS[v.level]}">{MARKS[v.level]}</i><div><b>{escape(v.name)}</b>'
         f"<span>{escape(v.text)}</span></div></li>"
-        for v in lines
+        for v in verdicts
     )
-    return f'<section><h2>Is the gain honest?</h2><ul class="panel">{items}</ul></section>'
+    return f'<ul class="panel">{items}</ul>' if items else ""
 
 
 def table(report: Report, variant: str) -> str:
