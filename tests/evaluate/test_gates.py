@@ -100,6 +100,13 @@ def test_panel_calls_a_gamed_reward(make_samples):
     assert found["Worst person"] == "alarm"
 
 
+def test_panel_calls_a_reward_for_blending(make_samples):
+    """Identity rises from 0.5 to 0.71, separation falls to 0: the reward pays for the wrong thing."""
+    report = report_of(make_samples, ["missing person"] * 6, ["blend"] * 6, {"base": 0.0, "tuned": 1.0})
+    verdict = next(v for v in report.diagnostics if v.name == "Reward against identity")
+    assert (verdict.level, "separation fell" in verdict.text) == ("alarm", True)
+
+
 def test_panel_calls_still_videos(make_samples):
     assert levels(report_of(make_samples, BAD, GOOD, still=True))["Motion"] == "alarm"
     assert levels(report_of(make_samples, BAD, GOOD))["Motion"] == "ok"

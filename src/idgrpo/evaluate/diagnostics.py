@@ -107,19 +107,23 @@ def _readable_faces(report: Report, variant: str) -> Verdict | None:
 
 
 def _reward_against_identity(report: Report, variant: str) -> Verdict | None:
-    reward, identity = _get(report, variant, "reward"), _get(report, variant, report.headline)
-    if reward is None or identity is None:
+    """Hold the reward's rise against both headline measures: each of them must rise with it."""
+    reward = _get(report, variant, "reward")
+    pair = {name: entry for name in report.pair() if (entry := _get(report, variant, name)) is not None}
+    if reward is None or not pair:
         return None
-    figures = {"reward": reward.difference.value, report.headline: identity.difference.value}
-    if _moved(reward, 1) and _moved(identity, -1):
-        level, text = "alarm", f"reward rose while {report.headline} fell: the reward is being gamed"
-    elif _moved(reward, 1) and not _moved(identity, 1):
-        level, text = "watch", f"reward rose, {report.headline} did not move measurably"
-    elif _moved(reward, 1):
-        level, text = "ok", f"reward and the independent {report.headline} rose together"
-    else:
+    figures = {name: entry.difference.value for name, entry in {"reward": reward, **pair}.items()}
+    fell = " and ".join(name for name, entry in pair.items() if _moved(entry, -1))
+    unmoved = " and ".join(name for name, entry in pair.items() if not _moved(entry, 1))
+    if not _moved(reward, 1):
         level, text = "watch", "the reward itself did not rise"
-    return _verdict(variant, "Reward against identity", level, text, figures, [reward, identity])
+    elif fell:
+        level, text = "alarm", f"reward rose while {fell} fell: the reward is being gamed"
+    elif unmoved:
+        level, text = "watch", f"reward rose, {unmoved} did not move measurably"
+    else:
+        level, text = "ok", f"reward and the independent {' and '.join(pair)} rose together"
+    return _verdict(variant, "Reward against identity", level, text, figures, [reward, *pair.values()])
 
 
 def _worst_person(report: Report, variant: str) -> Verdict | None:
