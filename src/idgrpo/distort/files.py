@@ -1,11 +1,15 @@
-"""Write clips and images whole and once: named by content, renamed into place."""
+"""Write clips, images and parts whole and once: named by content, drafted elsewhere, renamed into place."""
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 import torch
+
+DRAFTS = "drafts"
 
 
 def digest_of(tensor: torch.Tensor) -> str:
@@ -21,17 +25,25 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_once(path: Path, write: Callable[[Path], object]) -> Path:
-    """Let `write` fill a file beside `path`, then rename; do nothing when it is there already.
+def write_once(path: Path, write: Callable[[Path], object], folder: Path) -> Path:
+    """Let `write` fill a draft in `folder`/drafts, then rename it to `path`; do nothing when `path` is there already.
 
-    Several processes may do this at the same time: they write the same bytes.
+    A killed writer leaves its draft in that folder only, where nothing is published from. Several processes may write one path
+    at the same time: they write the same bytes.
     """
     if not path.exists():
+        draft = folder / DRAFTS / uuid4().hex[:12] / path.name
+        draft.parent.mkdir(parents=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{os.getpid()}-{path.name}")
         try:
-            write(beside)
-            os.replace(beside, path)
+            write(draft)
+            os.replace(draft, path)
         finally:
-            beside.unlink(missing_ok=True)
+            shutil.rmtree(draft.parent)
     return path
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what killed writers left in `folder`/drafts; nobody else may be writing."""
+    if (folder / DRAFTS).exists():
+        shutil.rmtree(folder / DRAFTS)

@@ -48,6 +48,10 @@ class Bench:
     _finder: Finder | None = None
     _gallery: Gallery | None = None
 
+    def write_once(self, path: Path, write: Callable[[Path], object]) -> Path:
+        """Write a file of `folder` whole, once."""
+        return write_once(path, write, self.folder)
+
     def the_finder(self) -> Finder:
         """Make the finder when the first clip needs it."""
         if self._finder is None:
@@ -98,7 +102,8 @@ def find_people(bench: Bench, sample: Sample) -> None:
     folder = bench.folder / "people"
     name = slug(sample.id)
     reasons = folder / f"{name}.txt"
-    if (folder / f"{name}.npz").exists() or reasons.exists():
+    made = [folder / f"{name}.npz", *(folder / f"{name}-{slot}.npz" for slot in range(len(sample.references)))]
+    if reasons.exists() or all(path.exists() for path in made):
         return
     settings = bench.config.people
     try:
@@ -110,13 +115,12 @@ def find_people(bench: Bench, sample: Sample) -> None:
         )
     except (NotPossible, DataError) as error:
         text = str(getattr(error, "message", error))
-        write_once(reasons, lambda path: path.write_text(text, encoding="utf-8"))
+        bench.write_once(reasons, lambda path: path.write_text(text, encoding="utf-8"))
         return
     for slot in range(located.num_slots):
         material = material_of(clip, located, slot)
-        write_once(folder / f"{name}-{slot}.npz", material.save)
-    # Last, because its presence says that the clip is done.
-    write_once(folder / f"{name}.npz", located.save)
+        bench.write_once(folder / f"{name}-{slot}.npz", material.save)
+    bench.write_once(folder / f"{name}.npz", located.save)
 
 
 def _painter(bench: Bench, sample: Sample, clip: torch.Tensor) -> IdentityPainter:
@@ -141,7 +145,7 @@ def _painter(bench: Bench, sample: Sample, clip: torch.Tensor) -> IdentityPainte
 def _kept_image(bench: Bench, image: torch.Tensor) -> str:
     """Write an image into the output, once, by content."""
     path = bench.folder / "references" / f"{digest_of(image)}.png"
-    return str(write_once(path, lambda beside: write_image(beside, image)))
+    return str(bench.write_once(path, lambda beside: write_image(beside, image)))
 
 
 def _kept_reference(bench: Bench, reference: Reference) -> Reference:
@@ -160,7 +164,7 @@ def _kept_clip(bench: Bench, sample: Sample, clip: torch.Tensor, fps: float) -> 
     small = min(clip.shape[-2:]) < LOSSLESS_BELOW_PX or bool(clip.shape[-1] % 2 or clip.shape[-2] % 2)
     path = bench.folder / "videos" / slug(sample.id) / f"{digest_of(clip)}.mp4"
     exactly = lossless == "yes" or (lossless == "auto" and small)
-    return str(write_once(path, lambda beside: write_video(beside, clip, fps=fps, lossless=exactly)))
+    return str(bench.write_once(path, lambda beside: write_video(beside, clip, fps=fps, lossless=exactly)))
 
 
 def _origin(sample: Sample, made: Made, source_digest: str, painter: IdentityPainter) -> dict[str, Any]:
@@ -212,14 +216,27 @@ def _preference(
     )
 
 
+def _finished(bench: Bench, part_path: Path) -> dict[str, Any] | None:
+    """Read a part made before; None where there is none, or where files that it names are gone (a folder half removed)."""
+    if not part_path.exists():
+        return None
+    part = json.loads(part_path.read_text(encoding="utf-8"))
+    for row in part["preferences"]:
+        images = [image for reference in row["references"] for image in (*reference["images"], *reference["second"])]
+        if not all((bench.folder / path).is_file() for path in (row["video_a"], row["video_b"], *images)):
+            part_path.unlink()
+            return None
+    return part
+
+
 def distort_sample(bench: Bench, sample: Sample, index: int, position: float) -> dict[str, Any]:
     """Second pass: make the pairs of one clip; write and return its part (preferences and what was skipped, with reasons).
 
     Everything is drawn from (seed, sample id, pair number): the order of clips and the number of processes do not matter.
     """
     part_path = bench.folder / "parts" / f"{index:07d}.json"
-    if part_path.exists():
-        return json.loads(part_path.read_text(encoding="utf-8"))
+    if (finished := _finished(bench, part_path)) is not None:
+        return finished
     part: dict[str, Any] = {"sample": sample.id, "preferences": [], "skipped": [], "refused": None}
     try:
         clip = read_clip(sample, bench.config)
@@ -230,7 +247,7 @@ def distort_sample(bench: Bench, sample: Sample, index: int, position: float) ->
     except (NotPossible, DataError) as error:
         part["refused"] = str(getattr(error, "message", error))
     text = json.dumps(part, ensure_ascii=False)
-    write_once(part_path, lambda beside: beside.write_text(text, encoding="utf-8"))
+    bench.write_once(part_path, lambda beside: beside.write_text(text, encoding="utf-8"))
     return part
 
 

@@ -1,26 +1,58 @@
-"""Bring a finished folder to where it stays: preferences with their videos, references and sheets; working files stay behind."""
+"""Bring a finished folder to where it stays: exactly the files that its records name; working files stay behind."""
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+from idgrpo.errors import ArtifactError
+from idgrpo.records.jsonl import read_records
+from idgrpo.records.preference import Preference
+
+PREFERENCES_FILE = "prefs.jsonl"
 SUMMARY_FILE = "summary.json"
-KEPT = ("prefs.jsonl", SUMMARY_FILE, "contact_sheet.png", "videos", "references", "sheets")
+SHEET_FILE = "contact_sheet.png"
+
+
+def sheet_of(distortion: str | None) -> str:
+    """Name the sheet of a distortion, relative to the folder of its preferences."""
+    return f"sheets/{distortion or 'unknown'}.png"
 
 
 def copy_result(work: Path, target: Path) -> None:
-    """Link (or copy, across file systems) what belongs to the result into `target`; `work` stays whole, so a kill loses nothing."""
-    for name in KEPT:
-        source = work / name
-        if source.is_dir():
-            shutil.copytree(source, target / name, copy_function=_link, dirs_exist_ok=True)
-        elif source.is_file():
-            _link(str(source), str(target / name))
+    """Link (or copy, across file systems) what belongs to the result into `target`; `work` stays whole, so a kill loses nothing.
+
+    Raises ArtifactError when a file that a record names is gone.
+    """
+    work = work.resolve()
+    for name in _names(work):
+        if not (work / name).is_file():
+            raise ArtifactError(
+                f"{work / PREFERENCES_FILE} names {name}, which is gone", fix=f"remove {work} and run again"
+            )
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        _link(work / name, target / name)
 
 
-def _link(source: str, target: str) -> str:
+def _names(work: Path) -> Iterator[str]:
+    """Give the files of the result relative to `work`, each once; sheets only where all of them were finished."""
+    yield from (PREFERENCES_FILE, SUMMARY_FILE)
+    named: set[str] = set()
+    with_sheets = (work / SHEET_FILE).is_file()
+    for pair in read_records(work / PREFERENCES_FILE, Preference):
+        images = [image for reference in pair.references for image in (*reference.images, *reference.second)]
+        paths = [os.path.relpath(path, work) for path in (pair.video_a, pair.video_b, *images)]
+        sheet = sheet_of(pair.distortion)
+        for path in [*paths, *([sheet] if with_sheets and (work / sheet).is_file() else [])]:
+            if path not in named:
+                named.add(path)
+                yield path
+    if with_sheets:
+        yield SHEET_FILE
+
+
+def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-    return target

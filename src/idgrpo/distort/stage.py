@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from idgrpo.distort.config import DistortConfig
+from idgrpo.distort.files import remove_drafts
 from idgrpo.distort.inputs import slug
 from idgrpo.distort.job import Bench, Regenerate, distort_sample, exact_painter, find_people
-from idgrpo.distort.publish import SUMMARY_FILE
+from idgrpo.distort.publish import PREFERENCES_FILE, SUMMARY_FILE
 from idgrpo.distort.summary import Summary
 from idgrpo.errors import DataError
 from idgrpo.people.contract import Finder
@@ -21,14 +23,18 @@ from idgrpo.records.preference import Preference
 from idgrpo.records.sample import Sample
 from idgrpo.run.draws import seed_of
 from idgrpo.run.progress import progress
+from idgrpo.run.signals import stop_with_parent
 
 _bench: Bench | None = None
 
 
-def _start_worker(bench: Bench) -> None:
+def _start_worker(bench: Bench, parent: int) -> None:
     import torch
 
     global _bench
+    stop_with_parent()
+    if os.getppid() != parent:  # it died before the kernel was asked
+        os._exit(1)
     torch.set_num_threads(1)
     _bench = bench
 
@@ -55,7 +61,9 @@ def _run(bench: Bench, task: str, jobs: Iterator[tuple[Any, ...]], total: int, w
             return
         # Forking after torch has started threads can hang; fresh processes cannot.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(bench,)) as pool:
+        with ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_start_worker, initargs=(bench, os.getpid())
+        ) as pool:
             waiting: set[Future[None]] = set()
             for job in jobs:
                 waiting.add(pool.submit(_work, task, job))
@@ -117,6 +125,7 @@ def distort(
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    remove_drafts(folder)
     bench = Bench(folder, config, finder, regenerate)
     workers = 1 if regenerate is not None else workers
     unknown = [sample for sample in samples if exact_painter(sample) is None]
@@ -135,7 +144,7 @@ def distort(
     records = (
         Preference.model_validate(row).resolved(folder) for part in _parts(folder, num) for row in part["preferences"]
     )
-    write_records(folder / "prefs.jsonl", records)
+    write_records(folder / PREFERENCES_FILE, records)
     text = json.dumps(summary.document(), indent=1, ensure_ascii=False)
     (folder / SUMMARY_FILE).write_text(text + "\n", encoding="utf-8")
     return summary
