@@ -113,6 +113,27 @@ def blend(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
     return repaint(scene, Script(weights, identities))
 
 
+def merge(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
+    """Make two people alike attribute by attribute; the strength is the mix.
+
+    One of two ways is drawn. Both wear one look, each part of it from one of the two (at strength 1 nobody can say who is who);
+    or both meet half-way in half of the parts or more, and keep the others.
+    """
+    a, b = some_slots(scene, 2, rng)
+    parts = [scene.painter.parts[int(k)] for k in rng.permutation(len(scene.painter.parts))]
+    cut, meet = int(rng.integers(1, max(len(parts), 2))), bool(rng.integers(2))
+    if meet:
+        shared = tuple(parts[:cut] if 2 * cut > len(parts) else parts[cut:])
+        weights, identities = own_weights(scene, Identity(a, b, shared), Identity(b, a, shared))
+        move(weights, _all(scene), a, scene.num_slots, strength / 2)
+        move(weights, _all(scene), b, scene.num_slots + 1, strength / 2)
+    else:
+        weights, identities = own_weights(scene, Identity(a, b, tuple(parts[:cut])))
+        move(weights, _all(scene), a, scene.num_slots, strength)
+        move(weights, _all(scene), b, scene.num_slots, strength)
+    return repaint(scene, Script(weights, identities))
+
+
 def drift(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
     """Let one person turn into somebody else: a mix that grows from 0 in the first frame to the strength in the last."""
     (slot,) = some_slots(scene, 1, rng)

@@ -144,11 +144,10 @@ class MaskPainter:
                     continue
                 frames = [int(t) for t in touched if script.weights[t, slot, index] > 0]
                 shares = {t: float(script.weights[t, slot, index]) for t in frames}
-                if identity.parts:
-                    if with_absence:
-                        self._recolor(result, slot, identity, shares)
-                elif frames:
+                if frames and not (identity.parts and identity.source == slot):
                     self._put(result, slot, identity.source, shares, source)
+                if frames and identity.parts and with_absence:
+                    self._recolor(result, slot, identity, shares)
             if with_absence:
                 presence = script.weights[:, slot].sum(-1)
                 gone = {int(t): float(1 - presence[t]) for t in touched if presence[t] < 1 - 1e-6}
@@ -202,14 +201,17 @@ class MaskPainter:
         return dict(zip(patches, offsets, strict=True))
 
     def _recolor(self, result: torch.Tensor, slot: int, identity: Identity, shares: dict[int, float]) -> None:
-        """Move the mean colour of some parts to the donor's, keeping shading and texture, in place."""
+        """Move the mean colour of each part to that of its wearer, keeping shading and texture, in place."""
         height, width = result.shape[-2:]
         assert identity.donor is not None  # a recoloured person takes somebody's colours
-        own, donor = self.material(slot).colors, self.material(identity.donor).colors
-        for part in identity.parts:
-            if part not in own or part not in donor:
+        for part in self.parts:
+            wearer = identity.donor if part in identity.parts else identity.source
+            # Who is put over a slot brings the parts that lie in the crop.
+            shown = identity.source if self.located.covers == "person" or part == "skin" else slot
+            worn, now = self.material(wearer).colors, self.material(shown).colors
+            if wearer == shown or part not in worn or part not in now:
                 continue
-            shift = torch.tensor(donor[part]) - torch.tensor(own[part])
+            shift = torch.tensor(worn[part]) - torch.tensor(now[part])
             for frame, share in shares.items():
                 put = part_mask(self.located, slot, frame, part, height, width)
                 if put is None:

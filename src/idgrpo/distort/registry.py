@@ -45,6 +45,7 @@ DISTORTIONS: dict[str, Entry] = {
     "replace_alike": Entry(_IDENTITY + "replace_alike", "identity", 1.0, needs_stranger=True),
     "replace_late": Entry(_IDENTITY + "replace_late", "identity", 1.0, needs_stranger=True, steady=False),
     "blend": Entry(_IDENTITY + "blend", "identity", 1.5, 2),
+    "merge": Entry(_IDENTITY + "merge", "identity", 0.0, 2),
     "drift": Entry(_IDENTITY + "drift", "identity", 1.0, needs_stranger=True, steady=False),
     "duplicate": Entry(_IDENTITY + "duplicate", "identity", 1.5, 2),
     "flicker": Entry(_IDENTITY + "flicker", "identity", 1.0, needs_stranger=True, steady=False),
