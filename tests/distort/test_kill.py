@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from idgrpo.distort.config import DistortConfig
-from idgrpo.distort.publish import copy_result
+from idgrpo.distort.files import copy_result
 from idgrpo.distort.sheets import draw_sheets
 from idgrpo.distort.stage import distort
 from idgrpo.errors import ArtifactError

@@ -3,11 +3,10 @@ import pytest
 import torch
 
 from idgrpo.distort.contract import NotPossible, Scene
-from idgrpo.distort.gallery import Gallery, GalleryEntry
 from idgrpo.distort.identity import drop, merge, replace, swap_late
 from idgrpo.distort.located import Located, locate, smoothed
 from idgrpo.distort.mask_painter import MaskPainter
-from idgrpo.distort.material import Material, material_of
+from idgrpo.distort.material import Gallery, GalleryEntry, Material, material_of
 from idgrpo.people.boxes import center
 
 COLORS = {"red": (200, 60, 60), "blue": (60, 80, 200), "green": (70, 170, 80)}

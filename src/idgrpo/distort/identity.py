@@ -1,4 +1,7 @@
-"""Distortions that change who somebody looks like, and nothing else. Each writes a script for the painter."""
+"""Distortions that change who somebody looks like, and nothing else.
+
+Each writes a script for the painter, but for `renoise`, which goes through a generator with one reference replaced.
+"""
 
 import numpy as np
 import torch
@@ -17,6 +20,8 @@ from idgrpo.distort.contract import (
 from idgrpo.people.painter import Identity, Script
 
 MAX_SHARED = 0.25  # of the smaller of two people's pixels
+# Below half of the noise the clip decides who is seen, whatever the references say (measured on the embedded world).
+LOWEST_LEVEL, HIGHEST_LEVEL = 0.5, 0.85
 
 
 def _all(scene: Scene) -> np.ndarray:
@@ -181,3 +186,30 @@ def drop(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
     weights, identities = own_weights(scene)
     weights[frames, slot, :] = 0
     return repaint(scene, Script(weights, identities))
+
+
+def renoise(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
+    """Regenerate the clip with a stranger's portrait for one person (or another person's, when no stranger has one).
+
+    The better side goes through the same generator with the right references and the same noise, so that the generator's look
+    tells nothing. The strength is the noise level, from where references begin to count (0.5) to close to scratch (0.85).
+    """
+    (slot,) = some_slots(scene, 1, rng)
+    draw, seed, step = int(rng.integers(2**31)), int(rng.integers(2**31)), int(rng.integers(1, max(scene.num_slots, 2)))
+    if scene.regenerate is None:
+        raise NotPossible("no generator at hand")
+    if strength == 0:
+        return Outcome(scene.clip, scene.clip)
+    references = list(scene.references)
+    stranger = scene.painter.stranger(slot, 0.0, draw)
+    asked = None if stranger is None else scene.painter.mirrored(slot, stranger, scene.prompt)
+    if asked is not None:
+        references[slot] = asked.portraits[0]
+    elif scene.num_slots > 1:
+        references[slot] = scene.references[(slot + step) % scene.num_slots]
+    else:
+        raise NotPossible("no portrait of anybody else")
+    level = LOWEST_LEVEL + (HIGHEST_LEVEL - LOWEST_LEVEL) * strength
+    better = scene.regenerate(scene.clip, list(scene.references), scene.prompt, level, seed)
+    worse = scene.regenerate(scene.clip, references, scene.prompt, level, seed)
+    return Outcome(better, worse)

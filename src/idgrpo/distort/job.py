@@ -15,11 +15,10 @@ from idgrpo.distort import PAINTERS
 from idgrpo.distort.config import DistortConfig
 from idgrpo.distort.contract import NotPossible, Scene
 from idgrpo.distort.files import digest_of, file_digest, write_once
-from idgrpo.distort.gallery import Gallery, GalleryEntry
 from idgrpo.distort.inputs import slug
 from idgrpo.distort.located import Located, locate
 from idgrpo.distort.mask_painter import MaskPainter
-from idgrpo.distort.material import material_of
+from idgrpo.distort.material import Gallery, GalleryEntry, material_of
 from idgrpo.distort.pair import Made, make_pair, order_of_kinds, plan_pair
 from idgrpo.distort.registry import entry_of
 from idgrpo.errors import DataError

@@ -10,7 +10,7 @@ import torch
 from idgrpo.distort.contract import NotPossible
 from idgrpo.people.contract import Finder
 from idgrpo.people.match import match_tracks
-from idgrpo.people.track import LinkSettings, Track, link
+from idgrpo.people.track import LinkSettings, PersonTrack, link
 
 Covers = Literal["face", "person"]
 
@@ -90,7 +90,7 @@ def _angle(landmarks: np.ndarray | None) -> float:
     return float(np.arctan2(across[1], across[0]))
 
 
-def _laid_out(track: Track, num_frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _laid_out(track: PersonTrack, num_frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     boxes = np.full((num_frames, 4), np.nan)
     seen = np.zeros(num_frames, bool)
     angles = np.full(num_frames, np.nan)
@@ -104,7 +104,7 @@ def _laid_out(track: Track, num_frames: int) -> tuple[np.ndarray, np.ndarray, np
     return smoothed(boxes), seen, np.nan_to_num(smoothed(angles))
 
 
-def _mask_of(track: Track, shape: tuple[int, int, int]) -> np.ndarray | None:
+def _mask_of(track: PersonTrack, shape: tuple[int, int, int]) -> np.ndarray | None:
     """Collect the masks of a track, uint8 [frame, height, width]; None when the finder gives none."""
     if not any(d.mask is not None for d in track.detections.values()):
         return None

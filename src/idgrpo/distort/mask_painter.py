@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from idgrpo.distort.gallery import Gallery
 from idgrpo.distort.located import Located, smoothed
 from idgrpo.distort.material import (
     PARTS,
+    Gallery,
     Material,
     Pose,
     canonical_mask,

@@ -1,4 +1,4 @@
-"""Cut people out in a canonical frame and put them back: the geometry of mask-based compositing.
+"""Cut people out in a canonical frame and put them back, those of this clip and strangers of other clips.
 
 A canonical crop is a square of `SPAN` box sides around a person, upright. Its size in pixels is the size the person has in the
 source, never more, so that cutting and putting back costs the same sharpness for everybody who goes through it.
@@ -6,6 +6,7 @@ source, never more, so that cutting and putting back costs the same sharpness fo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -213,3 +214,49 @@ def material_of(
     masks = torch.stack([canonical_mask(located, slot, int(f), size) for f in frames])
     colors = part_colors(clip, located, slot, [int(f) for f in frames[:: max(1, len(frames) // 4)]])
     return Material(crops.round().clamp(0, 255).to(torch.uint8), masks, frames, colors)
+
+
+@dataclass(frozen=True)
+class GalleryEntry:
+    """Name one person of one clip and where the crops are."""
+
+    key: str
+    person: str
+    embedding: np.ndarray
+    material: Path
+
+
+class Gallery:
+    """Choose strangers by identity and by likeness.
+
+    Entries are kept in the order of their keys, so that the choice does not depend on who found them first. Whoever is more alike
+    than `max_likeness` (cosine) is taken for the same person under another name: nobody says that two videos show different people.
+    """
+
+    def __init__(self, entries: list[GalleryEntry], max_likeness: float = 1.0):
+        self.max_likeness = max_likeness
+        self.entries = {entry.key: entry for entry in sorted(entries, key=lambda e: e.key)}
+
+    def choose(self, persons: list[str], embedding: np.ndarray, hardness: float, draw: int) -> str | None:
+        """Give the key of somebody who is none of `persons`.
+
+        The candidates are the (1 - hardness) share most like `embedding` (never less than one): hardness 0 is anybody, 1 the
+        closest look-alike.
+        """
+        others = [entry for entry in self.entries.values() if entry.person not in persons]
+        table = [entry for entry in others if float(entry.embedding @ embedding) <= self.max_likeness + 1e-6]
+        if not table:
+            return None
+        likeness = [float(entry.embedding @ embedding) for entry in table]
+        order = np.argsort(np.negative(likeness), kind="stable")
+        count = max(1, round(len(table) * (1 - hardness)))
+        return table[int(order[draw % count])].key
+
+    def material(self, key: str) -> Material:
+        """Read a stranger's crops."""
+        return _load(self.entries[key].material)
+
+
+@lru_cache(maxsize=64)
+def _load(path: Path) -> Material:
+    return Material.load(path)

@@ -17,7 +17,7 @@ STEADY = "replace"
 
 
 @dataclass(frozen=True)
-class Plan:
+class PairPlan:
     """Hold every draw of one pair, made before any pixel is touched."""
 
     name: str
@@ -44,7 +44,7 @@ class Made:
     a: torch.Tensor
     b: torch.Tensor
     label: Literal["a", "b", "tie"]
-    plan: Plan
+    plan: PairPlan
     name: str
     strength: float
     better_by: str | None
@@ -68,7 +68,7 @@ def draw_strength(config: DistortConfig, position: float, rng: np.random.Generat
     return round(float(low + draw * (high - low)), 4), False
 
 
-def plan_pair(name: str, entry: Entry, config: DistortConfig, position: float, rng: np.random.Generator) -> Plan:
+def plan_pair(name: str, entry: Entry, config: DistortConfig, position: float, rng: np.random.Generator) -> PairPlan:
     """Draw everything about a pair but its pixels."""
     strength, tie = draw_strength(config, position, rng)
     graded, sides, kind, amount, mirrored, flipped, part, steady = rng.random(8)
@@ -81,7 +81,7 @@ def plan_pair(name: str, entry: Entry, config: DistortConfig, position: float, r
             artefact_sides = "better"
     weaker = round(float(strength * (0.2 + 0.4 * part)), 4)
     gradable = entry.graded and entry.family != "control" and not tie and strength - weaker >= MIN_GRADED_GAP
-    return Plan(
+    return PairPlan(
         name=name,
         strength=strength,
         tie=tie or entry.family == "control",
@@ -100,7 +100,7 @@ def plan_pair(name: str, entry: Entry, config: DistortConfig, position: float, r
 
 
 def _with_artefacts(
-    scene: Scene, plan: Plan, better: torch.Tensor, worse: torch.Tensor
+    scene: Scene, plan: PairPlan, better: torch.Tensor, worse: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Put the planned artefact on both sides (at different places) or on the better one."""
     if plan.artefact is None:
@@ -113,7 +113,7 @@ def _with_artefacts(
     return better, worse
 
 
-def _against_steady(scene: Scene, plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
+def _against_steady(scene: Scene, plan: PairPlan) -> tuple[torch.Tensor, torch.Tensor]:
     """Let a clip in which somebody is wrong for a while win against one in which a stranger is there all the time.
 
     Otherwise every change within a clip is on the worse side, and no reference is needed to tell it. At half strength two people
@@ -137,7 +137,7 @@ def visible_change(scene: Scene, better: torch.Tensor, worse: torch.Tensor) -> f
     return float((seen.mean(0) / largest).max())
 
 
-def make_pair(scene: Scene, plan: Plan) -> Made:
+def make_pair(scene: Scene, plan: PairPlan) -> Made:
     """Make the pixels of a planned pair.
 
     Raises NotPossible when the clip does not allow it, or when both sides come out equal though they should not.

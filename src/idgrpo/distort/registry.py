@@ -53,15 +53,13 @@ DISTORTIONS: dict[str, Entry] = {
     "drop": Entry(_IDENTITY + "drop", "identity", 1.0, steady=False),
     "occlude": Entry("idgrpo.distort.cover:occlude", "identity", 0.5),
     "paste": Entry("idgrpo.distort.cover:paste", "identity", 0.5),
-    "renoise": Entry(
-        "idgrpo.distort.renoise:renoise", "identity", 0.0, needs_stranger=True, graded=False, needs_generator=True
-    ),
+    "renoise": Entry(_IDENTITY + "renoise", "identity", 0.0, needs_stranger=True, graded=False, needs_generator=True),
     "blur_person": Entry("idgrpo.distort.degrade:blur_person", "degrade", 0.0),
     "downscale_person": Entry("idgrpo.distort.degrade:downscale_person", "degrade", 0.0),
     "recompress_person": Entry("idgrpo.distort.degrade:recompress_person", "degrade", 0.0),
     "warp_person": Entry("idgrpo.distort.degrade:warp_person", "degrade", 0.0),
-    "freeze": Entry("idgrpo.distort.motion:freeze", "motion", 0.0),
-    "shuffle": Entry("idgrpo.distort.motion:shuffle", "motion", 0.0),
+    "freeze": Entry("idgrpo.distort.degrade:freeze", "motion", 0.0),
+    "shuffle": Entry("idgrpo.distort.degrade:shuffle", "motion", 0.0),
     "control_seam": Entry("idgrpo.distort.controls:control_seam", "control", 0.25),
     "control_blur": Entry("idgrpo.distort.controls:control_blur", "control", 0.25),
     "control_recompress": Entry("idgrpo.distort.controls:control_recompress", "control", 0.25),

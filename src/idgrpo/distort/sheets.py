@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from idgrpo.distort.publish import PREFERENCES_FILE, SHEET_FILE, sheet_of
+from idgrpo.distort.files import PREFERENCES_FILE, SHEET_FILE, sheet_of
 from idgrpo.records.jsonl import read_records
 from idgrpo.records.preference import Preference
 from idgrpo.video.read import read_image, read_video

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from idgrpo.distort.config import DistortConfig
-from idgrpo.distort.files import remove_drafts
+from idgrpo.distort.files import PREFERENCES_FILE, SUMMARY_FILE, remove_drafts
 from idgrpo.distort.inputs import slug
 from idgrpo.distort.job import Bench, Regenerate, distort_sample, exact_painter, find_people
-from idgrpo.distort.publish import PREFERENCES_FILE, SUMMARY_FILE
 from idgrpo.distort.summary import Summary
 from idgrpo.errors import DataError
 from idgrpo.people.contract import Finder

@@ -16,7 +16,7 @@ from idgrpo.people.contract import Detection
 
 
 @dataclass
-class Track:
+class PersonTrack:
     """Hold the detections of one person by frame."""
 
     detections: dict[int, Detection] = field(default_factory=dict)
@@ -100,7 +100,9 @@ def _cosine(first: np.ndarray | None, second: np.ndarray | None) -> float | None
     return float(first @ second) / max(float(np.linalg.norm(first) * np.linalg.norm(second)), 1e-12)
 
 
-def _scores(tracks: Sequence[Track], found: Sequence[Detection], frame: int, settings: LinkSettings) -> np.ndarray:
+def _scores(
+    tracks: Sequence[PersonTrack], found: Sequence[Detection], frame: int, settings: LinkSettings
+) -> np.ndarray:
     """Score every track against every detection [track, detection]; -inf where they cannot belong together."""
     table = np.full((len(tracks), len(found)), -np.inf)
     for i, track in enumerate(tracks):
@@ -124,7 +126,7 @@ def _pairs(table: np.ndarray) -> list[tuple[int, int]]:
     return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if np.isfinite(table[i, j])]
 
 
-def _rejoin(tracks: list[Track], settings: LinkSettings) -> list[Track]:
+def _rejoin(tracks: list[PersonTrack], settings: LinkSettings) -> list[PersonTrack]:
     """Join pieces that never share a frame and look alike, best pair first, while it beats the runner-up clearly."""
     tracks = list(tracks)
     while True:
@@ -142,18 +144,18 @@ def _rejoin(tracks: list[Track], settings: LinkSettings) -> list[Track]:
         # Two candidates look the same: then only neighbours in time are trusted.
         if unclear and tracks[j].first - tracks[i].last > settings.max_gap:
             return tracks
-        tracks[i] = Track({**tracks[i].detections, **tracks[j].detections})
+        tracks[i] = PersonTrack({**tracks[i].detections, **tracks[j].detections})
         del tracks[j]
 
 
-def link(detections: Sequence[Sequence[Detection]], settings: LinkSettings | None = None) -> list[Track]:
+def link(detections: Sequence[Sequence[Detection]], settings: LinkSettings | None = None) -> list[PersonTrack]:
     """Link detections (one list per frame) into tracks, longest first.
 
     A person without detection for up to `max_gap` frames keeps the track; people who cross keep theirs by appearance, or
     by motion when there are no embeddings.
     """
     settings = settings or LinkSettings()
-    tracks: list[Track] = []
+    tracks: list[PersonTrack] = []
     for frame, found in enumerate(detections):
         found = [d for d in found if d.score >= settings.min_score]
         active = [track for track in tracks if frame - track.last <= settings.max_gap]
@@ -161,7 +163,7 @@ def link(detections: Sequence[Sequence[Detection]], settings: LinkSettings | Non
         for i, j in _pairs(_scores(active, found, frame, settings)):
             active[i].detections[frame] = found[j]
             taken.add(j)
-        tracks.extend(Track({frame: d}) for j, d in enumerate(found) if j not in taken)
+        tracks.extend(PersonTrack({frame: d}) for j, d in enumerate(found) if j not in taken)
     joined = _rejoin(tracks, settings)
     kept = [track for track in joined if len(track.detections) >= min(settings.min_frames, len(detections))]
     return sorted(kept, key=lambda track: (-len(track.detections), track.first, track.detections[track.first].box))
