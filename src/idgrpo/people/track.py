@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from idgrpo.people.boxes import Box, area, between, center, iou, shifted, side
-from idgrpo.people.contract import Detection
+from idgrpo.people.contract import Detection, Levels
 
 
 @dataclass
@@ -82,6 +82,11 @@ class LinkSettings:
     rejoin_lead: float = 0.1
     min_frames: int = 2
     min_score: float = 0.0
+
+    @classmethod
+    def of(cls, levels: Levels | None) -> "LinkSettings":
+        """Give settings that fit a finder's levels, with `rejoin_cosine` between strangers and one person; without levels the defaults."""
+        return cls() if levels is None else cls(rejoin_cosine=levels.middle)
 
 
 def closeness(predicted: Box, box: Box, gap: int, reach: float) -> float:
