@@ -21,7 +21,7 @@ from idgrpo.store.store import Store
 if TYPE_CHECKING:
     from idgrpo.evaluate.config import EvaluateConfig, PairLaw
     from idgrpo.evaluate.document import Report
-    from idgrpo.evaluate.scorer import Scorer
+    from idgrpo.evaluate.scorer import ClipScorer
     from idgrpo.reward.client import RewardClient
 
 
@@ -109,7 +109,7 @@ def _make(
     settings: "EvaluateConfig",
     variants: Sequence[Variant],
     rows: dict[str, list[dict[str, Any]]],
-    reward: "Scorer | None",
+    reward: "ClipScorer | None",
 ) -> None:
     from idgrpo.evaluate.evaluate import evaluate as measure
     from idgrpo.evaluate.report import write_report
@@ -133,7 +133,7 @@ def _make(
     run.out.metrics.update({v: {n: f.value for n, f in means.items()} for v, means in report.means.items()})
 
 
-def _reward_scorer(model: Source | None, service: "RewardClient | None", device: str) -> "Scorer | None":
+def _reward_scorer(model: Source | None, service: "RewardClient | None", device: str) -> "ClipScorer | None":
     """Wrap the reward as a measure on pixels."""
     from idgrpo.evaluate.scorer import reward_scorer
     from idgrpo.video.read import read_image
