@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from idgrpo.policy import CONTROLS
-from idgrpo.policy.advantage import group_advantages
-from idgrpo.policy.controls import Drift, load_control, without
+from idgrpo.policy.advantage import Drift, group_advantages, load_control, without
 
 NAN = math.nan
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from idgrpo.policy.kl import gaussian_kl
+from idgrpo.policy.replay import gaussian_kl
 
 
 def test_kl_closed_form_against_torch_distributions():

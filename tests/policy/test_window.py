@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from idgrpo.policy.config import RolloutConfig, WindowConfig
-from idgrpo.policy.window import window_steps
+from idgrpo.policy.schedule import window_steps
 
 
 @pytest.mark.parametrize("move", ["random", "slide", "fixed", "scatter"])

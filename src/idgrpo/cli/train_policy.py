@@ -1,4 +1,4 @@
-"""`idgrpo train-policy`: a base, cases and a reward model -> a policy (GRPO)."""
+"""`idgrpo train-policy`: a base, cases and a reward model (GRPO) or stored clips (SFT) -> a policy."""
 
 import hashlib
 import json
@@ -26,11 +26,9 @@ from idgrpo.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from idgrpo.bases.contract import Base, BaseEntry
+    from idgrpo.bases.contract import BaseEntry
+    from idgrpo.policy.clips import StoredClip
     from idgrpo.policy.config import PolicyConfig
-    from idgrpo.policy.scoring import RewardFunction
     from idgrpo.records.case import Case
     from idgrpo.reward.client import RewardClient
     from idgrpo.store.artifact import Artifact
@@ -57,6 +55,16 @@ RecipeOption = Annotated[
         help="Preset of settings: default, paper (the authors' full trajectory), or full (all weights, no adapter)."
     ),
 ]
+MethodOption = Annotated[
+    str | None,
+    typer.Option(
+        "--method", help="grpo: cases and a reward; sft: stored clips (--data). Default: as the settings say."
+    ),
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", help="With --method sft: samples, or preferences (the preferred clips); artifact or file."),
+]
 EvalCasesOption = Annotated[
     str | None, typer.Option("--eval-cases", help="Held-out cases, measured every `evaluation.every` updates.")
 ]
@@ -76,6 +84,7 @@ GpusOption = Annotated[
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: the GPU if there is one.")]
 
 
+CLIP_FILES = ("samples.jsonl", "preferences.jsonl")
 NO_RESULT = {"plan": True, "metrics": True}
 """Settings that change nothing of what is computed: not part of what makes two runs the same."""
 
@@ -84,6 +93,8 @@ def command(
     base: BaseOption,
     cases: CasesOption = None,
     rm: RmOption = None,
+    method: MethodOption = None,
+    data: DataOption = None,
     recipe: RecipeOption = "default",
     eval_cases: EvalCasesOption = None,
     init: InitOption = None,
@@ -103,7 +114,7 @@ def command(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Tune a base with GRPO so that a reward model rates its videos higher.
+    """Tune a base: with GRPO so that a reward model rates its videos higher, or on clips that are good already (SFT).
 
     The same command after a stop or a kill goes on exactly where the last checkpoint left it; --force starts afresh.
     Under torchrun, the deepspeed launcher or SLURM the same command joins the job.
@@ -112,28 +123,38 @@ def command(
     from idgrpo.bases.load import resolve_entry
     from idgrpo.cli.output import finish
     from idgrpo.errors import UsageError
+    from idgrpo.policy.clips import check_clips, read_clips
     from idgrpo.policy.groups import check_geometry
     from idgrpo.policy.recipes import recipe as preset
     from idgrpo.run.distributed import world_from_environment
     from idgrpo.store.store import Store
 
-    given = {"num_updates": updates, "seed": seed, "engine.zero": zero}
+    given: dict[str, int | str | None] = {"num_updates": updates, "seed": seed, "engine.zero": zero, "method": method}
     entry = resolve_entry(base)
-    settings = _settings(preset(recipe, base, tiny=entry.architecture == "tiny"), config, sets, given)
+    is_tiny = entry.architecture == "tiny"
+    settings = _settings(preset(recipe, base, tiny=is_tiny), config, sets, given)
+    if settings.method != "grpo":  # a file may say so too: the preset under it is that of the method
+        settings = _settings(preset(recipe, base, tiny=is_tiny, method=settings.method), config, sets, given)
     world = world_from_environment(dict(os.environ))
     shelf = Store(Path(store)) if store else Store.default()
-    inputs = {"cases": _source(shelf, "cases", cases)}
+    is_grpo = settings.method == "grpo"
+    _check_method(settings, cases, data)
+    inputs = {"cases": _source(shelf, "cases", cases)} if is_grpo else {"data": _source(shelf, "samples", data)}
     service = scoring_service(rm)
-    if service is None:
+    if service is None and (is_grpo or settings.clips.keep == "best"):
         inputs["rm"] = _source(shelf, "rm", rm)
     if init is not None:
         inputs["init"] = _source(shelf, "policy", init)
     if eval_cases is not None:
         inputs["heldout"] = _source(shelf, "cases", eval_cases)
     _check_evaluation(settings, inputs)
-    known_cases = _read_cases(inputs["cases"])
-    group = settings.group
-    check_geometry(len(known_cases), group.num_cases, group.size, max(nproc, world.size))
+    material: list[Case] | list[StoredClip]
+    material = _read_cases(inputs["cases"]) if is_grpo else read_clips(_clips_file(inputs["data"]))
+    num_ranks = max(nproc, world.size)
+    if is_grpo:
+        check_geometry(len(material), settings.group.num_cases, settings.group.size, num_ranks)
+    elif settings.clips.keep == "all":
+        check_clips(len(material), settings.clips.num_per_update, num_ranks)
     name = name or _plain_name(base)
     resolved = {"base": base, "recipe": recipe, "policy": settings.model_dump(mode="json", exclude=NO_RESULT)}
     if service is not None:  # the model decides the result, not the address it is served at
@@ -141,9 +162,9 @@ def command(
     if gpus is not None and not dry_run:
         raise UsageError("--gpus only predicts; training takes its ranks from --nproc or the launcher", fix="--dry-run")
     if dry_run:
-        plan = _plan(shelf, resolved, inputs, len(known_cases), settings, name)
+        plan = _plan(shelf, resolved, inputs, material, settings, name)
         if gpus is not None:
-            _add_forecast(plan, entry, settings, gpus, max(len(case.references) for case in known_cases))
+            _add_forecast(plan, entry, settings, gpus, _most_references(material))
         finish(**plan, artifact=None, quiet=quiet, as_json=as_json)
         return
     # Reading the weights' digest is also what says that they are missing, before anything else is done.
@@ -152,7 +173,7 @@ def command(
     if artifact is None and nproc > 1 and world.size == 1:
         raise typer.Exit(_launch(nproc))
     if artifact is None:
-        artifact = _train(shelf, name, inputs, resolved, settings, known_cases, device, force and not resume, service)
+        artifact = _train(shelf, name, inputs, resolved, settings, material, device, force and not resume, service)
     if artifact is not None:  # ranks other than the first have nothing to tell
         finish(**_result(artifact), artifact=artifact, quiet=quiet, as_json=as_json)
 
@@ -165,7 +186,7 @@ def _launch(nproc: int) -> int:
 
 
 def _settings(
-    preset: "PolicyConfig", config: Path | None, sets: list[str] | None, given: dict[str, int | None]
+    preset: "PolicyConfig", config: Path | None, sets: list[str] | None, given: dict[str, int | str | None]
 ) -> "PolicyConfig":
     """Lay file, --set and options over the recipe; all of them are checked together."""
     from idgrpo.policy.config import PolicyConfig
@@ -173,6 +194,16 @@ def _settings(
 
     options = [f"{key}={value}" for key, value in given.items() if value is not None]
     return load_config(PolicyConfig, config, [*(sets or []), *options], base=preset)
+
+
+def _check_method(settings: "PolicyConfig", cases: str | None, data: str | None) -> None:
+    """Refuse the input of the other method."""
+    from idgrpo.errors import UsageError
+
+    if settings.method == "grpo" and data is not None:
+        raise UsageError("--data is what --method sft learns from; GRPO draws its own clips", fix="--method sft")
+    if settings.method == "sft" and cases is not None:
+        raise UsageError("--method sft learns from stored clips, not from --cases", fix="--data SAMPLES")
 
 
 def _check_evaluation(settings: "PolicyConfig", inputs: dict[str, "Source"]) -> None:
@@ -215,6 +246,24 @@ def _read_cases(source: "Source") -> list["Case"]:
     return found
 
 
+def _clips_file(source: "Source") -> Path:
+    """Give the file of samples or preferences in what `--data` names."""
+    if isinstance(source, Path) and source.is_file():
+        return source
+    folder = source if isinstance(source, Path) else source.path
+    return next((p for name in CLIP_FILES if (p := folder / name).is_file()), folder / CLIP_FILES[0])
+
+
+def _most_references(material: "list[Case] | list[StoredClip]") -> int:
+    return max(len(case.references) for case in _cases_of(material))
+
+
+def _cases_of(material: "list[Case] | list[StoredClip]") -> "list[Case]":
+    from idgrpo.policy.clips import StoredClip
+
+    return [item.case if isinstance(item, StoredClip) else item for item in material]
+
+
 def _plain_name(base: str) -> str:
     """Give a name for the artifact: that of the base, or the folder's own name for a path."""
     return Path(base).name.split("@")[0]
@@ -226,7 +275,7 @@ def _train(
     inputs: dict[str, "Source"],
     resolved: dict[str, Any],
     settings: "PolicyConfig",
-    cases: list["Case"],
+    material: "list[Case] | list[StoredClip]",
     device: str | None,
     fresh: bool,
     service: "RewardClient | None",
@@ -236,6 +285,7 @@ def _train(
 
     from idgrpo.bases.atthand import default_device
     from idgrpo.bases.load import load_base
+    from idgrpo.policy.measured import evaluation_of, rewards_of
     from idgrpo.policy.train import forget_work, train
     from idgrpo.reward.score import RewardModel
     from idgrpo.run.distributed import join_world
@@ -246,7 +296,7 @@ def _train(
     if device == "cuda" and world.size > 1:
         device = f"cuda:{world.local_rank}"
     digests = {key: str(value) if isinstance(value, Path) else value.digest for key, value in inputs.items()}
-    fingerprint = {"config": resolved, "inputs": digests, "cases": [case.id for case in cases]}
+    fingerprint = {"config": resolved, "inputs": digests, "material": [item.id for item in material]}
     # The folder's name holds the fingerprint: the same command finds its run again, another one starts beside it.
     mark = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:12]
     folder = shelf.run_dir(f"train-policy-{name}-{mark}")
@@ -259,11 +309,14 @@ def _train(
         run = run or RunFolder(folder)
         dtype = torch.float32 if settings.train == "full" else None  # AdamW's steps are lost in the rounding of bf16
         base = load_base(resolved["base"], device=device, dtype=dtype)
-        reward = service or RewardModel.load(_path(inputs["rm"]), device=device)
+        reward = service or (RewardModel.load(_path(inputs["rm"]), device=device) if "rm" in inputs else None)
         init = _path(inputs["init"]) if "init" in inputs else None
-        evaluate = _held_out(inputs, settings, cases, run.path) if "heldout" in inputs else None
-        rewards = _rewards(reward.score, settings)
-        run_stage = partial(train, base, cases, rewards, settings, run, init=init, world=world, evaluate=evaluate)
+        evaluate = None
+        if "heldout" in inputs:
+            held_out = _read_cases(inputs["heldout"])
+            evaluate = evaluation_of(settings.evaluation, held_out, _cases_of(material), run.path)
+        rewards = rewards_of(reward.score, settings.reward) if reward else None
+        run_stage = partial(train, base, material, rewards, settings, run, init=init, world=world, evaluate=evaluate)
         if not world.is_main:
             run_stage()
             return None
@@ -274,60 +327,34 @@ def _train(
     return draft.artifact
 
 
-def _rewards(score: "RewardFunction", settings: "PolicyConfig") -> "RewardFunction | dict[str, RewardFunction]":
-    """Put the identity measures that are asked for beside the reward model."""
-    setting = settings.reward
-    if not setting.measures:
-        return score
-    from idgrpo.people.load import load_finder
-    from idgrpo.policy.measured import MeasuredRewards
-
-    return {"rm": score} | MeasuredRewards(load_finder(setting.finder), setting.measures).rewards()
-
-
-def _held_out(
-    inputs: dict[str, "Source"], settings: "PolicyConfig", cases: list["Case"], folder: Path
-) -> "Callable[[Base, int], dict[str, float]]":
-    from idgrpo.people.load import load_finder
-    from idgrpo.policy.heldout import held_out
-
-    setting = settings.evaluation
-    finder = load_finder(setting.finder)
-    found = _read_cases(inputs["heldout"])
-    return held_out(found, cases, finder, folder / "heldout", finder_name=setting.finder, seed=setting.seed)
-
-
 def _plan(
     shelf: "Store",
     resolved: dict[str, Any],
     inputs: dict[str, "Source"],
-    num_cases: int,
+    material: "list[Case] | list[StoredClip]",
     settings: "PolicyConfig",
     name: str,
 ) -> dict[str, Any]:
     """Say what would be read, done and written."""
-    from idgrpo.policy.cost import rollout_forwards
+    from idgrpo.policy.cost import work_of_update
 
     reads = {key: str(value) if isinstance(value, Path) else value.ref for key, value in inputs.items()}
-    group = settings.group
-    num_samples = group.num_cases * group.size
-    forwards = round(num_samples * rollout_forwards(settings))
-    replays = num_samples * settings.rollout.window.size
+    work = work_of_update(settings, _most_references(material))
+    what = "cases" if settings.method == "grpo" else "clips"
     summary = [
-        f"reads   {', '.join(f'{key} {value}' for key, value in reads.items())}; {num_cases} cases; base {resolved['base']}",
+        f"reads   {', '.join(f'{key} {value}' for key, value in reads.items())}; {len(material)} {what}; base {resolved['base']}",
         f"writes  policy/{name} in {shelf.root}",
-        f"does    {settings.num_updates} updates of {num_samples} videos ({group.num_cases} cases x {group.size}); each: "
-        f"{forwards} rollout forwards, {replays} replayed steps"
-        + (f", {replays} reference steps" if settings.kl.weight else ""),
+        f"does    {settings.num_updates} updates of {work.say()}",
     ]
     document = {
         "dry_run": True,
         "would_read": reads,
         "would_write": f"policy/{name}",
-        "num_cases": num_cases,
-        "samples_per_update": num_samples,
-        "rollout_forwards_per_update": forwards,
-        "replayed_steps_per_update": replays,
+        f"num_{what}": len(material),
+        "samples_per_update": work.samples,
+        "rollout_forwards_per_update": work.rollout_forwards,
+        "replayed_steps_per_update": work.replayed_steps,
+        "scored_sets_per_update": work.scored_sets,
         "config": resolved,
     }
     return {"summary": summary, "document": document}
@@ -342,10 +369,11 @@ def _add_forecast(
     """
     from dataclasses import asdict
 
+    from idgrpo.policy.cost import samples_per_update
     from idgrpo.policy.forecast import forecast, on_gpus
 
     asked, settings = settings.group, on_gpus(settings, gpus)
-    group = settings.group
+    group, num_samples = settings.group, samples_per_update(settings)
     found, load, machine = forecast(entry, settings, gpus, num_references)
     where = "fits" if found.fits else "DOES NOT FIT"
     if group.num_cases != asked.num_cases:
@@ -356,7 +384,7 @@ def _add_forecast(
         )
     plan["summary"] += [
         f"on {gpus} GPUs of {machine.memory_gib:.0f} GiB at {machine.tflops:.0f} TFLOP/s and {machine.link_gb_s:.0f} GB/s "
-        f"(plan.* settings): {group.num_cases * group.size // gpus} samples a GPU, about {found.seconds:.3g} s an update ({found.sync_s:.2g} s of it between ranks, "
+        f"(plan.* settings): {num_samples // gpus} samples a GPU, about {found.seconds:.3g} s an update ({found.sync_s:.2g} s of it between ranks, "
         f"{found.traffic_gib:.2g} GiB a rank)",
         f"memory  about {found.memory_gib:.1f} GiB a GPU, {where}, with --zero {found.zero} and "
         f"loss.micro_batch={found.micro_batch}; {load.sample_tflop:.4g} TFLOP a sample",
@@ -365,17 +393,20 @@ def _add_forecast(
         "seconds": found.seconds,
         "sample_tflop": load.sample_tflop,
         "num_cases": group.num_cases,
-        "samples_per_update": group.num_cases * group.size,
+        "samples_per_update": num_samples,
     }
 
 
 def _result(artifact: "Artifact") -> dict[str, Any]:
     metrics = dict(artifact.manifest.metrics)
     base = artifact.manifest.config["base"]
-    first, last = float(metrics["reward_first"]), float(metrics["reward_last"])
+    if "reward_first" in metrics:
+        course = f"training reward {float(metrics['reward_first']):.3f} -> {float(metrics['reward_last']):.3f}"
+    else:
+        course = f"flow-matching error {float(metrics['matching_first']):.4f} -> {float(metrics['matching_last']):.4f}"
     summary = [
         f"policy {artifact.ref}: {base} after {int(metrics['updates'])} updates",
-        f"training reward {first:.3f} -> {last:.3f} (not a measure of identity: compare with `idgrpo eval`)",
+        f"{course} (not a measure of identity: compare with `idgrpo eval`)",
         f"adapter: {artifact.path}",
     ]
     document = {
