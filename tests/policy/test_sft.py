@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from fake_base import SIZE, FakeBase
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from test_train import SETTINGS, checkpoint, digest, numbers  # noqa: F401
 
@@ -314,3 +316,53 @@ def test_every_recipe_has_a_form_for_stored_clips(base, name):
     assert config.method == "sft" and config.kl.weight == 0 and config.rollout.window.size == 1
     assert config.train == ("full" if name == "full" else "lora")
     assert config.optimizer.lr < recipe("default", base, method="sft").optimizer.lr or name != "full"
+
+
+# -- people told apart -------------------------------------------------------------------------------------------------
+
+
+class ReferenceBase(FakeBase):
+    """Its velocity also reads the references: the first one's value minus half of the last one's."""
+
+    def encode(self, prompt, references, size):
+        values = torch.tensor([float(image.float().mean()) / 255 for image in references])
+        condition = super().encode(prompt, references, size)
+        return replace(condition, references=values[None, :, None, None].expand(4, -1, 2, 2))
+
+    def velocity(self, latents, sigma, batch, guidance):
+        who = torch.stack([v[0, 0, 0, 0] - 0.5 * v[0, -1, 0, 0] for v in batch.visual])
+        return super().velocity(latents, sigma, batch, guidance) + who[:, None, None, None, None]
+
+
+def test_guidance_moves_the_target_along_what_tells_people_apart(tmp_path):
+    base = ReferenceBase()
+    trainer = make_trainer(tmp_path, base, clips={"guidance": 2.0}, kl={"reference": "start"})
+    with torch.no_grad():
+        trainer.weights["gain"].mul_(1.5)  # the policy has moved: the target is the reference's all the same
+    data = trainer.source.data(0, PhaseTimer(), lambda: False)
+    seen = []
+    for pairs in data.batches:
+        target = trainer.replay._target(pairs)
+        for row, count in enumerate(pairs.batch.num_references):
+            moved = (target - pairs.x_next)[row]
+            if count == 1:
+                assert moved.abs().max() == 0
+                continue
+            first, last = (float(pairs.batch.visual[row][0, k, 0, 0]) for k in (0, -1))
+            person = float(pairs.rival.visual[row][0, 0, 0, 0])
+            assert person in (first, last) and float(pairs.rival.visual[row][0, 1, 0, 0]) == person
+            difference = (first - 0.5 * last) - 0.5 * person  # v0(c) - v0(c_i), everything else cancels
+            torch.testing.assert_close(
+                moved, torch.full_like(moved, -2.0 * float(pairs.sigma[row]) * difference), rtol=1e-4, atol=1e-6
+            )
+            seen.append(count)
+    assert seen
+    plain = make_trainer(tmp_path / "plain", ReferenceBase()).source.data(0, PhaseTimer(), lambda: False)
+    assert all(pairs.rival is None for pairs in plain.batches)
+
+
+def test_guidance_of_whole_or_swapped_weights_is_refused_under_zero_3():
+    setting = {"method": "sft", "engine": {"zero": 3}, "kl": {"weight": 0.0}, "clips": {"guidance": 1.0}}
+    assert PolicyConfig.model_validate(setting)
+    with pytest.raises(ValidationError, match=r"clips\.guidance=0"):
+        PolicyConfig.model_validate(setting | {"train": "full"})

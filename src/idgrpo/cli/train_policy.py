@@ -84,7 +84,7 @@ GpusOption = Annotated[
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: the GPU if there is one.")]
 
 
-CLIP_FILES = ("samples.jsonl", "preferences.jsonl")
+CLIP_FILES = ("samples.jsonl", "prefs.jsonl")
 NO_RESULT = {"plan": True, "metrics": True}
 """Settings that change nothing of what is computed: not part of what makes two runs the same."""
 
@@ -139,7 +139,7 @@ def command(
     shelf = Store(Path(store)) if store else Store.default()
     is_grpo = settings.method == "grpo"
     _check_method(settings, cases, data)
-    inputs = {"cases": _source(shelf, "cases", cases)} if is_grpo else {"data": _source(shelf, "samples", data)}
+    inputs = {"cases": _source(shelf, "cases", cases)} if is_grpo else {"data": _data(shelf, data)}
     service = scoring_service(rm)
     if service is None and (is_grpo or settings.clips.keep == "best"):
         inputs["rm"] = _source(shelf, "rm", rm)
@@ -223,6 +223,21 @@ def _source(shelf: "Store", kind: str, given: str | None) -> "Source":
         if path.is_file() or (path.is_dir() and not (path / "manifest.json").is_file()):
             return path.resolve()
     return shelf.resolve(given or kind, kind=kind)
+
+
+def _data(shelf: "Store", given: str | None) -> "Source":
+    """Find what SFT learns from: samples (also by their bare name; nothing given: the newest) or preferences."""
+    from idgrpo.errors import ArtifactError
+
+    if given is None or (not given.startswith("preferences") and not Path(given).exists()):
+        return _source(shelf, "samples", given)
+    path = Path(given)
+    if path.is_file() or (path.is_dir() and not (path / "manifest.json").is_file()):
+        return path.resolve()
+    found = shelf.resolve(given)
+    if found.kind not in ("samples", "preferences"):
+        raise ArtifactError(f"{given} is a {found.kind} artifact; samples or preferences are needed here")
+    return found
 
 
 def _path(source: "Source") -> Path:

@@ -131,6 +131,13 @@ class ClipsConfig(PolicyPart):
         default="all",
         description="best: of each case only the clip that the reward model (`--rm`) scores highest; for generated clips",
     )
+    guidance: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="w: learn u + w (v0(references) - v0(one person standing for all)) instead of the clip's velocity u, v0 "
+        "the reference policy's; tells people apart; 0: the clips alone",
+    )
 
 
 class AdvantageConfig(PolicyPart):
@@ -424,12 +431,13 @@ class PolicyConfig(PolicyPart):
 
     def _of_the_engine(self) -> list[tuple[bool, str]]:
         engine, hold = self.engine, self.advantage.hold if self.method == "grpo" else 0.0
+        asks_reference = bool(self.kl.weight or hold or self.clips.guidance)
         return [
             (
-                engine.zero == 3 and self.swaps_reference and bool(self.kl.weight or hold),
+                engine.zero == 3 and self.swaps_reference and asks_reference,
                 "ZeRO 3 keeps no whole trained weights on a rank, and kl.reference=start (with train=full always) swaps "
-                "them wherever the reference is asked: in every replay, and for advantage.hold; use engine.zero=2, or "
-                "kl.weight=0 with advantage.hold=0",
+                "them wherever the reference is asked: in every replay, for advantage.hold and clips.guidance; use "
+                "engine.zero=2, or kl.weight=0 with advantage.hold=0 and clips.guidance=0",
             ),
             (
                 engine.zero == 3 and self.kl.steps == "first",

@@ -59,7 +59,7 @@ def work_of_update(config: PolicyConfig, num_references: int) -> UpdateWork:
         samples=samples,
         rollout_forwards=round(samples * rollout_forwards(config)),
         replayed_steps=samples * steps * config.loss.num_passes,
-        reference_steps=samples * (1 if config.kl.steps == "first" else steps) if config.kl.weight else 0,
+        reference_steps=round(samples * reference_forwards(config)),
         scored_sets=samples * sets if grpo else 0,
     )
 
@@ -86,6 +86,13 @@ def rollout_forwards(config: PolicyConfig) -> float:
     return steps + levels + (steps / config.group.size if config.advantage.hold else 0)
 
 
+def reference_forwards(config: PolicyConfig) -> int:
+    """Count the forwards of the reference policy for one sample: of the KL, and two a pair with `clips.guidance`."""
+    steps = config.rollout.window.size
+    of_kl = (1 if config.kl.steps == "first" else steps) if config.kl.weight else 0
+    return of_kl + (2 * steps if config.clips.guidance else 0)
+
+
 def sample_cost(config: PolicyConfig, forward_tflop: float, num_branches: int, *, recompute: bool = True) -> SampleCost:
     """Count one sample; num_branches: guidance branches of the base (used unless guidance is off)."""
     mode, steps = config.rollout.guidance.mode, config.rollout.window.size
@@ -94,11 +101,10 @@ def sample_cost(config: PolicyConfig, forward_tflop: float, num_branches: int, *
     replay = REPLAY_FORWARDS if recompute else REPLAY_FORWARDS_KEPT
     replay += WEIGHT_FORWARDS if config.train == "full" else 0.0
     per_step = with_gradient * replay + (branches - with_gradient)
-    reference_steps = (1 if config.kl.steps == "first" else steps) if config.kl.weight else 0
     return SampleCost(
         rollout=rollout_forwards(config) * branches * forward_tflop,
         replay=config.loss.num_passes * steps * per_step * forward_tflop,
-        reference=config.loss.num_passes * reference_steps * branches * forward_tflop,
+        reference=config.loss.num_passes * reference_forwards(config) * branches * forward_tflop,
     )
 
 

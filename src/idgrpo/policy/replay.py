@@ -39,6 +39,8 @@ class Pairs:
     steps: list[int]  # index of the denoising step of each pair
     with_kl: Tensor  # bool [pair]
     kl_share: float  # steps of a sample that each row of the KL stands for
+    rival: ConditionBatch | None = None  # the same rows, asked for one person in everybody's place (`apart`)
+    rival_weight: float = 0.0
     is_filler: bool = False
 
     def of_kl(self) -> "Pairs":
@@ -174,8 +176,9 @@ class Replay:
         """Give the summed loss of a micro-batch and note its figures."""
         mask = self.base.video_mask(pairs.batch)
         reference_mean = self._reference_mean(pairs)
+        target = self._target(pairs)
         mean, std = self._step(pairs)
-        density = log_prob(pairs.x_next, mean, std, mask)
+        density = log_prob(target, mean, std, mask)
         # Where nothing was rolled out the ratio is 1 by definition, and the gradient that of the log density.
         old_density = density.detach() if pairs.old_log_prob is None else pairs.old_log_prob
         shift_kl = gaussian_kl(mean, mean.detach() if pairs.old_mean is None else pairs.old_mean, std, mask)
@@ -205,6 +208,15 @@ class Replay:
         figures.steps += pairs.steps
         return loss
 
+    def _target(self, pairs: Pairs) -> Tensor:
+        """Give what the density is taken of: the next state, for stored clips moved by what tells their people apart."""
+        if pairs.rival is None:
+            return pairs.x_next
+        with self.reference(), torch.no_grad():
+            own, _ = self._step(pairs)
+            doubled, _ = self._step(replace(pairs, batch=pairs.rival))
+        return apart(pairs.x_next, own, doubled, pairs.rival_weight)
+
     def _step(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         velocity = self.base.velocity(pairs.x, pairs.sigma, pairs.batch, self.guidance)
         return self.step(pairs.x, velocity, pairs.sigma, pairs.sigma_next)
@@ -216,6 +228,15 @@ class Replay:
         with self.reference(), torch.no_grad():
             mean, _ = self._step(pairs.of_kl())
         return mean
+
+
+def apart(clean: Tensor, own: Tensor, doubled: Tensor, weight: float) -> Tensor:
+    """Compute x0 + w (x0(references) - x0(one person standing for all)): a clip moved along what tells its people apart.
+
+    own, doubled: predictions of the clean latent from the same noised clip. As a target it is guidance distilled (arXiv
+    2210.03142) whose negative branch shows one person in everybody's place: in velocities u + w (v(c) - v(c_i)).
+    """
+    return clean + weight * (own - doubled)
 
 
 def gaussian_kl(mean: Tensor, reference_mean: Tensor, std: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -2,10 +2,12 @@
 
 A clip x0 is noised to sigma and the policy is asked for the velocity back, exactly as forward-process credit asks
 (`forward.py`), so the loss of a pair is flow matching: |v - (noise - x0)|^2 / 2 (Lipman et al. 2023, arXiv 2210.02747).
-Clips are encoded once and lie in the run's folder from then on.
+With `clips.guidance` the clip is first moved along what, in the reference policy's eyes, tells its people apart
+(`replay.apart`). Clips are encoded once and lie in the run's folder from then on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from idgrpo.policy.replay import Pairs, UpdateData
 from idgrpo.policy.weights import read_weights, save_weights
 from idgrpo.records.atomic import replacing
 from idgrpo.run.distributed import World
-from idgrpo.run.draws import generator
+from idgrpo.run.draws import generator, seed_of
 from idgrpo.run.engine import Engine
 from idgrpo.run.progress import progress
 
@@ -124,6 +126,12 @@ class StoredClips:
         names = [("sft-noise", setting.seed, number, name, place[2]) for name, place in zip(ids, places, strict=True)]
         noise = draw_noise(self.base, batch, names)
         ones = torch.ones(len(places), device=self.base.device)
+        rival = None
+        if setting.clips.guidance and min(batch.num_references) > 1:  # a bucket has one number of people
+            stands = [seed_of("sft-person", setting.seed, number, *name[3:]) for name in names]
+            rival = self.base.collate(
+                [one_for_all(conditions[clip], who) for (_, clip, _), who in zip(places, stands, strict=True)]
+            )
         return Pairs(
             x=torch.lerp(clean, noise, sigma.float().reshape(-1, 1, 1, 1, 1)),
             x_next=clean,
@@ -139,6 +147,8 @@ class StoredClips:
                 [setting.kl.steps == "all" or level == 0 for _, _, level in places], device=self.base.device
             ),
             kl_share=float(window.size) if setting.kl.steps == "first" else 1.0,
+            rival=rival,
+            rival_weight=setting.clips.guidance,
         )
 
     def state(self) -> dict[str, Any]:
@@ -150,6 +160,12 @@ class StoredClips:
 
     def preview(self, completed: int) -> None:
         """Draw nothing: there are no rollouts to look at; held-out clips show what was learnt."""
+
+
+def one_for_all(condition: Condition, who: int) -> Condition:
+    """Give a condition in which the person `who` (modulo their number) stands in everybody's place."""
+    count = condition.num_references
+    return replace(condition, references=condition.references[:, [who % count] * count], key="")
 
 
 def noise_level(share: float, window: WindowConfig, num_steps: int, shift: float) -> float:
