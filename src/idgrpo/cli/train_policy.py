@@ -1,4 +1,4 @@
-"""`idgrpo train-policy`: a base, cases and a reward model -> a policy (GRPO)."""
+"""`idgrpo train-policy`: a base, cases and a reward model (GRPO) or stored clips (SFT) -> a policy."""
 
 from typing import Annotated
 
@@ -45,6 +45,16 @@ RecipeOption = Annotated[
         help="Preset of settings: default, paper (the authors' full trajectory), or full (all weights, no adapter)."
     ),
 ]
+MethodOption = Annotated[
+    str | None,
+    typer.Option(
+        "--method", help="grpo: cases and a reward; sft: stored clips (--data). Default: as the settings say."
+    ),
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", help="With --method sft: samples, or preferences (the preferred clips); artifact or file."),
+]
 EvalCasesOption = Annotated[
     str | None, typer.Option("--eval-cases", help="Held-out cases, measured every `evaluation.every` updates.")
 ]
@@ -67,6 +77,8 @@ def command(
     base: BaseOption,
     cases: CasesOption = None,
     rm: RmOption = None,
+    method: MethodOption = None,
+    data: DataOption = None,
     recipe: RecipeOption = "default",
     eval_cases: EvalCasesOption = None,
     init: InitOption = None,
@@ -86,7 +98,7 @@ def command(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Tune a base with GRPO so that a reward model rates its videos higher.
+    """Tune a base: with GRPO so that a reward model rates its videos higher, or on clips that are good already (SFT).
 
     The same command after a stop or a kill goes on exactly where the last checkpoint left it; --force starts afresh.
     Under torchrun, the deepspeed launcher or SLURM the same command joins the job.
@@ -95,7 +107,7 @@ def command(
         raise UsageError("--gpus only predicts; training takes its ranks from --nproc or the launcher", fix="--dry-run")
     settings = Words(config, sets, without_none(num_updates=updates, seed=seed, engine__zero=zero))
     work = train_policy.prepare(
-        base, cases, rm, recipe=recipe, settings=settings, eval_cases=eval_cases, init=init, device=device, name=name,
+        base, cases, rm, method=method, data=data, recipe=recipe, settings=settings, eval_cases=eval_cases, init=init, device=device, name=name,
         store=open_store(store), ranks=max(nproc, num_ranks()), gpus=gpus, force=force, resume=resume,
     )  # fmt: skip
     if not dry_run and nproc > 1 and (force or work.find() is None):

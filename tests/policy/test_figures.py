@@ -1,6 +1,6 @@
 """The curves of a run as a picture."""
 
-from idgrpo.policy.curves import draw_curves
+from idgrpo.policy.figures import draw_curves
 from idgrpo.video.read import read_image
 
 
