@@ -6,7 +6,6 @@ source, never more, so that cutting and putting back costs the same sharpness fo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch.nn.functional import grid_sample, interpolate
 from idgrpo.distort.located import Covers, Located
 from idgrpo.distort.pixels import ellipse
 from idgrpo.people.align import affine_transform
+from idgrpo.records.remember import remembered
 
 SPAN = 1.5
 MAX_CROP_PX = 160
@@ -291,6 +291,6 @@ class Gallery:
         return _load(self.entries[key].material)
 
 
-@lru_cache(maxsize=64)
+@remembered(maxsize=64)
 def _load(path: Path) -> Material:
     return Material.load(path)
