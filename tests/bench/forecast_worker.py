@@ -44,10 +44,10 @@ def main() -> None:
     out, changes = Path(sys.argv[1]), json.loads(sys.argv[2])
     from idgrpo.bases.load import load_base
     from idgrpo.bases.tuned import open_all
-    from idgrpo.policy.casebook import CaseBook
     from idgrpo.policy.config import PolicyConfig
+    from idgrpo.policy.groups import CaseBook
     from idgrpo.policy.recipes import merge, recipe
-    from idgrpo.policy.scoring import Scorer
+    from idgrpo.policy.scoring import RewardScorer
     from idgrpo.policy.train import training_size
     from idgrpo.policy.trainer import Trainer
     from idgrpo.policy.weights import snapshot, trained_weights
@@ -71,7 +71,7 @@ def main() -> None:
         return [float(video[:, 0].float().mean()) for video in videos]
 
     book = CaseBook(base, cases, training_size(base, config))
-    trainer = Trainer(base, book, Scorer(redness, config.reward), config, engine, start=start, folder=out)
+    trainer = Trainer(base, book, RewardScorer(redness, config.reward), config, engine, start=start, folder=out)
     rows = []
     for _ in range(config.num_updates):
         world.barrier()

@@ -15,7 +15,7 @@ import pytest
 from idgrpo.bases.load import load_base
 from idgrpo.policy.config import PolicyConfig
 from idgrpo.policy.forecast import load_of
-from idgrpo.policy.heldout import held_out
+from idgrpo.policy.measured import held_out
 from idgrpo.policy.recipes import recipe
 from idgrpo.policy.train import train
 from idgrpo.records.reference import Reference
@@ -71,7 +71,7 @@ class Course:
             return figures
 
         with (
-            RunFolder.open(self.folder / name, fingerprint={"name": name}, resume=True) as run,
+            RunFolder.open(self.folder / name, {"name": name}) as run,
             contextlib.suppress(Reached),
         ):
             train(base, self.cases, self.reward, config, run, out=self.folder / f"{name}-policy", evaluate=watch)

@@ -82,7 +82,7 @@ def test_pairs_per_second(tmp_path, monkeypatch, size) -> None:
     )
     if torch.cuda.is_available():  # what wrote the checkpoint held all weights too
         torch.cuda.reset_peak_memory_stats()
-    with RunFolder.open(tmp_path / "run", fingerprint={}, resume=False) as run:
+    with RunFolder.open(tmp_path / "run", {}) as run:
         train(pairs, config, run, tmp_path / "rm")
     num_timed = (len(times) - 1 - WARM_UP) * config.full.accumulation if len(times) > WARM_UP + 1 else 0
     rate = num_timed / (times[-1] - times[WARM_UP]) if num_timed else config.full.accumulation / (times[1] - times[0])

@@ -31,8 +31,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from idgrpo.cli.demo_reward import Scores, accuracy_beyond, damaged_pairs, generated_pairs
 from idgrpo.cli.main import run
+from idgrpo.demo.reward_test import Scores, accuracy_beyond, damaged_pairs, generated_pairs
 from idgrpo.records.jsonl import read_records, write_records
 from idgrpo.records.preference import Preference
 from idgrpo.records.sample import Sample

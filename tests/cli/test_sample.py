@@ -179,7 +179,7 @@ def test_dry_run_of_a_public_base_needs_no_weights(sample, tmp_path, monkeypatch
 
 def test_dry_run_names_the_setting_that_fits_this_gpu(sample, tmp_path, monkeypatch):
     monkeypatch.setenv("IDGRPO_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr("idgrpo.bases.atthand.gpu_memory_gib", lambda device: 24.0)
+    monkeypatch.setattr("idgrpo.bases.inventory.gpu_memory_gib", lambda device: 24.0)
     _, document = sample("--dry-run", "--batch-size", 8, base="vace")
     assert document["cost"]["memory_gib"] > 24
     assert document["estimate"][-1].startswith("this GPU has 24.0 GiB: does not fit; --batch-size ")
@@ -215,7 +215,7 @@ class TestErrors:
         self.expect(sample("--size", "32x32x8", "--steps", 1), 2, "frames 8 is not 2 k + 1")
 
     def test_missing_cases(self, sample, tmp_path):
-        self.expect(sample(cases=tmp_path / "none.jsonl"), 4, "names no artifact")
+        self.expect(sample(cases=tmp_path / "none.jsonl"), 3, "no such file")
 
     def rewritten(self, cases, **changes):
         lines = [json.loads(line) for line in cases.read_text().splitlines()]

@@ -194,7 +194,7 @@ def test_identity_measures_stand_beside_the_reward_model_and_viewers_get_the_num
 
 def test_missing_pieces_name_the_command_that_makes_them(call, setting):
     code, document, _ = call(inputs=False)
-    assert code == 4 and "idgrpo sample" in document["error"]["fix"]
+    assert code == 4 and "idgrpo cases" in document["error"]["fix"]
     code, document, _ = call("--cases", setting["cases"], inputs=False)
     assert code == 4 and "idgrpo train-rm" in document["error"]["fix"]
 

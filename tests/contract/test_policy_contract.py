@@ -1,10 +1,13 @@
-"""What every policy loss must keep, whatever its formula: parametrised over the registry."""
+"""What every policy loss and step law must keep, whatever its formula: parametrised over the registries."""
 
 import pytest
 import torch
 
+from idgrpo.flow import LAWS
 from idgrpo.policy import LOSSES
+from idgrpo.policy.config import RolloutConfig
 from idgrpo.policy.loss import LossInputs, load_loss
+from idgrpo.policy.schedule import Schedule
 
 PAIRS = 16
 
@@ -65,3 +68,16 @@ def test_far_off_policy_good_pairs_stop_pulling(name):
     good = given.advantage > 0
     assert leaf.grad[good].abs().max() == 0 and terms.clipped_high[good].all()
     assert not terms.clipped_low.any()
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_every_step_law_is_taken_by_training(name):
+    schedule = Schedule.from_config(RolloutConfig(law=name))
+    x = torch.zeros(1, 1)
+    mean, std = schedule.step(x, torch.ones(1, 1), schedule.sigmas[1:2], schedule.sigmas[2:3])
+    assert bool(mean.isfinite().all()) and float(std) > 0
+
+
+def test_a_new_step_law_is_a_function_and_a_line(monkeypatch):
+    monkeypatch.setitem(LAWS, "steady", "idgrpo.flow.laws:dance_std")
+    assert RolloutConfig(law="steady").law == "steady"

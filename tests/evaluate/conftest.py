@@ -8,7 +8,7 @@ import torch
 
 from idgrpo.evaluate.config import FindingConfig
 from idgrpo.evaluate.observe import assemble
-from idgrpo.evaluate.subject import Subject
+from idgrpo.evaluate.subject import Levels, Subject
 from idgrpo.people.contract import Detection
 
 NUM_FRAMES = 12
@@ -46,9 +46,10 @@ def make_subject() -> Callable[..., Subject]:
     """Build a subject from a script of sights, references and, if need be, second photos and wrong references."""
     clip = torch.zeros(NUM_FRAMES, 3, SIZE_PX, SIZE_PX, dtype=torch.uint8)
 
-    def make(script, references, second=None, wrong=(), clip=clip) -> Subject:
+    def make(script, references, second=None, wrong=(), clip=clip, levels=None) -> Subject:
         observation = assemble(clip, frames_of(script, len(clip)), FindingConfig(), fps=16.0)
-        return Subject(observation, np.stack(references), None if second is None else np.stack(second), tuple(wrong))
+        photos = None if second is None else np.stack(second)
+        return Subject(observation, np.stack(references), photos, tuple(wrong), levels=levels or Levels())
 
     return make
 

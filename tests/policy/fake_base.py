@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from idgrpo.bases.contract import Condition, ConditionBatch, Guidance, VideoSize
-from idgrpo.policy.rollout import Row
+from idgrpo.policy.rollout import SampleRow
 
 SIZE = VideoSize(8, 8, 5)
 
@@ -32,7 +32,7 @@ class FakeBase:
         self.name, self.slots, self.dtype = "fake", slots, dtype
         self.device = torch.device("cpu")
         self.transformer, self.vae = LinearNet(), nn.Identity()
-        self.entry = SimpleNamespace(guidance=Guidance(2.0), train_size=SIZE, fps=8, family="vace")
+        self.entry = SimpleNamespace(guidance=Guidance(2.0), train_size=SIZE, fps=8, family="vace", architecture="tiny")
         self.calls: list[int] = []
 
     def encode(self, prompt: str, references: list[Tensor], size: VideoSize) -> Condition:
@@ -66,13 +66,20 @@ class FakeBase:
             * (0.5 + sigma.float())[:, None, None, None, None]
         )
 
+    def encode_clips(self, pixels: Tensor, batch: ConditionBatch) -> Tensor:
+        """Three latent frames of the clip's first, middle and last picture in four channels, behind empty slots."""
+        frames = nn.functional.adaptive_avg_pool2d(pixels[:, [0, pixels.shape[1] // 2, -1]].flatten(0, 1), 4)
+        video = frames.unflatten(0, (len(pixels), 3)).permute(0, 2, 1, 3, 4)
+        video = torch.cat([video, video.mean(1, keepdim=True)], 1) * 2 - 1
+        return nn.functional.pad(video, (0, 0, 0, 0, batch.num_slots, 0))
+
     def decode(self, latents: Tensor, batch: ConditionBatch) -> Tensor:
         video = latents[:, :3, -3:].permute(0, 2, 1, 3, 4)
         return (0.5 + 0.25 * video).clamp(0, 1)
 
 
-def rows_of(num_cases: int, group_size: int) -> list[Row]:
-    return [Row(slot, slot, f"case-{slot}", member) for slot in range(num_cases) for member in range(group_size)]
+def rows_of(num_cases: int, group_size: int) -> list[SampleRow]:
+    return [SampleRow(slot, slot, f"case-{slot}", member) for slot in range(num_cases) for member in range(group_size)]
 
 
 def conditions_of(base: FakeBase, num_cases: int, num_references: int = 2) -> dict[int, Condition]:

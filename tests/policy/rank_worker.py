@@ -15,7 +15,7 @@ from idgrpo.bases.load import load_base
 from idgrpo.bases.lora import attach
 from idgrpo.bases.tuned import open_all
 from idgrpo.policy.config import ATTENTION, PolicyConfig
-from idgrpo.policy.scoring import Scorer
+from idgrpo.policy.scoring import RewardScorer
 from idgrpo.policy.trainer import Trainer
 from idgrpo.policy.weights import save_weights, snapshot, trained_weights
 from idgrpo.run.distributed import join_world, leave_world
@@ -71,7 +71,9 @@ def main() -> None:
         engine.optimizer.register_step_pre_hook(
             lambda *_: stepped.update({name: value.grad.clone() for name, value in weights.items()})
         )
-    trainer = Trainer(base, Book(base, 8), Scorer(redness, config.reward), config, engine, start=start, folder=out)
+    trainer = Trainer(
+        base, Book(base, 8), RewardScorer(redness, config.reward), config, engine, start=start, folder=out
+    )
     rows = [trainer.update() for _ in range(config.num_updates)]
     keep = ("reward_mean", "grad_norm", "kl", "samples_trained", "ratio_mean", "drift_sharpness")
     with engine.gathered():

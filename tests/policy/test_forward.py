@@ -6,7 +6,7 @@ from fake_base import FakeBase, conditions_of, rows_of
 from pydantic import ValidationError
 from test_trainer import make_trainer
 
-from idgrpo.policy.config import KLConfig, LossConfig, PolicyConfig, RolloutConfig
+from idgrpo.policy.config import KLConfig, PolicyConfig, PolicyLossConfig, RolloutConfig
 from idgrpo.policy.forward import forward_step, noised_again
 from idgrpo.policy.loss import load_loss
 from idgrpo.policy.replay import Replay, ReplayFigures, pair_batches
@@ -54,7 +54,7 @@ def test_the_gradient_is_the_advantage_weighted_matching_one():
         trajectory, advantages, advantages != 0, micro_batch=8, step_weights=weights, kl_steps="all"
     )
     replay = Replay(
-        base, forward_step, base.entry.guidance, LossConfig(), KLConfig(weight=0), load_loss("clip"), lambda: None
+        base, forward_step, base.entry.guidance, PolicyLossConfig(), KLConfig(weight=0), load_loss("clip"), lambda: None
     )
     replay.loss_of(pairs, ReplayFigures()).backward()
     got = {name: p.grad.clone() for name, p in base.transformer.named_parameters()}

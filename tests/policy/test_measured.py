@@ -5,9 +5,9 @@ import torch
 from policy_setting import ColourFinder
 
 from idgrpo.errors import DataError
-from idgrpo.policy.config import RewardConfig
+from idgrpo.policy.config import PolicyRewardConfig
 from idgrpo.policy.measured import MeasuredRewards
-from idgrpo.policy.scoring import Scorer
+from idgrpo.policy.scoring import RewardScorer
 
 RED, BLUE = (torch.zeros(3, 8, 8, dtype=torch.uint8) for _ in range(2))
 RED[0], BLUE[2] = 200, 200
@@ -27,7 +27,7 @@ def clip(image):
 
 def test_mean_and_worst_follow_the_people_and_a_clip_is_looked_at_once():
     finder = Counting()
-    scorer = Scorer(MeasuredRewards(finder, ["identity", "worst"]).rewards(), RewardConfig())
+    scorer = RewardScorer(MeasuredRewards(finder, ["identity", "worst"]).rewards(), PolicyRewardConfig())
     videos = [clip(RED), clip(BLUE)]
     scores = scorer.score(videos, [[RED], [RED, BLUE]], ["a", "b"])
     assert set(scores) == {"identity", "worst"} and finder.calls == 2

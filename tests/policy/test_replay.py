@@ -9,12 +9,11 @@ from fake_base import FakeBase, conditions_of, rows_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from idgrpo.errors import IdgrpoError
-from idgrpo.policy.config import KLConfig, LossConfig, RolloutConfig, WindowConfig
+from idgrpo.policy.config import KLConfig, PolicyLossConfig, RolloutConfig, WindowConfig
 from idgrpo.policy.loss import load_loss
-from idgrpo.policy.replay import Replay, ReplayFigures, pair_batches
+from idgrpo.policy.replay import Replay, ReplayFigures, check_on_policy, gaussian_kl, pair_batches
 from idgrpo.policy.rollout import Draws, roll_out
 from idgrpo.policy.schedule import Schedule
-from idgrpo.policy.selfcheck import check_on_policy
 from idgrpo.policy.weights import swapped, trained_weights
 
 CONFIG = RolloutConfig(num_steps=6, window=WindowConfig(last=5))
@@ -34,7 +33,7 @@ def rollout(base, window=(1, 3)):
 
 
 def replay_of(base, *, loss=None, kl_weight=0.0, kl_steps="all", reference=nullcontext, schedule=SCHEDULE):
-    loss = loss or LossConfig()
+    loss = loss or PolicyLossConfig()
     kl = KLConfig(weight=kl_weight, steps=kl_steps)
     return Replay(base, schedule.step, base.entry.guidance, loss, kl, load_loss(loss.name), reference)
 
@@ -81,7 +80,7 @@ def test_policy_gradient_of_one_step_equals_the_hand_written_one(fake_base):
 def test_gradient_does_not_depend_on_the_batch_layout(name):
     base = FakeBase()
     trajectory, advantages = rollout(base), [1.0, -1.0, 2.0, -2.0]
-    loss = LossConfig(name=name)
+    loss = PolicyLossConfig(name=name)
     run(base, trajectory, advantages, loss=loss)
     whole = gradients(base)
     run(base, trajectory, advantages, loss=loss, micro_batch=3)
@@ -158,7 +157,7 @@ def check(base, trajectory, **settings):
     figures = ReplayFigures()
     for pairs in batches_of(trajectory, [1.0] * 4):
         replay_of(base, **settings).loss_of(pairs, figures)
-    return check_on_policy(figures, LossConfig(), torch.float32)
+    return check_on_policy(figures, PolicyLossConfig(), torch.float32)
 
 
 def test_figures_leave_the_device_before_ranks_gather_them():
@@ -197,3 +196,34 @@ def test_self_check_catches_changed_weights(fake_base):
         fake_base.transformer.gain += 0.01
     with pytest.raises(IdgrpoError, match="before the first update"):
         check(fake_base, trajectory)
+
+
+def test_kl_closed_form_against_torch_distributions():
+    g = torch.Generator().manual_seed(1)
+    mean, reference = torch.randn(2, 4, 3, 2, 2, generator=g), torch.randn(2, 4, 3, 2, 2, generator=g)
+    std = torch.tensor([0.3, 0.7]).reshape(2, 1, 1, 1, 1)
+    exact = torch.distributions.kl_divergence(
+        torch.distributions.Normal(mean, std), torch.distributions.Normal(reference, std)
+    )
+    torch.testing.assert_close(gaussian_kl(mean, reference, std), exact.flatten(1).mean(1))
+
+
+def test_kl_gradient_flows_and_vanishes_only_at_the_reference():
+    reference = torch.zeros(1, 2, 1, 2, 2)
+    mean = torch.full_like(reference, 0.5, requires_grad=True)
+    gaussian_kl(mean, reference, torch.tensor(0.5)).sum().backward()
+    # d/dmu mean(mu^2 / (2 std^2)) = mu / std^2 / n
+    assert mean.grad.flatten().tolist() == pytest.approx([0.5 / 0.25 / 8] * 8)
+    same = reference.clone().requires_grad_()
+    gaussian_kl(same, reference, torch.tensor(0.5)).sum().backward()
+    assert same.grad.abs().sum() == 0
+
+
+def test_reference_slots_do_not_count():
+    mean, reference = torch.zeros(1, 2, 3, 2, 2), torch.zeros(1, 2, 3, 2, 2)
+    mean[:, :, 0] = 100.0
+    mask = torch.ones(1, 1, 3, 1, 1)
+    mask[:, :, 0] = 0
+    assert gaussian_kl(mean, reference, torch.tensor(1.0), mask).item() == 0
+    mean[:, :, 1] = 1.0
+    assert gaussian_kl(mean, reference, torch.tensor(1.0), mask).item() == pytest.approx(0.25)

@@ -10,7 +10,7 @@ from idgrpo.bases.load import load_base
 from idgrpo.bases.lora import attach
 from idgrpo.errors import IdgrpoError
 from idgrpo.policy.config import ATTENTION, PolicyConfig
-from idgrpo.policy.scoring import Scorer
+from idgrpo.policy.scoring import RewardScorer
 from idgrpo.policy.trainer import Trainer
 from idgrpo.policy.weights import snapshot, trained_weights
 from idgrpo.run.config import load_config
@@ -56,7 +56,7 @@ def trainer_of(checkpoint: Path, config: PolicyConfig, dtype: torch.dtype | None
     attach(base, rank=4, alpha=4, targets=ATTENTION, seed=0)
     weights = trained_weights(base.transformer)
     engine = PlainEngine(weights, OptimizerSettings(1e-3, (0.9, 0.999), 1e-8, 0.0, 1.0), World())
-    scorer = Scorer(redness, config.reward)
+    scorer = RewardScorer(redness, config.reward)
     return Trainer(base, Book(base, 4), scorer, config, engine, start=snapshot(weights), folder=checkpoint)
 
 

@@ -26,7 +26,7 @@ def test_trains_saves_and_scores_alike(family, tmp_path) -> None:
     vlm = WRITERS[family](tmp_path / "vlm")
     pairs = write_preferences(tmp_path / "data", 16)
     config = RewardModelConfig.model_validate({"vlm": str(vlm), "mode": "full", "inputs": INPUTS, "full": FULL})
-    with RunFolder.open(tmp_path / "run", fingerprint={}, resume=False) as run:
+    with RunFolder.open(tmp_path / "run", {}) as run:
         card = train(pairs, config, run, tmp_path / "rm")
     before, after = load_backbone(vlm).state_dict(), load_network(tmp_path / "rm")[0].backbone.state_dict()
     moved = {name for name in before if "embed_tokens" not in name and not before[name].equal(after[name])}

@@ -53,7 +53,7 @@ def full(**changes) -> dict:
 
 
 def run_training(pairs, config: RewardModelConfig, folder: Path, *, resume: bool = False) -> dict:
-    with RunFolder.open(folder / "run", fingerprint={"test": 1}, resume=resume) as run:
+    with RunFolder.open(folder / "run", {"test": 1}) as run:
         return train(pairs, config, run, folder / "rm")
 
 

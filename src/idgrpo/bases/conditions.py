@@ -1,4 +1,4 @@
-"""A small cache of encodings, keyed by content: prompt, reference pixels, size, and the base that made them."""
+"""What a case becomes before it is denoised: its photos checked, its encodings kept, keyed by content."""
 
 import hashlib
 from collections import OrderedDict
@@ -6,11 +6,39 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from idgrpo.bases.contract import Base, Condition, VideoSize
-from idgrpo.bases.references import as_uint8
+from idgrpo.errors import DataError
 from idgrpo.records.atomic import replacing
+
+
+def check_references(references: Sequence[Tensor], *, min_px: int, max_references: int) -> None:
+    """Refuse what no base can use: no photo, too many, not an RGB image, smaller than min_px. Raises DataError."""
+    if not references:
+        raise DataError("a case needs at least one reference image", fix="add a photo of each person")
+    if len(references) > max_references:
+        raise DataError(
+            f"{len(references)} reference images, at most {max_references} are possible",
+            fix=f"keep the {max_references} most important people",
+        )
+    for number, image in enumerate(references, start=1):
+        if image.ndim != 3 or image.shape[0] != 3:
+            raise DataError(f"reference {number} has shape {tuple(image.shape)}, expected [3, height, width]")
+        height, width = image.shape[1:]
+        if min(height, width) < min_px:
+            raise DataError(
+                f"reference {number} is {width}x{height} px; its shorter side must have at least {min_px} px",
+                fix="use a larger photo of this person",
+            )
+
+
+def as_uint8(image: Tensor) -> Tensor:
+    """Give an image as uint8; floats are taken as 0..1."""
+    if image.dtype == torch.uint8:
+        return image.cpu()
+    return (image.float().clamp(0, 1) * 255.0).round().to(torch.uint8).cpu()
 
 
 def condition_key(base: Base, prompt: str, references: Sequence[Tensor], size: VideoSize) -> str:

@@ -135,13 +135,18 @@ class Base(Protocol):
     text_encoder: "TextEncoder"
     device: "torch.device"
     dtype: "torch.dtype"
+    reversed_references: bool
+    """Whether references stand in the order of diffusers' VACE pipeline, the last one first."""
 
     def encode(self, prompt: str, references: "Sequence[Tensor]", size: VideoSize) -> Condition:
         """Encode one case. references: uint8 [3, h, w] (or float in 0..1), order kept. Raises DataError, UsageError."""
         ...
 
-    def collate(self, conditions: Sequence[Condition]) -> ConditionBatch:
-        """Stack conditions of one size on the base's device; numbers of references may differ."""
+    def collate(self, conditions: Sequence[Condition], *, reversed_references: bool = False) -> ConditionBatch:
+        """Stack conditions of one size on the base's device; numbers of references may differ.
+
+        reversed_references: put this batch in the other order even if the base does not.
+        """
         ...
 
     def latent_shape(self, size: VideoSize, num_references: int) -> tuple[int, int, int, int]:
@@ -173,5 +178,8 @@ class Base(Protocol):
         ...
 
     def decode(self, latents: "Tensor", batch: ConditionBatch) -> "Tensor":
-        """Decode the video part to float32 [batch, frame, channel, height, width] in 0..1, without graph."""
+        """Decode the video part to float32 [batch, frame, channel, height, width] in 0..1, without graph.
+
+        Raises NotFiniteError (its `rows` say which samples) for latents or pixels that are not finite.
+        """
         ...

@@ -12,7 +12,7 @@ from torch import Tensor
 from idgrpo.bases.keymap import to_diffusers, to_original
 from idgrpo.bases.lora import WEIGHTS_FILE
 from idgrpo.bases.tuned import what_is_trained
-from idgrpo.bases.weights import reading_weights
+from idgrpo.bases.weights import read_finite, reading_weights
 from idgrpo.errors import ArtifactError, UsageError
 from idgrpo.records.atomic import replacing
 
@@ -51,7 +51,7 @@ def read_adapter(source: Path) -> Adapter:
         raise ArtifactError(f"no adapter at {source}: {path.name} is missing", fix="give a policy artifact")
     with reading_weights(path), safe_open(path, "pt") as file:
         settings = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
-        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    state = read_finite(path)
     strange = [key for key in state if not (key.startswith(DIFFUSERS_PREFIX) and ".lora_" in key)]
     if strange or not state:
         raise ArtifactError(f"{path} is no adapter in diffusers' format: {', '.join(strange[:3]) or 'it is empty'}")

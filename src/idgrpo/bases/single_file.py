@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from idgrpo.bases.architectures import ARCHITECTURES, architecture_of_state_dict
 from idgrpo.bases.contract import BaseEntry
 from idgrpo.bases.keymap import to_diffusers, to_original
-from idgrpo.bases.weights import reading_weights
+from idgrpo.bases.weights import reading_weights, refuse_not_finite
 from idgrpo.errors import ArtifactError, UsageError
 
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "module.")
@@ -37,6 +37,7 @@ def read_original(path: Path, pattern: str = "*.safetensors") -> dict[str, Tenso
         state = next(iter(state.values()))  # {"state_dict": {...}}
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ArtifactError(f"{path} holds no plain table of weights", fix="give the published checkpoint file")
+    refuse_not_finite(state, path)
     return {_strip(key): value for key, value in state.items()}
 
 

@@ -1,17 +1,19 @@
 """What VACE and Phantom share: text, VAE, geometry, and velocity by buckets of equal numbers of references."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from idgrpo.bases.conditions import check_references
 from idgrpo.bases.contract import BaseEntry, Condition, ConditionBatch, Guidance, VideoSize
+from idgrpo.bases.cost import free_device_bytes, must_tile
+from idgrpo.bases.finite import require_finite_rows
 from idgrpo.bases.geometry import Geometry
 from idgrpo.bases.guidance import guided_velocity
-from idgrpo.bases.prompt import checked_prompt
-from idgrpo.bases.references import check_references
-from idgrpo.bases.text import TextEncoder
+from idgrpo.bases.text import TextEncoder, checked_prompt
 from idgrpo.errors import UsageError
 from idgrpo.flow.schedule import NUM_TRAIN_TIMESTEPS
 
@@ -35,10 +37,14 @@ class WanBase:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        tile_if_needed: bool = False,
+        reversed_references: bool = False,
     ):
         self.name, self.entry = entry.name, entry
         self.transformer, self.vae, self.text_encoder = transformer, vae, text_encoder
         self.device, self.dtype = device, dtype
+        self.reversed_references = reversed_references
+        self.tile_if_needed, self.has_tiled = tile_if_needed, bool(getattr(vae, "use_tiling", False))
         self.geometry = Geometry.of(vae.config, transformer.config)
         shape = (1, self.geometry.z, 1, 1, 1)
         self._latents_mean = torch.tensor(vae.config.latents_mean, dtype=torch.float32).view(shape)
@@ -57,6 +63,8 @@ class WanBase:
             self._negative = self.text_encoder.encode([self.entry.negative_prompt])[0]
         fitted = [type(self).fit(image, size.height, size.width) for image in references]
         latents = [self._encode_pixels(image[None, :, None]) for image in fitted]
+        require_finite_rows(text[None], "the embeddings of its prompt", ["text"])
+        require_finite_rows(torch.stack(latents), "its encodings", [f"reference {n + 1}" for n in range(len(latents))])
         return Condition(
             text=text,
             negative=self._negative,
@@ -65,16 +73,17 @@ class WanBase:
             size=size,
         )
 
-    def collate(self, conditions: Sequence[Condition]) -> ConditionBatch:
+    def collate(self, conditions: Sequence[Condition], *, reversed_references: bool = False) -> ConditionBatch:
         """Stack conditions; see `contract.Base.collate`."""
         sizes = {condition.size for condition in conditions}
         if len(sizes) != 1:
             raise UsageError(f"one batch needs one size, got {', '.join(map(str, sorted(sizes)))}")
+        is_reversed = reversed_references or self.reversed_references
         counts = [condition.num_references for condition in conditions]
         return ConditionBatch(
             text=torch.stack([condition.text for condition in conditions]).to(self.device, self.dtype),
             negative=torch.stack([condition.negative for condition in conditions]).to(self.device, self.dtype),
-            visual=[self._visual(condition).to(self.device, self.dtype) for condition in conditions],
+            visual=[self._visual(condition, is_reversed).to(self.device, self.dtype) for condition in conditions],
             num_references=counts,
             num_slots=max(counts) if self.slots_in_state else 0,
             size=conditions[0].size,
@@ -85,7 +94,7 @@ class WanBase:
         """Give what a condition needs besides its references; nothing by default."""
         return None
 
-    def _visual(self, condition: Condition) -> Tensor:
+    def _visual(self, condition: Condition, reversed_references: bool) -> Tensor:
         """Give the tensor that carries the references into the transformer."""
         raise AssertionError("a subclass says how")
 
@@ -173,11 +182,31 @@ class WanBase:
             slots[index, :, batch.num_slots - count :] = batch.visual[index][: self.geometry.z, :count].float().cpu()
         return torch.cat([slots, latents], dim=2).to(self.device)
 
+    @contextmanager
+    def _tiles_where_needed(self, size: VideoSize) -> Iterator[Tensor]:
+        """Let the VAE decode in tiles for as long as the block runs if the GPU has no room for a whole frame.
+
+        Gives a weight of the VAE, which says where and in which dtype it works. `has_tiled` keeps that it happened.
+        """
+        parameter = next(self.vae.parameters())
+        free_bytes = free_device_bytes(parameter.device) if self.tile_if_needed else None
+        if self.vae.use_tiling or not must_tile(free_bytes, self.geometry, size, parameter.element_size()):
+            yield parameter
+            return
+        self.has_tiled = True
+        self.vae.enable_tiling()
+        try:
+            yield parameter
+        finally:
+            self.vae.disable_tiling()
+
     @torch.no_grad()
     def decode(self, latents: Tensor, batch: ConditionBatch) -> Tensor:
         """Decode the video part; see `contract.Base.decode`."""
         video = latents[:, :, batch.num_slots :].float()
+        require_finite_rows(video, "the latents to decode")
         video = video / (1.0 / self._latents_std.to(video.device)) + self._latents_mean.to(video.device)
-        parameter = next(self.vae.parameters())
-        pixels = self.vae.decode(video.to(parameter.device, parameter.dtype), return_dict=False)[0]
+        with self._tiles_where_needed(batch.size) as parameter:
+            pixels = self.vae.decode(video.to(parameter.device, parameter.dtype), return_dict=False)[0]
+        require_finite_rows(pixels, "decoded pixels")
         return (pixels.float() / 2.0 + 0.5).clamp(0.0, 1.0).permute(0, 2, 1, 3, 4)

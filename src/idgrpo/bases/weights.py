@@ -2,12 +2,16 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from idgrpo.errors import ArtifactError, IdgrpoError
 from idgrpo.records.digest import files_digest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS_ENV = "IDGRPO_WEIGHTS"
 """Folder with copies of hub repositories as `<owner>/<name>` or `<name>`; looked at before the hub's own cache."""
@@ -30,12 +34,35 @@ def reading_weights(path: Path) -> Iterator[None]:
         ) from error
 
 
-def locate(source: str, revision: str | None = None) -> Path | None:
+def read_finite(path: Path) -> "dict[str, Tensor]":
+    """Read a safetensors file. Raises ArtifactError when it is damaged or holds NaN or infinity."""
+    from safetensors.torch import load_file
+
+    with reading_weights(path):
+        state = load_file(path)
+    refuse_not_finite(state, path)
+    return state
+
+
+def refuse_not_finite(state: "Mapping[str, Tensor]", path: Path) -> None:
+    """Raise ArtifactError that names the first weight of a file that is not finite."""
+    from idgrpo.bases.finite import first_not_finite
+
+    name = first_not_finite(state)
+    if name is not None:
+        raise ArtifactError(
+            f"weights at {path}: {name} is not finite (NaN or infinity)",
+            fix="the file is damaged, or what was trained has diverged; use an earlier one",
+        )
+
+
+def locate(source: str, revision: str | None = None, parts: Sequence[str] = ()) -> Path | None:
     """Find a source on this machine without any network; None when it is not there.
 
     `package:<folder>` is inside idgrpo; `hub:<owner>/<name>[/<file pattern>]` is in $IDGRPO_WEIGHTS or the hub's cache;
     anything else is a path. A hub source with a file pattern gives the file, or the folder when several shards match.
-    With a revision only the hub's cache counts: a copy elsewhere does not say which revision it is.
+    With a revision only the hub's cache counts: a copy elsewhere does not say which revision it is. parts: the component
+    folders that are needed of a repository; what else it holds may have been left out of the download.
     """
     kind, _, rest = source.partition(":")
     if kind == "package":
@@ -44,7 +71,8 @@ def locate(source: str, revision: str | None = None) -> Path | None:
         path = Path(idgrpo.__file__).parent / rest
     elif kind == "hub":
         owner, name, *pattern = rest.split("/")
-        folder = _hub_folder(f"{owner}/{name}", revision)
+        wanted = ["/".join(pattern)] if pattern else [f"{part}/*" for part in parts]
+        folder = _hub_folder(f"{owner}/{name}", revision, wanted)
         if folder is None:
             return None
         if not pattern:
@@ -58,8 +86,12 @@ def locate(source: str, revision: str | None = None) -> Path | None:
     return path if path.exists() else None
 
 
-def _hub_folder(repository: str, revision: str | None) -> Path | None:
-    """Find the folder of a hub repository on this machine."""
+def _hub_folder(repository: str, revision: str | None, patterns: Sequence[str]) -> Path | None:
+    """Find the folder of a hub repository on this machine.
+
+    Newer hub libraries know which files a repository has, and take a snapshot without some of them for incomplete unless
+    patterns say what is needed.
+    """
     root = os.environ.get(WEIGHTS_ENV) if revision is None else None
     for candidate in (Path(root) / repository, Path(root) / repository.split("/")[1]) if root else ():
         if candidate.is_dir():
@@ -68,7 +100,11 @@ def _hub_folder(repository: str, revision: str | None) -> Path | None:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repository, revision=revision, local_files_only=True))
+        return Path(
+            snapshot_download(
+                repository, revision=revision, local_files_only=True, allow_patterns=list(patterns) or None
+            )
+        )
     except (LocalEntryNotFoundError, HfHubHTTPError, ValueError, OSError):
         return None
 

@@ -1,15 +1,23 @@
 """Observations and scores on disk, by content: the same video is never looked at twice, whoever asks, and runs can be cut."""
 
 import hashlib
+import io
 import json
+import os
 import zipfile
 from pathlib import Path
+from types import FunctionType, MethodType, ModuleType
 
 import numpy as np
+import torch
 
 from idgrpo.evaluate.config import FindingConfig
-from idgrpo.evaluate.observation import Observation, write_whole
 from idgrpo.evaluate.observe import OBSERVATION_VERSION
+from idgrpo.evaluate.subject import Observation
+from idgrpo.people.contract import Finder
+
+ARRAYS = ("frame", "box", "score", "track", "embedding", "detail")
+MAX_DEPTH = 4  # a finder holds an embedder, which holds a model, which may hold another
 
 
 def file_digest(path: str | Path) -> str:
@@ -40,13 +48,13 @@ class ObservationCache:
         if path is None or not path.exists():
             return None
         try:
-            return Observation.load(path)
+            return _load_observation(path)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
 
     def keep_observation(self, digest: str, observation: Observation) -> None:
         if path := self._path(digest, ".npz"):
-            observation.save(path)
+            _save_observation(path, observation)
 
     def reference(self, digest: str) -> np.ndarray | None:
         path = self._path(digest, ".ref.json")
@@ -55,7 +63,7 @@ class ObservationCache:
 
     def keep_reference(self, digest: str, vector: np.ndarray) -> None:
         if path := self._path(digest, ".ref.json"):
-            write_whole(path, json.dumps([float(v) for v in vector]).encode())
+            _write_whole(path, json.dumps([float(v) for v in vector]).encode())
 
     def scores(self, digest: str, scorer: str) -> list[float] | None:
         values = _read_json(self._path(digest, f".{scorer}.json"))
@@ -63,7 +71,7 @@ class ObservationCache:
 
     def keep_scores(self, digest: str, scorer: str, values: list[float]) -> None:
         if path := self._path(digest, f".{scorer}.json"):
-            write_whole(path, json.dumps(values).encode())
+            _write_whole(path, json.dumps(values).encode())
 
 
 def _read_json(path: Path | None) -> object:
@@ -73,3 +81,73 @@ def _read_json(path: Path | None) -> object:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
+
+
+def _save_observation(path: Path, observation: Observation) -> None:
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        size=np.array([observation.num_frames, observation.height_px, observation.width_px], np.int64),
+        fps=np.array(observation.fps),
+        figure_names=np.array(list(observation.figures), dtype=np.str_),
+        figure_values=np.array(list(observation.figures.values()), np.float64),
+        **{name: getattr(observation, name) for name in ARRAYS},
+    )
+    _write_whole(path, buffer.getvalue())
+
+
+def _load_observation(path: Path) -> Observation:
+    """Read what `_save_observation` wrote; ValueError, OSError or KeyError when the file is damaged."""
+    with np.load(path, allow_pickle=False) as stored:
+        num_frames, height_px, width_px = (int(v) for v in stored["size"])
+        figures = {str(n): float(v) for n, v in zip(stored["figure_names"], stored["figure_values"], strict=True)}
+        arrays = {name: stored[name] for name in ARRAYS}
+        return Observation(num_frames, height_px, width_px, float(stored["fps"]), figures=figures, **arrays)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that readers and later runs see all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def finder_key(finder: Finder) -> str:
+    """Give class, settings and weights of a finder as a short digest, so that new weights never meet old observations.
+
+    Weights are looked for in all objects that the finder holds, whichever package they come from. A finder may say it
+    itself by a `key`.
+    """
+    if own := getattr(finder, "key", None):
+        return str(own)
+    digest = hashlib.sha256()
+    _add(digest, "", finder, 0, set())
+    return digest.hexdigest()[:16]
+
+
+def _add(digest, name: str, value: object, depth: int, seen: set[int]) -> None:
+    """Add weights, numbers and words of a value and of what it holds."""
+    if isinstance(value, torch.nn.Module):
+        digest.update(f"{name}:{type(value).__module__}.{type(value).__qualname__}".encode())
+        for key, tensor in sorted(value.state_dict().items()):
+            _add(digest, f"{name}.{key}", tensor, depth, seen)
+    elif isinstance(value, torch.Tensor):
+        digest.update(f"{name}:{tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().float().numpy().tobytes())
+    elif isinstance(value, np.ndarray):
+        digest.update(f"{name}:{value.dtype}{value.shape}".encode() + np.ascontiguousarray(value).tobytes())
+    elif isinstance(value, int | float | str | bool | Path):
+        digest.update(f"{name}={value}".encode())
+    elif depth < MAX_DEPTH and id(value) not in seen:
+        inside: dict = {}
+        if isinstance(value, dict):
+            inside = {str(key): item for key, item in value.items()}
+        elif isinstance(value, list | tuple):
+            inside = {str(index): item for index, item in enumerate(value)}
+        elif not isinstance(value, type | ModuleType | FunctionType | MethodType) and hasattr(value, "__dict__"):
+            digest.update(f"{name}:{type(value).__module__}.{type(value).__qualname__}".encode())
+            inside = vars(value)
+        seen.add(id(value))
+        for key, item in sorted(inside.items()):
+            _add(digest, f"{name}.{key}", item, depth + 1, seen)

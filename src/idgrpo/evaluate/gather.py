@@ -11,9 +11,9 @@ import torch
 from idgrpo.errors import DataError
 from idgrpo.evaluate.cache import ObservationCache, file_digest
 from idgrpo.evaluate.config import FindingConfig
-from idgrpo.evaluate.observation import Observation
 from idgrpo.evaluate.observe import assemble
-from idgrpo.evaluate.scorer import Scorer
+from idgrpo.evaluate.scorer import ClipScorer
+from idgrpo.evaluate.subject import Observation
 from idgrpo.people.contract import Detection, Finder
 from idgrpo.records.sample import Sample
 from idgrpo.run.progress import progress
@@ -73,7 +73,7 @@ class ReferenceBook:
 def gather(
     samples: Sequence[Sample],
     finder: Finder,
-    scorers: Sequence[Scorer],
+    scorers: Sequence[ClipScorer],
     cache: ObservationCache,
     book: ReferenceBook,
     config: FindingConfig,
@@ -91,7 +91,7 @@ def gather(
 def _batches(
     samples: Sequence[Sample],
     cache: ObservationCache,
-    scorers: Sequence[Scorer],
+    scorers: Sequence[ClipScorer],
     book: ReferenceBook,
     batch_size: int,
     seen_all: list[Seen],
@@ -112,7 +112,7 @@ def _batches(
         yield batch
 
 
-def _recall(sample: Sample, cache: ObservationCache, scorers: Sequence[Scorer], book: ReferenceBook) -> Seen:
+def _recall(sample: Sample, cache: ObservationCache, scorers: Sequence[ClipScorer], book: ReferenceBook) -> Seen:
     try:
         digest = file_digest(sample.video)
     except OSError as error:
@@ -130,7 +130,7 @@ def _recall(sample: Sample, cache: ObservationCache, scorers: Sequence[Scorer], 
 def _complete(
     batch: Sequence[tuple[Seen, torch.Tensor | None, float]],
     finder: Finder,
-    scorers: Sequence[Scorer],
+    scorers: Sequence[ClipScorer],
     cache: ObservationCache,
     config: FindingConfig,
 ) -> None:

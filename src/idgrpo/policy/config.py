@@ -1,36 +1,66 @@
 """Settings of the policy stage: nested slots in which unknown fields cannot exist. Imports no torch."""
 
 import math
-from typing import Literal
+from collections.abc import Collection, Iterable
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from idgrpo.flow import LAWS, SOLVERS
 from idgrpo.policy import CONTROLS, LOSSES
 from idgrpo.run.config import Config
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 FEED_FORWARD = ("ffn.net.0.proj", "ffn.net.2")
 
-
-class SizeConfig(Config):
-    """Size of the training videos; None everywhere means the base's own training size."""
-
-    width: int | None = Field(default=None, ge=16)
-    height: int | None = Field(default=None, ge=16)
-    frames: int | None = Field(default=None, ge=1)
+MOST = 10**6
+"""Counts above it are typing errors: a run of so many updates, cases or samples would not end."""
+MOST_PIXELS, MOST_FRAMES = 8192, 10_000
+MOST_SEED = 2**63 - 1
 
 
-class WindowConfig(Config):
-    """Which steps are stochastic and trained: `size` steps out of [first, last), the same for all groups of an update."""
+class PolicyPart(Config):
+    """A slot of the policy stage's settings: numbers are finite."""
 
-    size: int = Field(default=2, ge=1)
-    first: int = Field(default=0, ge=0)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def unknown(field: str, names: Iterable[str], known: Collection[str]) -> list[str]:
+    """Say which names a registry does not know, one line each."""
+    return [f"{field} {name!r} is not known (known: {', '.join(known)})" for name in names if name not in known]
+
+
+def refuse(problems: Iterable[str]) -> None:
+    """Raise ValueError with all problems together; nothing where there are none."""
+    if lines := list(problems):
+        raise ValueError("\n  ".join(lines))
+
+
+class SizeConfig(PolicyPart):
+    """Size of the training videos; None everywhere means the base's own training size (SFT: the size of the clips)."""
+
+    width: int | None = Field(default=None, ge=16, le=MOST_PIXELS)
+    height: int | None = Field(default=None, ge=16, le=MOST_PIXELS)
+    frames: int | None = Field(default=None, ge=1, le=MOST_FRAMES)
+
+
+class WindowConfig(PolicyPart):
+    """Which steps are stochastic and trained: `size` steps out of [first, last), the same for all groups of an update.
+
+    Low indices are high noise levels, where it is decided who is who. SFT draws its noise levels from the same range.
+    """
+
+    size: int = Field(default=2, ge=1, le=1000)
+    first: int = Field(default=0, ge=0, le=1000)
     last: int = Field(
-        default=5, ge=1, description="one past the last step the window may hold; the final step is never in it"
+        default=5,
+        ge=1,
+        le=1000,
+        description="one past the last step the window may hold; the final step is never in it",
     )
     move: Literal["random", "slide", "fixed", "scatter"] = "random"
-    every: int = Field(default=1, ge=1, description="updates between moves")
-    stride: int = Field(default=1, ge=1, description="steps a `slide` moves")
+    every: int = Field(default=1, ge=1, le=MOST, description="updates between moves")
+    stride: int = Field(default=1, ge=1, le=1000, description="steps a `slide` moves")
 
     @model_validator(mode="after")
     def _fits(self) -> "WindowConfig":
@@ -42,38 +72,41 @@ class WindowConfig(Config):
         return self
 
 
-class GuidanceConfig(Config):
+class GuidanceConfig(PolicyPart):
     """Classifier-free guidance in rollout and replay alike; `none` trains without it."""
 
     mode: Literal["none", "both-grad", "detach-uncond"] = "none"
-    scale: float | None = Field(default=None, description="None: the base's own")
+    scale: float | None = Field(default=None, ge=-100, le=100, description="None: the base's own")
     image_scale: float | None = Field(
-        default=None, description="Phantom's scale of the image branch; None: the base's own"
+        default=None, ge=-100, le=100, description="Phantom's scale of the image branch; None: the base's own"
     )
 
 
-class RolloutConfig(Config):
+class RolloutConfig(PolicyPart):
     """How a video is drawn in training."""
 
-    num_steps: int = Field(default=8, ge=2)
-    shift: float = Field(default=3.0, gt=0)
-    law: Literal["wan", "flow", "dance", "cps"] = "wan"
-    std_min: float = Field(default=0.1, ge=0, description="law wan: std = std_min + (std_max - std_min) sigma")
-    std_max: float | None = Field(default=0.9, gt=0, description="law wan; None: the second sigma of the schedule")
-    eta: float | None = Field(default=None, gt=0, description="strength of the law; None: what its authors publish")
+    num_steps: int = Field(default=8, ge=2, le=1000)
+    shift: float = Field(default=3.0, gt=0, le=1000)
+    law: str = Field(default="wan", description=f"stochastic law: {', '.join(LAWS)}")
+    std_min: float = Field(default=0.1, ge=0, le=10, description="law wan: std = std_min + (std_max - std_min) sigma")
+    std_max: float | None = Field(
+        default=0.9, gt=0, le=10, description="law wan; None: the second sigma of the schedule"
+    )
+    eta: float | None = Field(
+        default=None, gt=0, le=10, description="strength of the law; None: what its authors publish"
+    )
     noise: Literal["different", "shared"] = "different"
     window: WindowConfig = WindowConfig()
     guidance: GuidanceConfig = GuidanceConfig()
     batch_size: int = Field(
-        default=48, ge=1, description="samples of one forward; changes speed and memory, not the result"
+        default=48, ge=1, le=MOST, description="samples of one forward; changes speed and memory, not the result"
     )
-    solver: Literal["euler", "second-order"] = Field(
-        default="euler", description="of the deterministic steps after the window"
-    )
+    solver: str = Field(default="euler", description=f"of the deterministic steps: {', '.join(SOLVERS)}")
     merged: bool = Field(default=False, description="merge the adapter into the base for the rollout (float32 only)")
 
     @model_validator(mode="after")
-    def _last_step_is_deterministic(self) -> "RolloutConfig":
+    def _fits(self) -> "RolloutConfig":
+        refuse(unknown("rollout.law", [self.law], LAWS) + unknown("rollout.solver", [self.solver], SOLVERS))
         if self.window.last > self.num_steps - 1:
             raise ValueError(
                 f"window.last {self.window.last} with num_steps {self.num_steps}: the last step (index "
@@ -83,22 +116,39 @@ class RolloutConfig(Config):
         return self
 
 
-class GroupConfig(Config):
+class GroupConfig(PolicyPart):
     """An update takes `num_cases` groups of `size` samples of one case each."""
 
-    num_cases: int = Field(default=6, ge=1)
-    size: int = Field(default=8, ge=2)
+    num_cases: int = Field(default=6, ge=1, le=MOST)
+    size: int = Field(default=8, ge=2, le=MOST)
 
 
-class AdvantageConfig(Config):
+class ClipsConfig(PolicyPart):
+    """Stored clips that `method=sft` learns from; each is noised to a level of `rollout.window`'s range."""
+
+    num_per_update: int = Field(default=16, ge=1, le=MOST, description="clips of an update, of all ranks")
+    keep: Literal["all", "best"] = Field(
+        default="all",
+        description="best: of each case only the clip that the reward model (`--rm`) scores highest; for generated clips",
+    )
+    guidance: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="w: learn u + w (v0(references) - v0(one person standing for all)) instead of the clip's velocity u, v0 "
+        "the reference policy's; tells people apart; 0: the clips alone",
+    )
+
+
+class AdvantageConfig(PolicyPart):
     """A = (r - mean of the group) / (std + eps)."""
 
     scale: Literal["group", "batch"] = "group"
     std_floor: float = Field(
-        default=1e-3, ge=0, description="keeps numerical noise in a reward from becoming an advantage"
+        default=1e-3, ge=0, le=MOST, description="keeps numerical noise in a reward from becoming an advantage"
     )
-    eps: float = Field(default=1e-6, ge=0)
-    clamp: float = Field(default=5.0, gt=0)
+    eps: float = Field(default=1e-6, ge=0, le=1)
+    clamp: float = Field(default=5.0, gt=0, le=MOST)
     win_rate: bool = Field(default=False, description="replace each reward by its win rate inside the group")
     controls: tuple[str, ...] = Field(
         default=(),
@@ -107,14 +157,14 @@ class AdvantageConfig(Config):
     hold: float = Field(
         default=0.0,
         ge=0,
+        le=MOST,
         description="pull controls back to where the base's clips of the same cases and noise are: advantage (in stds) per "
         "std of the control and unit of its log ratio; costs a sample of the base per group",
     )
 
     @model_validator(mode="after")
     def _known(self) -> "AdvantageConfig":
-        if unknown := [name for name in self.controls if name not in CONTROLS]:
-            raise ValueError(f"advantage.controls {unknown[0]!r} is not known (known: {', '.join(CONTROLS)})")
+        refuse(unknown("advantage.controls", self.controls, CONTROLS))
         if self.hold and not self.controls:
             raise ValueError(
                 "advantage.hold has nothing to hold: name some advantage.controls, or set advantage.hold=0"
@@ -122,9 +172,15 @@ class AdvantageConfig(Config):
         return self
 
 
-class RewardConfig(Config):
+class PolicyRewardConfig(PolicyPart):
     """How rewards are combined and what happens when scoring fails."""
 
+    contrast: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="lambda: score = r(clip, references) - lambda mean_i r(clip, person i standing for all); 0: plain",
+    )
     measures: tuple[Literal["identity", "worst"], ...] = Field(
         default=(),
         description="identity measures added to the reward model (which is named `rm` then): mean over people, worst person",
@@ -137,17 +193,17 @@ class RewardConfig(Config):
     overlap: bool = Field(
         default=False, description="score a batch while the next one is rolled out; for a service or a second GPU"
     )
-    num_retries: int = Field(default=3, ge=0)
-    retry_wait_s: float = Field(default=20.0, ge=0)
+    num_retries: int = Field(default=3, ge=0, le=1000)
+    retry_wait_s: float = Field(default=20.0, ge=0, le=86_400)
     min_valid_share: float = Field(
         default=0.5, ge=0, le=1, description="below it the update is retried, then the run stops"
     )
 
 
-class KLConfig(Config):
+class KLConfig(PolicyPart):
     """Distance to the reference policy, in units of the step's noise."""
 
-    weight: float = Field(default=0.01, ge=0, description="0 switches the reference pass off")
+    weight: float = Field(default=0.01, ge=0, le=MOST, description="0 switches the reference pass off")
     steps: Literal["all", "first"] = Field(
         default="all", description="first: only the first stored step of each sample"
     )
@@ -156,20 +212,21 @@ class KLConfig(Config):
     )
 
 
-class LossConfig(Config):
+class PolicyLossConfig(PolicyPart):
     """Policy loss of one stored step, or of one finished sample noised again."""
 
     name: str = "clip"
     credit: Literal["steps", "forward"] = Field(
         default="steps",
-        description="steps: the noise of the window's steps; forward: whole samples of deterministic rollouts, noised again",
+        description="of GRPO; steps: the noise of the window's steps; forward: whole samples of deterministic rollouts, "
+        "noised again",
     )
-    clip: float = Field(default=1e-3, gt=0, description="on the ratio of *mean* log densities")
+    clip: float = Field(default=1e-3, gt=0, le=10, description="on the ratio of *mean* log densities")
     kl_limit: float = Field(
-        default=1e-3, gt=0, description="kl-mask: samples further than this from the old policy stop"
+        default=1e-3, gt=0, le=MOST, description="kl-mask: samples further than this from the old policy stop"
     )
-    num_passes: int = Field(default=1, ge=1, description="optimizer steps per rollout")
-    micro_batch: int = Field(default=32, ge=1, description="stored steps replayed in one forward")
+    num_passes: int = Field(default=1, ge=1, le=1000, description="optimizer steps per rollout")
+    micro_batch: int = Field(default=32, ge=1, le=MOST, description="stored steps replayed in one forward")
     step_weights: Literal["none", "equalise"] = "none"
     ratio_tolerance: float | None = Field(
         default=None,
@@ -181,21 +238,23 @@ class LossConfig(Config):
     )
 
     @model_validator(mode="after")
-    def _known(self) -> "LossConfig":
-        if self.name not in LOSSES:
-            raise ValueError(f"loss.name {self.name!r} is not known (known: {', '.join(LOSSES)})")
+    def _known(self) -> "PolicyLossConfig":
+        refuse(unknown("loss.name", [self.name], LOSSES))
         return self
 
 
-class OptimizerConfig(Config):
-    lr: float = Field(default=1e-3, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class OptimizerConfig(PolicyPart):
+    lr: float = Field(default=1e-3, gt=0, le=10)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: float = Field(
-        default=1e-8, gt=0, description="LoRA-RL gradients may have rms 5e-9: compare with metric grad_rms"
+        default=1e-8, gt=0, le=1, description="LoRA-RL gradients may have rms 5e-9: compare with metric grad_rms"
     )
-    weight_decay: float = Field(default=1e-4, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    warmup: int = Field(default=0, ge=0, description="updates of linear warm-up")
+    weight_decay: float = Field(default=1e-4, ge=0, le=1)
+    max_grad_norm: float = Field(default=1.0, gt=0, le=MOST)
+    warmup: int = Field(default=0, ge=0, le=MOST, description="updates of linear warm-up")
     schedule: Literal["constant", "cosine"] = Field(
         default="constant", description="of the rate after the warm-up; cosine: half a wave down to 0 at `num_updates`"
     )
@@ -210,36 +269,44 @@ class OptimizerConfig(Config):
         return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-class LoraConfig(Config):
-    rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=16, gt=0)
-    targets: tuple[str, ...] = ATTENTION + FEED_FORWARD
+class LoraConfig(PolicyPart):
+    rank: int = Field(default=16, ge=1, le=8192)
+    alpha: float = Field(default=16, gt=0, le=MOST)
+    targets: tuple[str, ...] = Field(
+        default=ATTENTION + FEED_FORWARD,
+        min_length=1,
+        description="ends of layer names; `to_q` is in self- and cross-attention, `attn2.to_q` in cross-attention alone",
+    )
 
 
-class EmaConfig(Config):
+class EmaConfig(PolicyPart):
     """Exponential average of the trained weights; it is what is evaluated and published. 0 switches it off."""
 
     decay: float = Field(default=0.9, ge=0, lt=1)
 
 
-class EvaluationConfig(Config):
-    every: int = Field(default=0, ge=0, description="updates between held-out evaluations; 0: never")
+class EvaluationConfig(PolicyPart):
+    every: int = Field(default=0, ge=0, le=MOST, description="updates between held-out evaluations; 0: never")
     finder: str = Field(default="tiny", description="who finds people in the held-out clips: tiny, facenet")
-    seed: int = Field(default=0, ge=0, description="seed of the held-out clips, the same at every evaluation")
+    seed: int = Field(
+        default=0, ge=0, le=MOST_SEED, description="seed of the held-out clips, the same at every evaluation"
+    )
 
 
-class CheckpointConfig(Config):
-    every: int = Field(default=10, ge=1, description="updates between checkpoints")
-    keep_last: int = Field(default=2, ge=1)
-    keep_every: int = Field(default=0, ge=0, description="also keep every n-th update; 0: none")
+class CheckpointConfig(PolicyPart):
+    every: int = Field(default=10, ge=1, le=MOST, description="updates between checkpoints")
+    keep_last: int = Field(default=2, ge=1, le=MOST)
+    keep_every: int = Field(default=0, ge=0, le=MOST, description="also keep every n-th update; 0: none")
 
 
-class PreviewConfig(Config):
-    every: int = Field(default=20, ge=0, description="updates between written samples, for people to look at; 0: never")
-    num_samples: int = Field(default=4, ge=1)
+class PreviewConfig(PolicyPart):
+    every: int = Field(
+        default=20, ge=0, le=MOST, description="updates between written samples, for people to look at; 0: never"
+    )
+    num_samples: int = Field(default=4, ge=1, le=MOST)
 
 
-class EngineConfig(Config):
+class EngineConfig(PolicyPart):
     zero: int | None = Field(
         default=None,
         ge=0,
@@ -271,36 +338,45 @@ class EngineConfig(Config):
         return self
 
 
-class MetricsConfig(Config):
+class MetricsConfig(PolicyPart):
     """Viewers that get a copy of metrics.jsonl; one that is not installed or fails is left out with a warning."""
 
     sinks: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ("tensorboard",)
 
 
-class PlanConfig(Config):
+class PlanConfig(PolicyPart):
     """The GPU that `--dry-run --gpus N` reckons with; training does not read it."""
 
-    tflops: float = Field(default=300.0, gt=0, description="matrix products reached in practice, not the data sheet's")
-    memory_gib: float = Field(default=80.0, gt=0)
-    link_gb_s: float = Field(default=50.0, gt=0, description="between ranks, the slowest link of the ring")
-    reward_gib: float = Field(default=8.0, ge=0, description="reward model on the same GPU; 0 with a scoring service")
+    tflops: float = Field(
+        default=300.0, gt=0, le=10**9, description="matrix products reached in practice, not the data sheet's"
+    )
+    memory_gib: float = Field(default=80.0, gt=0, le=10**9)
+    link_gb_s: float = Field(default=50.0, gt=0, le=10**9, description="between ranks, the slowest link of the ring")
+    reward_gib: float = Field(
+        default=8.0, ge=0, le=10**9, description="reward model on the same GPU; 0 with a scoring service"
+    )
 
 
-class PolicyConfig(Config):
+class PolicyConfig(PolicyPart):
     """Everything that decides what a run of the policy stage computes."""
 
-    seed: int = 0
-    num_updates: int = Field(default=120, ge=1)
+    method: Literal["grpo", "sft"] = Field(
+        default="grpo",
+        description="grpo: the policy's own samples, credited by a reward; sft: stored clips (`--data`), flow matching",
+    )
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
+    num_updates: int = Field(default=120, ge=1, le=MOST)
     train: Literal["lora", "full"] = Field(
         default="lora",
         description="an adapter, or all weights of the transformer in float32 (`--recipe full` sets a fitting rate)",
     )
     size: SizeConfig = SizeConfig()
     group: GroupConfig = GroupConfig()
+    clips: ClipsConfig = ClipsConfig()
     rollout: RolloutConfig = RolloutConfig()
     advantage: AdvantageConfig = AdvantageConfig()
-    reward: RewardConfig = RewardConfig()
-    loss: LossConfig = LossConfig()
+    reward: PolicyRewardConfig = PolicyRewardConfig()
+    loss: PolicyLossConfig = PolicyLossConfig()
     kl: KLConfig = KLConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     lora: LoraConfig = LoraConfig()
@@ -312,20 +388,80 @@ class PolicyConfig(Config):
     metrics: MetricsConfig = MetricsConfig()
     plan: PlanConfig = PlanConfig()
 
-    @model_validator(mode="after")
-    def _forward_credit_needs_different_starts(self) -> "PolicyConfig":
-        if self.loss.credit == "forward" and self.rollout.noise == "shared":
-            raise ValueError(
-                "loss.credit=forward draws samples without noise in their steps: with rollout.noise=shared the members of a "
-                "group would be equal; set rollout.noise=different"
-            )
-        return self
+    @property
+    def credits_finished_samples(self) -> bool:
+        """Say whether whole samples are credited, noised again: stored clips always, rollouts with `loss.credit=forward`."""
+        return self.method == "sft" or self.loss.credit == "forward"
+
+    @property
+    def swaps_reference(self) -> bool:
+        """Say whether the reference policy is a copy of trained weights put in their place.
+
+        Whole weights have no adapter to switch off: the weights that the run began with stand in for the base.
+        """
+        return self.kl.reference == "start" or self.train == "full"
 
     @model_validator(mode="after")
-    def _tolerance_below_clip(self) -> "PolicyConfig":
-        if self.loss.ratio_tolerance is not None and self.loss.ratio_tolerance >= self.loss.clip:
-            raise ValueError(
-                f"loss.ratio_tolerance {self.loss.ratio_tolerance} must be below loss.clip {self.loss.clip}: "
-                f"a check wider than the clip lets clipped samples pass; e.g. loss.ratio_tolerance={self.loss.clip / 10}"
-            )
+    def _consistent(self) -> "PolicyConfig":
+        refuse(
+            problem
+            for found, problem in (*self._of_the_method(), *self._of_the_engine(), *self._of_the_loss())
+            if found
+        )
         return self
+
+    def _of_the_method(self) -> list[tuple[bool, str]]:
+        grpo = self.method == "grpo"
+        return [
+            (
+                grpo and self.loss.credit == "forward" and self.rollout.noise == "shared",
+                "loss.credit=forward draws samples without noise in their steps: with rollout.noise=shared the members of "
+                "a group would be equal; set rollout.noise=different",
+            ),
+            (
+                grpo and self.clips != ClipsConfig(),
+                "clips.* are settings of method=sft: they have no effect on GRPO; leave them out",
+            ),
+            (
+                not grpo and bool(self.reward.measures),
+                "reward.measures are for GRPO: method=sft only ranks clips with the reward model (clips.keep=best); "
+                "set reward.measures=[]",
+            ),
+        ]
+
+    def _of_the_engine(self) -> list[tuple[bool, str]]:
+        engine, hold = self.engine, self.advantage.hold if self.method == "grpo" else 0.0
+        asks_reference = bool(self.kl.weight or hold or self.clips.guidance)
+        return [
+            (
+                engine.zero == 3 and self.swaps_reference and asks_reference,
+                "ZeRO 3 keeps no whole trained weights on a rank, and kl.reference=start (with train=full always) swaps "
+                "them wherever the reference is asked: in every replay, for advantage.hold and clips.guidance; use "
+                "engine.zero=2, or kl.weight=0 with advantage.hold=0 and clips.guidance=0",
+            ),
+            (
+                engine.zero == 3 and self.kl.steps == "first",
+                "ZeRO 3 gathers weights in every forward, so all ranks must make equally many; kl.steps=first does not; "
+                "use engine.zero=2, or kl.steps=all",
+            ),
+            (
+                bool(hold) and not engine.whole_rollout,
+                "without whole rollouts every forward gathers weights, so all ranks must make equally many; the base's "
+                "clips of advantage.hold are not dealt out evenly; set advantage.hold=0",
+            ),
+            (
+                self.rollout.merged and not engine.whole_rollout,
+                "rollout.merged folds the adapter into whole weights, engine.whole_rollout=false never has them; set "
+                "rollout.merged=false",
+            ),
+        ]
+
+    def _of_the_loss(self) -> list[tuple[bool, str]]:
+        tolerance, clip = self.loss.ratio_tolerance, self.loss.clip
+        return [
+            (
+                tolerance is not None and tolerance >= clip,
+                f"loss.ratio_tolerance {tolerance} must be below loss.clip {clip}: a check wider than the clip lets "
+                f"clipped samples pass; e.g. loss.ratio_tolerance={clip / 10}",
+            )
+        ]

@@ -22,6 +22,49 @@ LIVE_PARAMETERS = 1e9
 
 
 @dataclass(frozen=True)
+class UpdateWork:
+    """What one update does, in counts."""
+
+    samples: int
+    rollout_forwards: int
+    replayed_steps: int
+    reference_steps: int
+    scored_sets: int  # clips that a reward model reads, each reference set counted
+
+    def say(self) -> str:
+        """Tell the counts in one line."""
+        parts = [
+            f"{self.rollout_forwards} rollout forwards" if self.rollout_forwards else "",
+            f"{self.replayed_steps} replayed steps",
+            f"{self.reference_steps} reference steps" if self.reference_steps else "",
+            f"{self.scored_sets} clips scored" if self.scored_sets else "",
+        ]
+        return f"{self.samples} videos; each: {', '.join(part for part in parts if part)}"
+
+
+def samples_per_update(config: PolicyConfig) -> int:
+    """Count the videos of an update, of all ranks."""
+    return config.group.num_cases * config.group.size if config.method == "grpo" else config.clips.num_per_update
+
+
+def work_of_update(config: PolicyConfig, num_references: int) -> UpdateWork:
+    """Count the work of an update; the largest number of references counts for all cases.
+
+    A contrastive reward reads each clip with its references and once more for each of its people (`reward.contrast`).
+    """
+    steps, grpo = config.rollout.window.size, config.method == "grpo"
+    samples = samples_per_update(config)
+    sets = 1 + (num_references if config.reward.contrast and num_references > 1 else 0)
+    return UpdateWork(
+        samples=samples,
+        rollout_forwards=round(samples * rollout_forwards(config)),
+        replayed_steps=samples * steps * config.loss.num_passes,
+        reference_steps=round(samples * reference_forwards(config)),
+        scored_sets=samples * sets if grpo else 0,
+    )
+
+
+@dataclass(frozen=True)
 class SampleCost:
     """TFLOP of the transformer for one training sample, by what they are spent on."""
 
@@ -36,9 +79,18 @@ class SampleCost:
 
 def rollout_forwards(config: PolicyConfig) -> float:
     """Count the forwards without gradient of one sample: the steps, with forward credit one more per noise level, and with
-    `advantage.hold` its share of the base's sample of the group."""
+    `advantage.hold` its share of the base's sample of the group. Stored clips (SFT) need none."""
+    if config.method == "sft":
+        return 0.0
     steps, levels = config.rollout.num_steps, config.rollout.window.size if config.loss.credit == "forward" else 0
     return steps + levels + (steps / config.group.size if config.advantage.hold else 0)
+
+
+def reference_forwards(config: PolicyConfig) -> int:
+    """Count the forwards of the reference policy for one sample: of the KL, and two a pair with `clips.guidance`."""
+    steps = config.rollout.window.size
+    of_kl = (1 if config.kl.steps == "first" else steps) if config.kl.weight else 0
+    return of_kl + (2 * steps if config.clips.guidance else 0)
 
 
 def sample_cost(config: PolicyConfig, forward_tflop: float, num_branches: int, *, recompute: bool = True) -> SampleCost:
@@ -49,11 +101,10 @@ def sample_cost(config: PolicyConfig, forward_tflop: float, num_branches: int, *
     replay = REPLAY_FORWARDS if recompute else REPLAY_FORWARDS_KEPT
     replay += WEIGHT_FORWARDS if config.train == "full" else 0.0
     per_step = with_gradient * replay + (branches - with_gradient)
-    reference_steps = (1 if config.kl.steps == "first" else steps) if config.kl.weight else 0
     return SampleCost(
         rollout=rollout_forwards(config) * branches * forward_tflop,
         replay=config.loss.num_passes * steps * per_step * forward_tflop,
-        reference=config.loss.num_passes * reference_steps * branches * forward_tflop,
+        reference=config.loss.num_passes * reference_forwards(config) * branches * forward_tflop,
     )
 
 
@@ -67,7 +118,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Plan:
+class UpdatePlan:
     """Prediction for one update on `gpus` ranks."""
 
     gpus: int
@@ -100,14 +151,14 @@ class Load:
     num_pairs: int  # stored steps of all ranks
 
 
-def plan(load: Load, config: PolicyConfig, machine: Machine, gpus: int, zero: int, micro_batch: int) -> Plan:
+def plan(load: Load, config: PolicyConfig, machine: Machine, gpus: int, zero: int, micro_batch: int) -> UpdatePlan:
     """Predict one update.
 
     seconds = samples / gpus * TFLOP / speed + traffic / link. Memory = base (its share under ZeRO 3, plus one whole copy
     during the rollout when `engine.whole_rollout`; none beside them when the base's weights are what is trained) + what is trained (weights, gradients and AdamW's two moments, 16 bytes a
     parameter, the parts that the ZeRO stage divides divided) + micro_batch x activations. Traffic: `rank_traffic`.
     """
-    samples = config.group.num_cases * config.group.size
+    samples = samples_per_update(config)
     share = (gpus - 1) / gpus
     trained_gib = load.trained_parameters * 4 / 2**30
     per_rank = {0: (4, 0), 1: (2, 2), 2: (1, 3), 3: (0, 4)}[zero]
@@ -118,7 +169,7 @@ def plan(load: Load, config: PolicyConfig, machine: Machine, gpus: int, zero: in
     micro_batches = math.ceil(load.num_pairs / gpus / micro_batch)
     traffic = share * rank_traffic(load, config, zero, micro_batches)
     memory = base + load.base_gib_extra + trained_state + micro_batch * load.activation_gib
-    return Plan(
+    return UpdatePlan(
         gpus=gpus,
         zero=zero,
         micro_batch=micro_batch,
@@ -147,7 +198,7 @@ def rank_traffic(load: Load, config: PolicyConfig, zero: int, micro_batches: int
     return trained * (micro_batches + bool(config.ema.decay)) + gathers * load.base_gib
 
 
-def best_plan(load: Load, config: PolicyConfig, machine: Machine, gpus: int) -> Plan:
+def best_plan(load: Load, config: PolicyConfig, machine: Machine, gpus: int) -> UpdatePlan:
     """Name the fastest ZeRO stage with the largest micro-batch (a power of two) that fits; the smallest need if none does."""
     sizes = [2**power for power in range(8) if 2**power <= max(1, load.num_pairs // gpus)]
     plans = [plan(load, config, machine, gpus, zero, size) for zero in range(4) for size in sizes]

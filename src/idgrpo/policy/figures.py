@@ -1,14 +1,32 @@
-"""Numbers of one update for metrics.jsonl: rewards, advantages, ratios, gradient, seconds per phase."""
+"""What a run shows: the numbers of an update for metrics.jsonl, its curves as a picture, and clips to look at."""
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from idgrpo.policy.advantage import Advantages
 from idgrpo.policy.replay import ReplayFigures
+from idgrpo.video.read import read_video
+from idgrpo.video.sheet import contact_sheet
+from idgrpo.video.write import write_image, write_video
+
+# title -> figures drawn in it; a panel without any of them is left out
+PANELS = {
+    "reward in training": ("reward_mean",),
+    "flow-matching error in training": ("matching_error",),
+    "held-out": ("eval_identity", "eval_worst"),
+    "KL to the reference": ("kl",),
+    "gradient norm": ("grad_norm",),
+    "ratio": ("ratio_min", "ratio_mean", "ratio_max"),
+    "share of clipped pairs": ("clip_share_high", "clip_share_low"),
+}
+COLOURS = ("#4477aa", "#ee6677", "#228833")
 
 
 class PhaseTimer:
@@ -69,6 +87,13 @@ def advantage_figures(advantages: Advantages) -> dict[str, float]:
     }
 
 
+def matching_figures(rows: list[ReplayFigures]) -> dict[str, float]:
+    """Describe the flow-matching error of stored clips, |v - (noise - x0)|^2 averaged over their elements, and the KL."""
+    errors = torch.cat([part for row in rows for part in row.matching])
+    kl = [part for row in rows for part in row.kl]
+    return {"matching_error": float(errors.mean()), "kl": float(torch.cat(kl).mean()) if kl else 0.0}
+
+
 def replay_figures(rows: list[ReplayFigures]) -> dict[str, float]:
     """Describe ratios, clipping, KL and loss over all pairs of all ranks, and the log ratio per denoising step."""
     log_ratio = torch.cat([part.cpu() for row in rows for part in row.log_ratio] or [torch.zeros(1)])
@@ -93,3 +118,62 @@ def replay_figures(rows: list[ReplayFigures]) -> dict[str, float]:
     for step in sorted(set(steps.tolist())):
         figures[f"log_ratio_step{step:02d}"] = float(log_ratio[steps == step].abs().max())
     return figures
+
+
+def draw_curves(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Write one PNG: reward with its spread inside groups, held-out identity, KL, gradient norm, ratio and clipping."""
+    from matplotlib.figure import Figure
+
+    rows = list(rows)
+    known = {title: lines for title, names in PANELS.items() if (lines := _lines(rows, names))}
+    num_across = min(len(known), 3) or 1
+    num_down = -(-len(known) // num_across) or 1
+    figure = Figure(figsize=(4 * num_across, 2.6 * num_down), layout="constrained")
+    for place, (title, lines) in enumerate(known.items(), 1):
+        axes = figure.add_subplot(num_down, num_across, place)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("update", fontsize=8)
+        axes.tick_params(labelsize=8)
+        for colour, (name, points) in zip(COLOURS, lines.items(), strict=False):
+            dotted = "." if len(points) < 20 else None  # few points, and a single one, would not be seen as a line
+            axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.2, marker=dotted, label=name)
+        if "reward_mean" in lines:
+            _draw_spread(axes, rows)
+        if len(lines) > 1:
+            axes.legend(fontsize=7)
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+
+
+def _lines(rows: list[Mapping[str, Any]], names: Iterable[str]) -> dict[str, list[tuple[int, float]]]:
+    """Give (update, value) of each figure that was measured; what was not finite stands in the metrics as text."""
+    found = {
+        name: [(row["step"], row[name]) for row in rows if isinstance(row.get(name), (int, float))] for name in names
+    }
+    return {name: points for name, points in found.items() if points}
+
+
+def _draw_spread(axes: Any, rows: list[Mapping[str, Any]]) -> None:
+    known = [row for row in rows if all(isinstance(row.get(f"reward_{n}"), (int, float)) for n in ("mean", "std"))]
+    low, high = ([row["reward_mean"] + sign * row["reward_std"] for row in known] for sign in (-1, 1))
+    axes.fill_between([row["step"] for row in known], low, high, color=COLOURS[0], alpha=0.15, linewidth=0)
+
+
+def write_previews(folder: Path, videos: list[tuple[str, float, Tensor]], fps: int) -> None:
+    """Write (name, reward, uint8 [frame, 3, height, width]) as name.mp4 and the rewards as index.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, _, video in videos:
+        write_video(folder / f"{name}.mp4", video, fps=fps)
+    index = [{"video": f"{name}.mp4", "reward": reward} for name, reward, _ in videos]
+    (folder / "index.json").write_text(json.dumps(index, indent=1) + "\n")
+
+
+def write_preview_sheet(folder: Path, path: Path) -> None:
+    """Put the newest previews below `folder` into one picture, a row of frames each; nothing where there are none."""
+    indices = sorted(folder.glob("update-*/index.json"))
+    if not indices:
+        return
+    newest = indices[-1].parent
+    update = int(newest.name.removeprefix("update-"))
+    index = json.loads(indices[-1].read_text())
+    captions = [f"{Path(row['video']).stem}: reward {row['reward']:.3f}, update {update}" for row in index]
+    write_image(path, contact_sheet([[read_video(newest / row["video"])] for row in index], captions))

@@ -1,12 +1,12 @@
 """Predict an update on a number of GPUs before any is rented: sizes from the base's configuration, speed from `plan.*`."""
 
-from idgrpo.bases.atthand import configs_of_entry
 from idgrpo.bases.contract import BaseEntry, VideoSize
 from idgrpo.bases.cost import GIB, VAE_SIZE_BYTES, transformer_flop, transformer_parameters
 from idgrpo.bases.geometry import Geometry
 from idgrpo.bases.guidance import num_branches, phantom_weights, vace_weights
+from idgrpo.bases.inventory import configs_of_entry
 from idgrpo.policy.config import PolicyConfig
-from idgrpo.policy.cost import Load, Machine, Plan, best_plan, rollout_forwards, sample_cost
+from idgrpo.policy.cost import Load, Machine, UpdatePlan, best_plan, rollout_forwards, sample_cost, samples_per_update
 from idgrpo.policy.groups import nearest_num_groups
 from idgrpo.policy.trainer import guidance_of
 
@@ -16,7 +16,9 @@ KEPT_ROWS = 12
 """The same for `selective` recomputation: what the matrix products and attention of a block gave, without the feed-forward's inside."""
 
 
-def forecast(entry: BaseEntry, config: PolicyConfig, gpus: int, num_references: int) -> tuple[Plan, Load, Machine]:
+def forecast(
+    entry: BaseEntry, config: PolicyConfig, gpus: int, num_references: int
+) -> tuple[UpdatePlan, Load, Machine]:
     """Give the best plan for `gpus`, what it has to carry, and the machine it reckons with (docs/policy.md)."""
     load = load_of(entry, config, num_references, gpus)
     setting = config.plan
@@ -25,10 +27,14 @@ def forecast(entry: BaseEntry, config: PolicyConfig, gpus: int, num_references: 
 
 
 def on_gpus(config: PolicyConfig, gpus: int) -> PolicyConfig:
-    """Give the settings with the next number of groups whose samples divide over `gpus`; they themselves where they do.
+    """Give the settings with the next number of groups (SFT: clips) whose samples divide over `gpus`; they themselves where
+    they do.
 
     A real run is refused there and told the nearest values; a plan that said no more than that would be of no use.
     """
+    if config.method == "sft":
+        num_clips = -(-config.clips.num_per_update // gpus) * gpus
+        return config.model_copy(update={"clips": config.clips.model_copy(update={"num_per_update": num_clips})})
     group = config.group
     _, num_groups = nearest_num_groups(group.num_cases, group.size, gpus)
     return config.model_copy(update={"group": group.model_copy(update={"num_cases": num_groups})})
@@ -59,7 +65,7 @@ def load_of(entry: BaseEntry, config: PolicyConfig, num_references: int, gpus: i
     rows = {"on": d, "selective": KEPT_ROWS * d + transformer["ffn_dim"], "off": 0}[choice]
     kept = num_blocks * tokens * rows * bytes_each + block if rows else num_blocks * block
     with_gradient = 1 if guidance.mode != "both-grad" else branches
-    samples = config.group.num_cases * config.group.size
+    samples = samples_per_update(config)
     return Load(
         sample_tflop=sample_cost(config, forward, branches, recompute=choice == "on").total,
         base_gib=weights_gib,

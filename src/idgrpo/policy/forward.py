@@ -9,6 +9,7 @@ Weighted by the advantage this is Advantage Weighted Matching (arXiv 2509.25050)
 on-policy self-check) is the same as for stochastic steps, of which such a pair is one more kind.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from idgrpo.bases.contract import Base, Guidance
-from idgrpo.bases.noise import draw_noise
+from idgrpo.bases.generate import draw_noise
 from idgrpo.flow.laws import euler_step, log_prob
 from idgrpo.policy.rollout import Draws, StoredStep, Trajectory
 
@@ -24,6 +25,11 @@ from idgrpo.policy.rollout import Draws, StoredStep, Trajectory
 def forward_step(x: Tensor, velocity: Tensor, sigma: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]:
     """Give mean x - sigma v [batch, ...] and std sigma [batch, 1, ...] of the clean latent (`sigma_next` is 0)."""
     return euler_step(x, velocity, sigma, sigma_next), sigma.float().reshape(-1, *([1] * (x.dim() - 1)))
+
+
+def matching_error(density: Tensor, std: Tensor) -> Tensor:
+    """Give |v - (noise - x0)|^2 [pair], averaged over elements, from the log density of the clean latent."""
+    return -2 * density - 2 * std.log() - math.log(2 * math.pi)
 
 
 @torch.no_grad()

@@ -1,10 +1,17 @@
-"""Which cases an update uses, and which rank rolls which samples out: index-based, a pure function of (seed, update, rank)."""
+"""The cases of a run: encoded once, and dealt out to updates and ranks as a pure function of (seed, update, rank)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
 from typing import TypeVar
 
+import torch
+from torch import Tensor
+
+from idgrpo.bases.contract import Base, Condition, VideoSize
+from idgrpo.bases.generate import read_references
 from idgrpo.errors import UsageError
+from idgrpo.records.case import Case
 from idgrpo.run.draws import seed_of
 
 T = TypeVar("T")
@@ -62,3 +69,37 @@ def share_of_rank(rows: list[T], rank: int, world_size: int) -> list[T]:
     """Give a rank its contiguous share of an update's samples; `check_geometry` has made the shares equal."""
     per_rank = len(rows) // world_size
     return rows[rank * per_rank : (rank + 1) * per_rank]
+
+
+class CaseBook(Sequence[Condition]):
+    """Indexes cases; `book[i]` is the cached condition of case i.
+
+    Encoded at first use: a short run over many cases pays only for those it sees.
+    """
+
+    def __init__(self, base: Base, cases: Sequence[Case], size: VideoSize):
+        self.base, self.cases, self.size = base, list(cases), size
+        self._references: dict[int, list[Tensor]] = {}
+        self._conditions: dict[int, Condition] = {}
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def references(self, index: int) -> list[Tensor]:
+        """Give the first image of each reference, uint8 [3, height, width], in the case's order."""
+        if index not in self._references:
+            self._references[index] = read_references(self.cases[index])
+        return self._references[index]
+
+    def encode_all(self) -> None:
+        """Encode every case now and let the text encoder go: 11 GB that no update needs."""
+        for index in range(len(self)):
+            self[index]
+        self.base.text_encoder.release()
+
+    def __getitem__(self, index: int) -> Condition:  # type: ignore[override]
+        if index not in self._conditions:
+            with torch.no_grad():
+                condition = self.base.encode(self.cases[index].prompt, self.references(index), self.size)
+            self._conditions[index] = condition
+        return self._conditions[index]

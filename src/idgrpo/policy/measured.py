@@ -1,17 +1,26 @@
-"""Identity measures of the evaluation room as rewards of a rollout: mean over people, or the worst person."""
+"""Identity measures of the evaluation room in training: as rewards of a rollout, and on held-out cases between updates."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
+from idgrpo.bases.config import SamplerConfig
+from idgrpo.bases.contract import Base
+from idgrpo.bases.generate import jobs_of
+from idgrpo.bases.sampling import sample_to_folder
 from idgrpo.errors import DataError
-from idgrpo.evaluate.config import FindingConfig
+from idgrpo.evaluate.config import EvaluateConfig, FindingConfig
+from idgrpo.evaluate.evaluate import evaluate
 from idgrpo.evaluate.measure import load_measures
 from idgrpo.evaluate.observe import observe
 from idgrpo.evaluate.subject import Subject
 from idgrpo.people.contract import Finder
+from idgrpo.people.load import load_finder
+from idgrpo.policy.config import EvaluationConfig, PolicyRewardConfig
 from idgrpo.policy.scoring import RewardFunction
+from idgrpo.records.case import Case
 
 
 class MeasuredRewards:
@@ -49,3 +58,41 @@ class MeasuredRewards:
         except DataError:
             return None
         return Subject(observe(video, self.finder, self.config), embedded, min_track_share=self.config.min_track_share)
+
+
+def rewards_of(score: RewardFunction, config: PolicyRewardConfig) -> RewardFunction | dict[str, RewardFunction]:
+    """Put the identity measures that `reward.measures` asks for beside the reward model, which is called `rm` then."""
+    if not config.measures:
+        return score
+    return {"rm": score} | MeasuredRewards(load_finder(config.finder), config.measures).rewards()
+
+
+def evaluation_of(
+    config: EvaluationConfig, cases: Sequence[Case], training: Sequence[Case], folder: Path
+) -> Callable[[Base, int], dict[str, float]]:
+    """Give the held-out evaluation that the settings ask for; its clips stay in folder/heldout."""
+    finder = load_finder(config.finder)
+    return held_out(cases, training, finder, folder / "heldout", finder_name=config.finder, seed=config.seed)
+
+
+def held_out(
+    cases: Sequence[Case], training: Sequence[Case], finder: Finder, folder: Path, *, finder_name: str, seed: int = 0
+) -> Callable[[Base, int], dict[str, float]]:
+    """Give the hook for `train`: sample every held-out case deterministically with one seed and measure it.
+
+    Videos stay in folder/update-000020/ for people to look at. Raises DataError when a case is also trained on.
+    """
+    shared = {case.id for case in cases} & {case.id for case in training}
+    if shared:
+        raise DataError(
+            f"{len(shared)} held-out cases are trained on as well, e.g. {', '.join(sorted(shared)[:3])}",
+            fix="give other cases, of other people, to --eval-cases",
+        )
+
+    def measure(base: Base, update: int) -> dict[str, float]:
+        jobs = jobs_of(list(cases), seed=seed, num_per_case=1)
+        samples = sample_to_folder(base, jobs, folder / f"update-{update:06d}", sampler=SamplerConfig(batch_size=16))
+        report = evaluate({"now": samples}, finder, EvaluateConfig(), finder_name=finder_name)
+        return {name: figure.value for name, figure in report.means["now"].items()}
+
+    return measure

@@ -1,4 +1,4 @@
-"""Named presets of the policy stage, per base: `--recipe default`, `paper` and `full`. Imports no torch."""
+"""Named presets of the policy stage, per base and method: `--recipe default`, `paper` and `full`. Imports no torch."""
 
 from typing import Any
 
@@ -84,6 +84,20 @@ BASES: dict[str, Settings] = {
     "tiny-phantom": {"rollout": {"shift": 3.0}, "num_updates": 120},  # in the time of 80 of tiny-vace
 }
 
+# SFT: no rollouts, so nothing is controlled or held; one noise level a clip, over the whole range that the sampler visits.
+SFT: Settings = {
+    "method": "sft",
+    "advantage": {"controls": (), "hold": 0.0},
+    "kl": {"weight": 0.0},
+    "loss": {"credit": "steps"},
+    "reward": {"measures": ()},
+    "rollout": {"window": {"size": 1, "first": 0, "move": "random"}},
+    "optimizer": {"schedule": "cosine", "warmup": 20, "betas": (0.9, 0.99)},
+    "ema": {"decay": 0.97},
+}
+FULL_SIZE_SFT: Settings = {"num_updates": 1000, "rollout": {"window": {"last": 24}}}
+TINY_SFT: Settings = {"num_updates": 600, "rollout": {"window": {"last": 7}}, "optimizer": {"lr": 1e-3}}
+
 # All weights of the transformer instead of an adapter: steps a hundredth as large.
 FULL: Settings = {"train": "full", "rollout": {"merged": False}, "optimizer": {"lr": 1e-6}}
 TINY_FULL: Settings = {"train": "full", "rollout": {"merged": False}, "optimizer": {"lr": 1e-4}}
@@ -91,7 +105,7 @@ TINY_FULL: Settings = {"train": "full", "rollout": {"merged": False}, "optimizer
 RECIPES = ("default", "paper", "full")
 
 
-def recipe(name: str, base: str, *, tiny: bool | None = None) -> PolicyConfig:
+def recipe(name: str, base: str, *, tiny: bool | None = None, method: str = "grpo") -> PolicyConfig:
     """Give the settings of a recipe for a base, by its name; a path needs to be told whether it is of the embedded world.
 
     Raises UsageError for an unknown recipe.
@@ -105,8 +119,9 @@ def recipe(name: str, base: str, *, tiny: bool | None = None) -> PolicyConfig:
         layers = [TINY, TINY_FULL] if tiny else [DEFAULT, FULL]
     else:
         raise UsageError(f"unknown recipe {name!r} (known: {', '.join(RECIPES)})", fix="--recipe default")
+    supervised = [SFT, TINY_SFT if tiny else FULL_SIZE_SFT] if method == "sft" else []
     settings: Settings = {}
-    for layer in [*layers, BASES.get(base, {})]:
+    for layer in [layers[0], BASES.get(base, {}), *supervised, *layers[1:]]:
         settings = merge(settings, layer)
     return PolicyConfig.model_validate(settings)
 

@@ -1,4 +1,4 @@
-"""Pass stored steps through the policy again, with gradient: losses, KL and what the metrics need."""
+"""Pass stored steps through the policy again, with gradient: losses, KL, the on-policy self-check, what the metrics need."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -8,11 +8,17 @@ import torch
 from torch import Tensor
 
 from idgrpo.bases.contract import Base, ConditionBatch, Guidance
+from idgrpo.errors import IdgrpoError
 from idgrpo.flow.laws import log_prob
-from idgrpo.policy.config import KLConfig, LossConfig
-from idgrpo.policy.kl import gaussian_kl
+from idgrpo.policy.config import KLConfig, PolicyLossConfig
+from idgrpo.policy.forward import matching_error
 from idgrpo.policy.loss import LossInputs, LossTerms
 from idgrpo.policy.rollout import Trajectory
+
+CAUSES = (
+    "rollout and replay must use the same dtype (latents float32), the same schedule and guidance, and a velocity that "
+    "does not depend on which samples share a batch; a merged adapter (rollout.merged) is exact in float32 only"
+)
 
 
 @dataclass(frozen=True)
@@ -21,8 +27,10 @@ class Pairs:
 
     x: Tensor  # [pair, channel, frame, height, width]
     x_next: Tensor
-    old_mean: Tensor
-    old_log_prob: Tensor  # [pair]
+    old_mean: (
+        Tensor | None
+    )  # None with old_log_prob: no policy drew these clips, the policy itself stands for the old one
+    old_log_prob: Tensor | None  # [pair]
     sigma: Tensor  # float64 [pair]
     sigma_next: Tensor
     batch: ConditionBatch
@@ -31,6 +39,8 @@ class Pairs:
     steps: list[int]  # index of the denoising step of each pair
     with_kl: Tensor  # bool [pair]
     kl_share: float  # steps of a sample that each row of the KL stands for
+    rival: ConditionBatch | None = None  # the same rows, asked for one person in everybody's place (`apart`)
+    rival_weight: float = 0.0
     is_filler: bool = False
 
     def of_kl(self) -> "Pairs":
@@ -51,11 +61,25 @@ class Pairs:
         return replace(self, is_filler=True)
 
 
+@dataclass(frozen=True)
+class UpdateData:
+    """What an update learns from: this rank's micro-batches and what is known of all ranks' together."""
+
+    batches: list[Pairs]
+    spare: Pairs  # what a rank with fewer micro-batches repeats as a filler
+    total_pairs: int  # of all ranks; 0: no step
+    num_samples: int  # of all ranks
+    figures: dict[str, float | str]
+    rolled_out: bool = True  # by the policy itself: the replay must reproduce it
+    idle: str = ""  # why there may be no pairs
+
+
 @dataclass
 class ReplayFigures:
     """What a replay saw, per pair; lists of tensors, concatenated once at the end."""
 
     log_ratio: list[Tensor] = field(default_factory=list)
+    matching: list[Tensor] = field(default_factory=list)  # of stored clips
     shift: list[Tensor] = field(default_factory=list)
     kl: list[Tensor] = field(default_factory=list)
     loss: list[Tensor] = field(default_factory=list)
@@ -124,7 +148,7 @@ class Replay:
         base: Base,
         step: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
         guidance: Guidance,
-        loss: LossConfig,
+        loss: PolicyLossConfig,
         kl: KLConfig,
         loss_function: Callable[[LossInputs], LossTerms],
         reference: Callable[[], AbstractContextManager[None]],
@@ -152,12 +176,15 @@ class Replay:
         """Give the summed loss of a micro-batch and note its figures."""
         mask = self.base.video_mask(pairs.batch)
         reference_mean = self._reference_mean(pairs)
+        target = self._target(pairs)
         mean, std = self._step(pairs)
-        density = log_prob(pairs.x_next, mean, std, mask)
-        shift_kl = gaussian_kl(mean, pairs.old_mean, std, mask)
+        density = log_prob(target, mean, std, mask)
+        # Where nothing was rolled out the ratio is 1 by definition, and the gradient that of the log density.
+        old_density = density.detach() if pairs.old_log_prob is None else pairs.old_log_prob
+        shift_kl = gaussian_kl(mean, mean.detach() if pairs.old_mean is None else pairs.old_mean, std, mask)
         inputs = LossInputs(
             density,
-            pairs.old_log_prob,
+            old_density,
             pairs.advantage,
             shift_kl,
             std.flatten(),
@@ -171,13 +198,24 @@ class Replay:
             distance = gaussian_kl(mean[near], reference_mean, std[near], mask[near])
             loss = loss + self.kl.weight * pairs.kl_share * distance.sum()
             figures.kl.append(distance.detach())
-        figures.log_ratio.append((density - pairs.old_log_prob).detach())
+        figures.log_ratio.append((density - old_density).detach())
+        if pairs.old_log_prob is None:
+            figures.matching.append(matching_error(density.detach(), std.flatten()))
         figures.shift.append((2 * shift_kl.detach()).sqrt())
         figures.loss.append(terms.loss.detach())
         figures.clipped_high.append(terms.clipped_high)
         figures.clipped_low.append(terms.clipped_low)
         figures.steps += pairs.steps
         return loss
+
+    def _target(self, pairs: Pairs) -> Tensor:
+        """Give what the density is taken of: the next state, for stored clips moved by what tells their people apart."""
+        if pairs.rival is None:
+            return pairs.x_next
+        with self.reference(), torch.no_grad():
+            own, _ = self._step(pairs)
+            doubled, _ = self._step(replace(pairs, batch=pairs.rival))
+        return apart(pairs.x_next, own, doubled, pairs.rival_weight)
 
     def _step(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         velocity = self.base.velocity(pairs.x, pairs.sigma, pairs.batch, self.guidance)
@@ -190,3 +228,64 @@ class Replay:
         with self.reference(), torch.no_grad():
             mean, _ = self._step(pairs.of_kl())
         return mean
+
+
+def apart(clean: Tensor, own: Tensor, doubled: Tensor, weight: float) -> Tensor:
+    """Compute x0 + w (x0(references) - x0(one person standing for all)): a clip moved along what tells its people apart.
+
+    own, doubled: predictions of the clean latent from the same noised clip. As a target it is guidance distilled (arXiv
+    2210.03142) whose negative branch shows one person in everybody's place: in velocities u + w (v(c) - v(c_i)).
+    """
+    return clean + weight * (own - doubled)
+
+
+def gaussian_kl(mean: Tensor, reference_mean: Tensor, std: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Compute KL(N(mean, std) || N(reference_mean, std)) per element, averaged: mean (mu - mu_ref)^2 / (2 std^2).
+
+    mean: [batch, channel, frame, height, width]; std broadcasts and includes sqrt(-dt); mask [batch, 1, frame, 1, 1] holds
+    1 on video frames. Returns [batch]. The gradient flows through `mean`: a KL under no_grad punishes nothing.
+    """
+    squared = (mean - reference_mean).square() / (2 * std.square())
+    return masked_mean(squared, mask)
+
+
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Average [batch, ...] over all axes but the first, where the mask (broadcast) is 1."""
+    axes = tuple(range(1, values.dim()))
+    if mask is None:
+        return values.mean(axes)
+    mask = mask.to(values.dtype).expand_as(values)
+    return (values * mask).sum(axes) / mask.sum(axes).clamp(min=1)
+
+
+def tolerances(config: PolicyLossConfig, dtype: torch.dtype) -> tuple[float, float]:
+    """Give (ratio, mean) tolerances: the configured ones, or what the base's arithmetic allows.
+
+    In float32 only the order of sums differs between a rollout batch and a replay batch (measured below 1e-6); a bf16
+    velocity rounds differently by batch geometry, and 2e-4 still stays well inside the usual clip of 1e-3.
+    """
+    exact = dtype == torch.float32
+    ratio = config.ratio_tolerance or (1e-5 if exact else 2e-4)
+    mean = config.mean_tolerance or (1e-3 if exact else 5e-2)
+    return ratio, mean
+
+
+def check_on_policy(figures: ReplayFigures, config: PolicyLossConfig, dtype: torch.dtype) -> tuple[float, float]:
+    """Give the largest |log ratio| and the largest rms shift of the mean; raise IdgrpoError beyond the tolerances.
+
+    The shift is measured in standard deviations of the step. It catches what the *mean* log density hides: rounding
+    latents to bf16 shifts the mean by far more than it moves the average density.
+    """
+    log_ratio = torch.cat(figures.log_ratio).abs()
+    shift = torch.cat(figures.shift)
+    worst_ratio, worst_shift = float(log_ratio.max()), float(shift.max())
+    ratio_tolerance, mean_tolerance = tolerances(config, dtype)
+    if worst_ratio <= ratio_tolerance and worst_shift <= mean_tolerance:
+        return worst_ratio, worst_shift
+    place = int(log_ratio.argmax()) if worst_ratio > ratio_tolerance else int(shift.argmax())
+    raise IdgrpoError(
+        f"replay does not reproduce the rollout before the first update, at denoising step {figures.steps[place]}: "
+        f"largest |log ratio| {worst_ratio:.2e} (tolerance {ratio_tolerance:.0e}), "
+        f"largest shift of the mean {worst_shift:.2e} std (tolerance {mean_tolerance:.0e})",
+        fix=CAUSES,
+    )

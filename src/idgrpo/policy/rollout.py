@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from idgrpo.bases.contract import Base, Condition, ConditionBatch, Guidance
-from idgrpo.bases.noise import draw_noise
+from idgrpo.bases.generate import draw_noise
 from idgrpo.flow.laws import log_prob
 from idgrpo.flow.solver import solver_named
 from idgrpo.policy.schedule import Schedule
 
 
 @dataclass(frozen=True)
-class Row:
+class SampleRow:
     """One sample of an update: `member` counts inside the group, `case` indexes the cases."""
 
     slot: int
@@ -41,7 +41,7 @@ class StoredStep:
 class Trajectory:
     """Rollouts of rows whose latents have one shape."""
 
-    rows: list[Row]
+    rows: list[SampleRow]
     batch: ConditionBatch
     latents: Tensor  # final, sigma 0
     stored: list[StoredStep]
@@ -55,23 +55,23 @@ class Draws:
     update: int
     noise: Literal["different", "shared"]
 
-    def initial(self, row: Row) -> tuple[int | str, ...]:
+    def initial(self, row: SampleRow) -> tuple[int | str, ...]:
         """Name the starting noise of a row; `shared` names it alike for all members of a group."""
         member = row.member if self.noise == "different" else 0
         return ("policy-noise", self.seed, self.update, row.case_id, member)
 
-    def step(self, row: Row, step: int) -> tuple[int | str, ...]:
+    def step(self, row: SampleRow, step: int) -> tuple[int | str, ...]:
         """Name the noise of a stochastic step, always different between members."""
         return ("policy-step", self.seed, self.update, row.case_id, row.member, step)
 
-    def again(self, row: Row, step: int) -> tuple[int | str, ...]:
+    def again(self, row: SampleRow, step: int) -> tuple[int | str, ...]:
         """Name the noise that a finished sample gets for forward-process credit, the same for a whole group."""
         return ("policy-again", self.seed, self.update, row.case_id, step)
 
 
-def chunks_of(rows: Sequence[Row], conditions: Mapping[int, Condition], batch_size: int) -> list[list[Row]]:
+def chunks_of(rows: Sequence[SampleRow], conditions: Mapping[int, Condition], batch_size: int) -> list[list[SampleRow]]:
     """Cut rows into batches of one latent shape (same number of references), in a fixed order: no padding, no waste."""
-    buckets: dict[int, list[Row]] = {}
+    buckets: dict[int, list[SampleRow]] = {}
     for row in rows:
         buckets.setdefault(conditions[row.case].num_references, []).append(row)
     return [
@@ -84,7 +84,7 @@ def chunks_of(rows: Sequence[Row], conditions: Mapping[int, Condition], batch_si
 @torch.no_grad()
 def roll_out(
     base: Base,
-    rows: list[Row],
+    rows: list[SampleRow],
     conditions: Mapping[int, Condition],
     *,
     schedule: Schedule,

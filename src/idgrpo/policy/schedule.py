@@ -1,4 +1,4 @@
-"""The steps of a training rollout: sigmas and the stochastic law, shared by rollout and replay."""
+"""The steps of a training rollout: sigmas, the stochastic law, and the window of steps that are trained."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,8 @@ from torch import Tensor
 
 from idgrpo.flow.laws import stochastic_step
 from idgrpo.flow.schedule import sigma_max_of, wan_sigmas
-from idgrpo.policy.config import RolloutConfig
+from idgrpo.policy.config import RolloutConfig, WindowConfig
+from idgrpo.run.draws import seed_of
 
 
 @dataclass(frozen=True)
@@ -64,3 +65,23 @@ class Schedule:
         inverse = {step: 1.0 / self.gradient_scale(step) for step in steps}
         mean = sum(inverse.values()) / len(inverse)
         return {step: value / mean for step, value in inverse.items()}
+
+
+def window_steps(config: WindowConfig, seed: int, update: int) -> tuple[int, ...]:
+    """Give the sorted indices of the stochastic steps of an update: a function of (seed, update), the same for all groups.
+
+    `random`: a contiguous window at a random place; `scatter`: any `size` steps of the range; `slide`: moves by `stride`
+    and wraps (MixGRPO, arXiv 2507.21802); `fixed`: the first `size` steps of the range. `every` updates share a window.
+    """
+    num_places = config.last - config.first - config.size + 1
+    move = update // config.every
+    if config.move == "scatter":
+        steps = range(config.first, config.last)
+        return tuple(sorted(sorted(steps, key=lambda step: seed_of("window", seed, move, step))[: config.size]))
+    if config.move == "random":
+        start = seed_of("window", seed, move) % num_places
+    elif config.move == "slide":
+        start = (move * config.stride) % num_places
+    else:
+        start = 0
+    return tuple(range(config.first + start, config.first + start + config.size))

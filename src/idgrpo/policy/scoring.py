@@ -1,5 +1,6 @@
-"""Rewards of the rollouts: a value or NaN for a failure, never a made-up number."""
+"""Rewards of clips: a value or NaN for a failure, never a made-up number; and what one person standing for all earns."""
 
+import itertools
 import logging
 import math
 import time
@@ -8,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from idgrpo.errors import MachineError
-from idgrpo.policy.config import RewardConfig
+from idgrpo.errors import MachineError, UsageError
+from idgrpo.policy.config import PolicyRewardConfig
 
 log = logging.getLogger(__name__)
 
@@ -19,17 +20,73 @@ RewardFunction = Callable[[list[Tensor], list[list[Tensor]], list[str]], Sequenc
 OUTAGES = (OSError, TimeoutError, MachineError)  # a scoring service that is away; other exceptions propagate
 
 
-class Scorer:
-    """Scores videos with one or several rewards; failed samples are tried again, the rest is kept."""
+def contrast_reward(own: Sequence[float], doubled: Sequence[Sequence[float]], weight: float) -> list[float]:
+    """Compute r - lambda D, D = mean over people i of r(clip, references with person i standing for all).
+
+    own: r(clip, references) per clip; doubled: per clip one score for each of its people (none for a single person, whose
+    score stays plain). A reward that only asks "does somebody here look like somebody asked for?" pays r and D alike; what
+    is left over is paid for showing each person as themselves.
+    """
+    return [
+        score - weight * sum(others) / len(others) if others else score
+        for score, others in zip(own, doubled, strict=True)
+    ]
+
+
+def contrasted(reward: RewardFunction, weight: float) -> RewardFunction:
+    """Make a reward contrastive; all reference sets of a call are scored in one call of the reward.
+
+    A clip one of whose sets fails gets that failure as its answer. weight 0 gives the reward itself.
+    """
+    if weight == 0:
+        return reward
+
+    def score(videos: list[Tensor], references: list[list[Tensor]], prompts: list[str]) -> Sequence[object]:
+        sets = [[people, *([person] * len(people) for person in people if len(people) > 1)] for people in references]
+        counts = [len(one) for one in sets]
+        answers = reward(
+            [video for video, count in zip(videos, counts, strict=True) for _ in range(count)],
+            [people for one in sets for people in one],
+            [prompt for prompt, count in zip(prompts, counts, strict=True) for _ in range(count)],
+        )
+        if len(answers) != sum(counts):
+            raise ValueError(f"the reward gave {len(answers)} answers for {sum(counts)} clips")
+        ends = list(itertools.accumulate(counts))
+        parts = [list(answers[end - count : end]) for end, count in zip(ends, counts, strict=True)]
+        return [_contrast_of(part, weight) for part in parts]
+
+    return score
+
+
+def _contrast_of(answers: list[object], weight: float) -> object:
+    values = [value_or_nan(answer) for answer in answers]
+    failed = [answer for answer, value in zip(answers, values, strict=True) if math.isnan(value)]
+    return failed[0] if failed else contrast_reward(values[:1], [values[1:]], weight)[0]
+
+
+class RewardScorer:
+    """Scores videos with one or several rewards; failed samples are tried again, the rest is kept.
+
+    With `reward.contrast` every reward but the identity measures is made contrastive (`contrasted`).
+    """
 
     def __init__(
         self,
         rewards: RewardFunction | Mapping[str, RewardFunction],
-        config: RewardConfig,
+        config: PolicyRewardConfig,
         *,
         sleep: Callable[[float], None] = time.sleep,
     ):
-        self.rewards = dict(rewards) if isinstance(rewards, Mapping) else {"reward": rewards}
+        named = dict(rewards) if isinstance(rewards, Mapping) else {"reward": rewards}
+        if strange := sorted(config.weights.keys() - named.keys()):
+            raise UsageError(
+                f"reward.weights names {', '.join(strange)}, which is no reward of this run (rewards: {', '.join(named)})",
+                fix="correct reward.weights",
+            )
+        self.rewards = {
+            name: reward if name in config.measures else contrasted(reward, config.contrast)
+            for name, reward in named.items()
+        }
         self.config = config
         self._sleep = sleep
 

@@ -1,4 +1,4 @@
-"""The policy stage: cases and a reward in, an adapter out; checkpoints, resume and metrics around the trainer."""
+"""The policy stage: cases and a reward (or stored clips) in, an adapter out; checkpoints, resume, metrics around the trainer."""
 
 import json
 import logging
@@ -14,15 +14,15 @@ from idgrpo.bases.lora import attach, load_adapter, save_adapter
 from idgrpo.bases.tuned import load_tuned, open_all, refuse_mixture, save_transformer
 from idgrpo.errors import StoppedError, UsageError
 from idgrpo.policy.alarms import alarm_figures
-from idgrpo.policy.casebook import CaseBook
+from idgrpo.policy.clips import StoredClip, best_of_cases, check_clips, clip_size
 from idgrpo.policy.config import EngineConfig, PolicyConfig
-from idgrpo.policy.curves import draw_curves
-from idgrpo.policy.groups import check_geometry
-from idgrpo.policy.preview import write_preview_sheet
-from idgrpo.policy.scoring import RewardFunction, Scorer
+from idgrpo.policy.figures import draw_curves, write_preview_sheet
+from idgrpo.policy.groups import CaseBook, check_geometry
+from idgrpo.policy.schedule import window_steps
+from idgrpo.policy.scoring import RewardFunction, RewardScorer
+from idgrpo.policy.sft import ClipBook
 from idgrpo.policy.trainer import Trainer
 from idgrpo.policy.weights import assign, read_weights, save_weights, snapshot, trained_weights
-from idgrpo.policy.window import window_steps
 from idgrpo.records.case import Case
 from idgrpo.run.distributed import World
 from idgrpo.run.engine import OptimizerSettings
@@ -36,12 +36,14 @@ from idgrpo.run.zero import make_engine
 log = logging.getLogger(__name__)
 
 Evaluate = Callable[[Base, int], Mapping[str, float]]
+HEADLINES = ("reward_mean", "matching_error")
+"""The figure that says how an update went: of GRPO, of SFT."""
 
 
 def train(
     base: Base,
-    cases: Sequence[Case],
-    reward: RewardFunction | Mapping[str, RewardFunction],
+    material: Sequence[Case] | Sequence[StoredClip],
+    reward: RewardFunction | Mapping[str, RewardFunction] | None,
     config: PolicyConfig,
     run: RunFolder,
     *,
@@ -52,21 +54,18 @@ def train(
 ) -> dict[str, float | str]:
     """Train a policy and write it to `out` (default: `policy/` in the run folder); give the run's closing figures.
 
-    reward: one callable, or several by name. init: policy folder to start from (an adapter's rank and targets then hold, not `lora`). evaluate: called with the published
+    material: cases to draw (`method=grpo`) or stored clips (`method=sft`, policy/clips.py). reward: one callable, or several
+    by name; SFT needs it for `clips.keep=best` only. init: policy folder to start from (an adapter's rank and targets then hold, not `lora`). evaluate: called with the published
     weights in place before the first update and every `evaluation.every` updates; its figures get the prefix `eval_`.
     A run that has checkpoints continues from the newest, exactly. Raises StoppedError (75) after a clean stop.
     """
     world = world or World()
-    check_geometry(len(cases), config.group.num_cases, config.group.size, world.size)
-    size = training_size(base, config)
+    book, scorer = _book(base, material, reward, config, run, world)
     _open_weights(base, config, init)
     base.transformer.eval()
     prepare_blocks(base, config.engine)
     run.checkpoints.keep_last, run.checkpoints.keep_every = config.checkpoint.keep_last, config.checkpoint.keep_every
-    book = CaseBook(base, cases, size)
-    if base.entry.architecture != "tiny":
-        book.encode_all()
-    trainer = _make_trainer(base, book, Scorer(reward, config.reward), config, run, world)
+    trainer = _make_trainer(base, book, scorer, config, run, world)
     history = _resume(trainer, run)
     if not history and world.is_main:
         shutil.rmtree(run.path / "tensorboard", ignore_errors=True)  # curves of a run that was thrown away
@@ -82,7 +81,7 @@ def train(
             if evaluate is not None and config.evaluation.every and trainer.completed % config.evaluation.every == 0:
                 figures |= _evaluation(trainer, evaluate)
             history.append(_log(run, sinks, world, trainer.completed, figures | alarm_figures([*history, figures])))
-            bar.advance(1, reward=figures["reward_mean"])
+            bar.advance(1, **{name.split("_")[0]: figures[name] for name in HEADLINES if name in figures})
             stopping = world.any(stop.requested) and trainer.completed < config.num_updates
             if stopping or _checkpoint_due(trainer):
                 save(trainer, run)
@@ -92,13 +91,49 @@ def train(
                     fix="run again with --resume",
                 )
     out = out or run.path / "policy"
-    write_policy(trainer, out, size)
+    write_policy(trainer, out, book.size)
     if world.is_main:
         # The curves and the last samples travel with the policy: what is left of the run's folder goes when it is done.
         shutil.copyfile(run.metrics.path, out / "metrics.jsonl")
         draw_curves(history, out / "curves.png")
         write_preview_sheet(run.path / "previews", out / "previews.png")
     return closing_figures(history)
+
+
+def _book(
+    base: Base,
+    material: Sequence[Case] | Sequence[StoredClip],
+    reward: RewardFunction | Mapping[str, RewardFunction] | None,
+    config: PolicyConfig,
+    run: RunFolder,
+    world: World,
+) -> tuple[CaseBook | ClipBook, RewardScorer | None]:
+    """Make ready what is trained on: cases, encoded at first use, or stored clips, encoded now."""
+    scorer = None if reward is None else RewardScorer(reward, config.reward)
+    cases = [item for item in material if isinstance(item, Case)]
+    clips = [item for item in material if isinstance(item, StoredClip)]
+    if config.method == "grpo":
+        if scorer is None or len(cases) < len(material):
+            raise UsageError("method=grpo learns from cases and a reward", fix="--cases and --rm, or --method sft")
+        check_geometry(len(cases), config.group.num_cases, config.group.size, world.size)
+        book = CaseBook(base, cases, training_size(base, config))
+        if base.entry.architecture != "tiny":
+            book.encode_all()
+        return book, scorer
+    if len(clips) < len(material):
+        raise UsageError("method=sft learns from stored clips", fix="--data SAMPLES (or PREFERENCES), or --method grpo")
+    if config.clips.keep == "best":
+        if scorer is None:
+            raise UsageError(
+                "clips.keep=best needs a reward model to choose by", fix="--rm REF, or --set clips.keep=all"
+            )
+        clips = best_of_cases(clips, scorer, run.path / "clips", world)
+    check_clips(len(clips), config.clips.num_per_update, world.size)
+    stored = ClipBook(base, clips, clip_size(clips, config), run.path / "clips")
+    if base.entry.architecture != "tiny":
+        stored.book.encode_all()
+    stored.encode(world)
+    return stored, scorer
 
 
 def _open_weights(base: Base, config: PolicyConfig, init: Path | None) -> None:
@@ -141,7 +176,12 @@ def prepare_blocks(base: Base, setting: EngineConfig) -> None:
 
 
 def _make_trainer(
-    base: Base, book: CaseBook, scorer: Scorer, config: PolicyConfig, run: RunFolder, world: World
+    base: Base,
+    book: CaseBook | ClipBook,
+    scorer: RewardScorer | None,
+    config: PolicyConfig,
+    run: RunFolder,
+    world: World,
 ) -> Trainer:
     weights, optimizer = trained_weights(base.transformer), config.optimizer
     settings = OptimizerSettings(
@@ -181,7 +221,7 @@ def save(trainer: Trainer, run: RunFolder) -> None:
         state = {
             "completed": trainer.completed,
             "skipped": trainer.skipped,
-            "drift": trainer.drift.values,
+            **trainer.source.state(),
             "seed": trainer.config.seed,
             "next_window": list(window),
             "world_size": trainer.world.size,
@@ -203,7 +243,7 @@ def _resume(trainer: Trainer, run: RunFolder) -> list[dict[str, float | str]]:
     trainer.average.values = read_weights(latest.path / "average.safetensors", device)
     trainer.engine.load(latest.path)
     trainer.completed, trainer.skipped = int(latest.state["completed"]), int(latest.state["skipped"])
-    trainer.drift.values |= latest.state.get("drift", {})
+    trainer.source.restore(latest.state)
     if trainer.world.is_main:
         run.metrics.truncate_after(trainer.completed)
     log.info("resumed after update %d", trainer.completed)
@@ -213,7 +253,7 @@ def _resume(trainer: Trainer, run: RunFolder) -> list[dict[str, float | str]]:
 
 def forget_work(run: RunFolder) -> None:
     """Drop checkpoints, clips and metrics of a run, so that the next one starts at update 1."""
-    for name in ("previews", "heldout"):
+    for name in ("previews", "heldout", "clips"):
         shutil.rmtree(run.path / name, ignore_errors=True)
     shutil.rmtree(run.checkpoints.folder, ignore_errors=True)
     run.metrics.truncate_after(-1)
@@ -274,19 +314,20 @@ def write_policy(trainer: Trainer, out: Path, size: VideoSize) -> None:
 
 
 def closing_figures(history: Sequence[Mapping[str, float | str]]) -> dict[str, float | str]:
-    """Sum a run up: rewards at both ends (means of up to 10 updates), KL, seconds, the last evaluation."""
-    rows = [row for row in history if "reward_mean" in row]
-    if not rows:
+    """Sum a run up: rewards (SFT: matching errors) at both ends, means of up to 10 updates; KL, seconds, last evaluation."""
+    headline = next((name for name in HEADLINES if any(name in row for row in history)), None)
+    rows = [row for row in history if headline in row]
+    if headline is None:
         raise UsageError("the run has no metrics to sum up", fix="start it again in a fresh run folder")
     ends = max(1, min(10, len(rows) // 3))
 
     def mean(part: Sequence[Mapping[str, float | str]]) -> float:
-        return sum(float(row["reward_mean"]) for row in part) / len(part)
+        return sum(float(row[headline]) for row in part) / len(part)
 
     figures: dict[str, float | str] = {
         "updates": len(rows),
-        "reward_first": mean(rows[:ends]),
-        "reward_last": mean(rows[-ends:]),
+        f"{headline.split('_')[0]}_first": mean(rows[:ends]),
+        f"{headline.split('_')[0]}_last": mean(rows[-ends:]),
         "kl": float(rows[-1].get("kl", 0.0)),
         "skipped_steps": float(rows[-1].get("skipped_steps", 0.0)),
         "cpu_seconds": sum(float(row.get("cpu_seconds", 0.0)) for row in rows),

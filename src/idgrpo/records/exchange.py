@@ -54,9 +54,9 @@ class Row(Record):
     def _as_text(self, carried: Carried | None) -> str | None:
         return None if carried is None else carried.model_dump_json(exclude_defaults=True)
 
-    def _with_paths(self, change) -> Self:
-        moved = super()._with_paths(change)
-        return moved if self.idgrpo is None else moved.model_copy(update={"idgrpo": self.idgrpo._with_paths(change)})
+    def with_paths(self, change) -> Self:
+        moved = super().with_paths(change)
+        return moved if self.idgrpo is None else moved.model_copy(update={"idgrpo": self.idgrpo.with_paths(change)})
 
 
 class TrlRow(Row):

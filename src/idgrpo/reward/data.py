@@ -4,7 +4,6 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from torch.utils.data import Dataset
 
 from idgrpo.errors import DataError
 from idgrpo.records.preference import Preference
+from idgrpo.records.remember import remembered
 from idgrpo.reward.inputs import InputBuilder, SeenClip
 from idgrpo.reward.losses import INVALID, TIE, A, B, takes_ties
 from idgrpo.reward.preprocess import Preprocessing
@@ -162,13 +162,13 @@ def read_clip(clip: Clip, settings: Preprocessing) -> tuple[SeenClip, list[Tenso
     return SeenClip(frames, num_frames, facts.fps or None), photos
 
 
-@lru_cache(maxsize=1_000_000)
+@remembered(maxsize=1_000_000)
 def video_facts(path: str) -> VideoInfo:
     """Return what a video file holds; remembered, because a clean clip stands in many pairs. DataError as `probe`."""
     return probe(Path(path))
 
 
-@lru_cache(maxsize=2048)
+@remembered(maxsize=2048)
 def read_photo(path: str) -> Tensor:
     """Decode one photo; cached, because a case has many pairs."""
     return read_image(Path(path))

@@ -1,0 +1,166 @@
+"""Stored clips that a policy can learn from: of samples, of preferences, and the best of each case by a reward."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from idgrpo.bases.contract import VideoSize
+from idgrpo.bases.generate import read_references
+from idgrpo.errors import DataError, StoppedError, UsageError
+from idgrpo.policy.advantage import combine_rewards
+from idgrpo.policy.config import PolicyConfig
+from idgrpo.policy.scoring import RewardScorer
+from idgrpo.records.atomic import replacing
+from idgrpo.records.case import Case
+from idgrpo.records.jsonl import read_records
+from idgrpo.records.preference import Preference
+from idgrpo.records.sample import Sample
+from idgrpo.run.distributed import World
+from idgrpo.run.progress import progress
+from idgrpo.video.read import read_video
+
+SCORED_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class StoredClip:
+    """A clip on disk with the case that it shows; `id` is one of its own."""
+
+    id: str
+    case: Case
+    video: Path
+
+
+def read_clips(path: Path) -> list[StoredClip]:
+    """Read the clips of a file of samples, or the preferred ones of a file of preferences; the first line says which it is.
+
+    Raises DataError for what is neither, with file, line and field.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file", fix="give samples or preferences, one line of JSON each")
+    with path.open("rb") as lines:
+        is_pairs = b'"pair_id"' in lines.readline()
+    if is_pairs:
+        return clips_of_preferences(list(read_records(path, Preference, unique="pair_id")))
+    clips = clips_of_samples(list(read_records(path, Sample, unique="id")))
+    if not clips:
+        raise DataError(f"{path} holds no clips", fix="give samples or preferences, one line of JSON each")
+    return clips
+
+
+def clips_of_samples(samples: Sequence[Sample]) -> list[StoredClip]:
+    """Take every sample as a clip of its case."""
+    return [
+        StoredClip(
+            sample.id, Case(id=sample.case_id, prompt=sample.prompt, references=sample.references), Path(sample.video)
+        )
+        for sample in samples
+    ]
+
+
+def clips_of_preferences(preferences: Sequence[Preference]) -> list[StoredClip]:
+    """Take the clips that were preferred in more of their pairs than not; ties and `both_bad` decide nothing.
+
+    Raises DataError where no clip is left.
+    """
+    balance: Counter[str] = Counter()
+    clips: dict[str, StoredClip] = {}
+    for row in preferences:
+        if row.label not in ("a", "b"):
+            continue
+        won, lost = (row.video_a, row.video_b) if row.label == "a" else (row.video_b, row.video_a)
+        balance[won] += 1
+        balance[lost] -= 1
+        case = Case(id=row.case_id, prompt=row.prompt, references=row.references)
+        clips.setdefault(won, StoredClip(won, case, Path(won)))
+    kept = [clip for video, clip in clips.items() if balance[video] > 0]
+    if not kept:
+        raise DataError(
+            f"no clip of {len(preferences)} preferences was preferred more often than not",
+            fix="give preferences with decided pairs (labels a and b)",
+        )
+    return kept
+
+
+def check_clips(num_clips: int, num_per_update: int, world_size: int) -> None:
+    """Refuse what cannot be dealt out: an update holds a clip once, and ranks take equally many."""
+    if num_per_update > num_clips:
+        raise UsageError(
+            f"an update takes {num_per_update} different clips, but there are {num_clips}",
+            fix=f"--set clips.num_per_update={num_clips}, or give more clips",
+        )
+    if num_per_update % world_size:
+        nearest = max(num_per_update // world_size, 1) * world_size
+        raise UsageError(
+            f"{num_per_update} clips an update do not divide over {world_size} ranks ({num_per_update} % {world_size} = "
+            f"{num_per_update % world_size})",
+            fix=f"--set clips.num_per_update={nearest}",
+        )
+
+
+def clip_size(clips: Sequence[StoredClip], config: PolicyConfig) -> VideoSize:
+    """Give the size that is trained at: what is set, the rest as the first clip has it."""
+    frames, _, height, width = read_video(clips[0].video).shape
+    setting = config.size
+    return VideoSize(setting.width or width, setting.height or height, setting.frames or frames)
+
+
+def read_clip(clip: StoredClip, size: VideoSize) -> Tensor:
+    """Read a clip uint8 [frame, 3, height, width]; DataError where it has another size."""
+    pixels = read_video(clip.video)
+    found = VideoSize(pixels.shape[3], pixels.shape[2], pixels.shape[0])
+    if found != size:
+        raise DataError(
+            f"{clip.video} is {found}, this run trains at {size}: all clips need one size",
+            fix="sample them again with --size, or leave out size.* so that the first clip decides",
+        )
+    return pixels
+
+
+def best_of_cases(clips: Sequence[StoredClip], scorer: RewardScorer, folder: Path, world: World) -> list[StoredClip]:
+    """Keep of each case the clip that the reward model scores highest; a clip without a score is left out.
+
+    Scores are kept in folder/scores.json: a run that goes on does not score again. Raises StoppedError where fewer than
+    `reward.min_valid_share` of the clips came back with a score.
+    """
+    path = folder / "scores.json"
+    found = json.loads(path.read_text()) if path.is_file() else _scores(clips, scorer, world)
+    valid = sum(score is not None for score in found.values())
+    if valid < scorer.config.min_valid_share * len(clips):
+        raise StoppedError(
+            f"only {valid} of {len(clips)} clips could be scored",
+            fix="bring the reward back and run again with --resume",
+        )
+    if world.is_main and not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as draft:
+            draft.write_text(json.dumps(found, indent=1) + "\n")
+    world.barrier()
+    best: dict[str, tuple[float, StoredClip]] = {}
+    for clip in clips:
+        score, rival = found[clip.id], best.get(clip.case.id)
+        if score is not None and (rival is None or score > rival[0]):
+            best[clip.case.id] = (score, clip)
+    return [clip for _, clip in best.values()]
+
+
+def _scores(clips: Sequence[StoredClip], scorer: RewardScorer, world: World) -> dict[str, float | None]:
+    own = list(clips)[world.rank :: world.size]
+    scores: dict[str, float | None] = {}
+    with progress(len(own), "score clips", unit="clip") as bar:
+        for start in range(0, len(own), SCORED_AT_ONCE):
+            part = own[start : start + SCORED_AT_ONCE]
+            values = scorer.score(
+                [read_video(clip.video) for clip in part],
+                [read_references(clip.case) for clip in part],
+                [clip.case.prompt for clip in part],
+            )
+            total = combine_rewards(values, scorer.config.weights)
+            scores |= {clip.id: float(v) if torch.isfinite(v) else None for clip, v in zip(part, total, strict=True)}
+            bar.advance(len(part))
+    return {name: value for rank in world.gather(scores) for name, value in rank.items()}

@@ -1,0 +1,82 @@
+"""`idgrpo train-policy --method sft` through the real command line, and the chain into GRPO."""
+
+import json
+from pathlib import Path
+
+import pytest
+from policy_setting import SMALL, write_setting
+from test_sft import write_samples
+
+from idgrpo.cli.main import run
+
+GRPO = SMALL[2:]  # without its --updates
+SFT = ("--set", "clips.num_per_update=2", "--set", "lora.rank=2", "--set", "checkpoint.every=1")
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("setting")
+    return write_setting(folder) | {"data": str(write_samples(folder / "clips", num=4, size=(5, 32, 32), per_case=2))}
+
+
+@pytest.fixture
+def call(tmp_path, setting, capsys):
+    def invoke(*arguments: str):
+        capsys.readouterr()
+        code = run(
+            ["train-policy", "--base", setting["base"], "--store", str(tmp_path / "store"), *arguments, "--json"]
+        )
+        return code, json.loads(capsys.readouterr().out)
+
+    return invoke
+
+
+def test_clips_then_grpo_from_there(call, setting):
+    sft = ("--method", "sft", "--data", setting["data"], "--updates", "2", *SFT)
+    code, first = call(*sft, "--set", "clips.guidance=2", "--name", "warm")
+    assert code == 0, first
+    assert {"matching_first", "matching_last"} <= first["metrics"].keys() and "reward_first" not in first["metrics"]
+    assert json.loads((Path(first["path"]) / "policy.json").read_text())["config"]["method"] == "sft"
+    assert call(*sft, "--set", "clips.guidance=2", "--name", "warm")[1]["artifact"] == first["artifact"]
+    given = ["--cases", setting["cases"], "--rm", setting["rm"], "--updates", "1", *GRPO]
+    start = ["--set", "kl.reference=start", "--set", "reward.contrast=0.5"]
+    code, second = call(*given, "--init", first["artifact"], *start)
+    assert code == 0, second
+    rows = [json.loads(line) for line in (Path(second["path"]) / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-9) and rows[0]["grad_norm"] > 0
+
+
+def test_the_best_clips_need_a_reward_model_and_plan_says_what_is_done(call, setting):
+    best = ("--method", "sft", "--data", setting["data"], "--set", "clips.keep=best", *SFT)
+    code, document = call(*best, "--rm", setting["rm"], "--updates", "1")
+    assert code == 0, document  # two cases of two clips
+    code, document = call(*best, "--rm", setting["rm"], "--set", "clips.num_per_update=3")
+    assert code == 2 and "3 different clips, but there are 2" in document["error"]["message"]
+    code, document = call(*best, "--rm", setting["rm"], "--dry-run", "--gpus", "2")
+    assert code == 0 and document["samples_per_update"] == 2 and document["rollout_forwards_per_update"] == 0
+    assert document["would_read"].keys() == {"data", "rm"} and document["num_clips"] == 4
+
+
+def test_a_contrastive_reward_is_counted_by_the_plan(call, setting):
+    given = ["--cases", setting["cases"], "--rm", setting["rm"], *GRPO, "--dry-run"]
+    plain, contrast = (call(*given, *more)[1] for more in ((), ("--set", "reward.contrast=0.5")))
+    assert plain["scored_sets_per_update"] == 4 and contrast["scored_sets_per_update"] == 4 * 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--method", "sft", "--cases", "cases"), "learns from stored clips, not from --cases"),
+        (("--data", "data"), "--data is what --method sft learns from"),
+        (
+            ("--method", "sft", "--data", "data", *SFT, "--set", "clips.num_per_update=9"),
+            "9 different clips, but there are 4",
+        ),
+        (("--method", "dpo"), "method"),
+        (("--method", "sft", "--data", "cases"), "field"),
+    ],
+)
+def test_wrong_input_is_refused_before_the_base_is_loaded(call, setting, arguments, message):
+    given = [setting.get(argument, argument) for argument in arguments]
+    code, document = call(*given)
+    assert code in (2, 3) and message in document["error"]["message"], document
