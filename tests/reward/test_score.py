@@ -36,7 +36,7 @@ def looks(monkeypatch) -> list[int]:
         counted.append(len(grids))
         return vision.look(backbone, rows, grids)
 
-    monkeypatch.setattr("idgrpo.reward.score.look", counting)
+    monkeypatch.setattr("idgrpo.reward.reading.look", counting)
     return counted
 
 

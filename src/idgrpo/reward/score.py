@@ -13,8 +13,7 @@ from idgrpo.errors import DataError, MachineError
 from idgrpo.reward.checkpoint import checkpoint_digest
 from idgrpo.reward.inputs import FrameRates, InputBuilder, References, SeenClip, Video, Videos, content_key, frame_rates
 from idgrpo.reward.model import RewardNetwork, load_network
-from idgrpo.reward.pixels import Grid, ragged_patch_rows
-from idgrpo.reward.vision import Looks, look, looked_up
+from idgrpo.reward.reading import Row, look_at, read_rows
 
 NOT_SCORING = (
     "manifest.json",
@@ -107,7 +106,7 @@ class _Call:
         self.builder = builder
         self.clips: _Distinct[SeenClip] = _Distinct()
         self.photos: _Distinct[Tensor] = _Distinct()
-        self.rows: _Distinct[tuple[int, tuple[int, ...], str]] = _Distinct()
+        self.rows: _Distinct[Row] = _Distinct()
         self.owners: list[list[int]] = []
         self._contents: dict[Hashable, str] = {}
 
@@ -154,50 +153,10 @@ def clip_features(
     for video, images, prompt, rate in zip(videos, references, prompts, frame_rates(fps, len(videos)), strict=True):
         call.add(video, list(images), prompt, rate)
     with torch.inference_mode():
-        photos = _look(network, builder, call.photos.found, batch)
-        clips = _look(network, builder, [clip.frames for clip in call.clips.found], batch)
-        features = _read(network, call, photos, clips, batch)
+        photos = look_at(network, builder, call.photos.found, batch)
+        clips = look_at(network, builder, [clip.frames for clip in call.clips.found], batch)
+        features = read_rows(network, builder, call.rows.found, call.clips.found, clips, photos, batch)
     return torch.stack([features[rows].mean(0) for rows in call.owners])
-
-
-def _look(
-    network: RewardNetwork, builder: InputBuilder, pictures: Sequence[Tensor], batch: int
-) -> list[tuple[Grid, Looks]]:
-    """Encode pictures "frame channel height width", those of one size together."""
-    queue = sorted(range(len(pictures)), key=lambda i: tuple(pictures[i].shape))
-    found: dict[int, tuple[Grid, Looks]] = {}
-    for start in range(0, len(queue), batch):
-        part = queue[start : start + batch]
-        rows, grids = ragged_patch_rows([pictures[i] for i in part], builder.settings)
-        with network.computing():
-            found.update(zip(part, zip(grids, look(network.backbone, rows, grids), strict=True), strict=True))
-    return [found[i] for i in range(len(pictures))]
-
-
-def _read(
-    network: RewardNetwork, call: _Call, photos: list[tuple[Grid, Looks]], clips: list[tuple[Grid, Looks]], batch: int
-) -> Tensor:
-    """Return float32 features "row width" of the call's texts."""
-    seen, rows, builder = call.clips.found, call.rows.found, call.builder
-    # Rows of one length share a batch, so that most batches need no padding and no attention mask.
-    lengths = [builder.text_length(len(people), prompt, seen[clip]) for clip, people, prompt in rows]
-    queue = sorted(range(len(rows)), key=lambda i: lengths[i])
-    device = network.head.weight.device
-    features = torch.zeros(len(rows), network.head.weight.shape[1])
-    for start in range(0, len(queue), batch):
-        part = queue[start : start + batch]
-        inputs = builder.tokens(
-            [seen[rows[i][0]] for i in part],
-            [clips[rows[i][0]][0] for i in part],
-            [[photos[k][0] for k in rows[i][1]] for i in part],
-            [rows[i][2] for i in part],
-        )
-        # The tower answers from what was found; rows of pixels only have to be there.
-        inputs |= {"pixel_values": torch.zeros(1, 1), "pixel_values_videos": torch.zeros(1, 1)}
-        shown = [photos[k][1] for i in part for k in rows[i][1]], [clips[rows[i][0]][1] for i in part]
-        with looked_up(network.backbone, *shown):
-            features[part] = network.features({name: value.to(device) for name, value in inputs.items()}).cpu()
-    return features
 
 
 class RewardModel:

@@ -29,7 +29,6 @@ from idgrpo.reward.resolve import trained_mode, uses_bf16
 from idgrpo.reward.score import RewardModel
 from idgrpo.reward.splits import carve_validation, check_parts, split_by_identity
 from idgrpo.reward.teacher import filter_by_teacher
-from idgrpo.run.distributed import leave_world
 from idgrpo.run.folder import RunFolder
 from idgrpo.run.signals import StopSignal
 from idgrpo.video.read import read_video
@@ -101,7 +100,6 @@ def train(
         card["num_copies"] = sum(isinstance(pair, CopyPair) for pair in training)
         fit(session, training, STUDENT, mix=config.data.mix)
         if not world.is_main:
-            leave_world()
             return {}
         card["config"] = config.model_dump(mode="json")
         own_rows = {builder.token_id(token) for token in builder.added_tokens}
@@ -112,8 +110,6 @@ def train(
     write_card(builder, card, out)
     if run.metrics.path.is_file():
         shutil.copyfile(run.metrics.path, out / "metrics.jsonl")
-    if world.size > 1:
-        leave_world()
     return card
 
 
