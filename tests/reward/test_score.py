@@ -57,6 +57,25 @@ def test_what_is_looked_up_equals_one_forward(model) -> None:
     assert (expected[0] - expected[1]).abs().max() > 1e-3
 
 
+def test_a_common_beginning_is_read_once(model, monkeypatch) -> None:
+    videos, photos, prompts = clips(8)
+    photos, prompts = [photos[i // 4] for i in range(8)], [f"case {i // 4}" for i in range(8)]
+    expected = features_in_one_forward(model, videos, photos, prompts)
+    lengths: list[tuple[int, int]] = []
+    forward = type(model.network.backbone).forward
+
+    def counting(self, *args, **kwargs):
+        lengths.append(tuple(kwargs["input_ids"].shape))
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model.network.backbone), "forward", counting)
+    found = clip_features(model.network, model.builder, videos, photos, prompts, batch=4)
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+    (num_texts, beginning), *rest = lengths
+    assert num_texts == 2 and rest == [(4, rest[0][1])] * 2  # two cases; then four clips at a time
+    assert beginning > 2 * 16  # both photos are in it
+
+
 def test_the_tower_is_its_own_again(model) -> None:
     videos, photos, prompts = clips(1)
     before = features_in_one_forward(model, videos, photos, prompts)
