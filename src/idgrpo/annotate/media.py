@@ -29,7 +29,7 @@ PIXELS = {"yuv420p", "yuvj420p"}  # what every browser decodes; 4:4:4, RGB and 1
 
 
 @dataclass(frozen=True)
-class Clip:
+class ShownFile:
     """A file the browser can show; pictures have no frames."""
 
     path: str
@@ -96,7 +96,7 @@ def resolve(path: str) -> Path:
     return real
 
 
-def _inspect_image(file: Path) -> Clip:
+def _inspect_image(file: Path) -> ShownFile:
     from PIL import Image, UnidentifiedImageError  # not `read_image`: a server has no need of torch
 
     if file.suffix.lower() not in IMAGE_TYPES:
@@ -106,15 +106,15 @@ def _inspect_image(file: Path) -> Clip:
             image.load()
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{file}: not a picture ({error})") from None
-    return Clip(str(file))
+    return ShownFile(str(file))
 
 
-def _inspect_video(file: Path, mended: Path | None) -> Clip:
+def _inspect_video(file: Path, mended: Path | None) -> ShownFile:
     from idgrpo.video.probe import probe
 
     info = probe(file)
     if info.codec in PLAYABLE.get(file.suffix.lower(), ()) and info.pix_fmt in PIXELS:
-        return Clip(str(file), float(info.fps), int(info.frames))
+        return ShownFile(str(file), float(info.fps), int(info.frames))
     if mended is None:
         raise _Unplayable(f"{file}: {info.codec}, {info.pix_fmt} in {file.suffix or 'no container known'}")
     from idgrpo.video.read import read_video
@@ -125,13 +125,13 @@ def _inspect_video(file: Path, mended: Path | None) -> Clip:
     draft = target.with_name(f".{target.name}.part.mp4")
     write_video(draft, read_video(file), fps=float(info.fps))
     os.replace(draft, target)
-    return Clip(str(target), float(info.fps), int(info.frames))
+    return ShownFile(str(target), float(info.fps), int(info.frames))
 
 
-def publish_media(database: sqlite3.Connection, secret: bytes, path: str) -> tuple[str, Clip]:
+def publish_media(database: sqlite3.Connection, secret: bytes, path: str) -> tuple[str, ShownFile]:
     """Give a file its opaque name, the same for the whole session, and let it be fetched from now on."""
     (text,) = database.execute("SELECT clip FROM checked WHERE path = ?", (path,)).fetchone()
-    clip = Clip(**json.loads(text))
+    clip = ShownFile(**json.loads(text))
     name = hmac.new(secret, clip.path.encode(), hashlib.sha256).hexdigest()[:32]
     database.execute("INSERT OR IGNORE INTO media VALUES (?, ?)", (name, clip.path))
     return name, clip
