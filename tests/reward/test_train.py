@@ -23,6 +23,7 @@ from idgrpo.reward.metrics import Judged, best_tie_threshold
 from idgrpo.reward.model import HeadNetwork, RewardNetwork, load_network
 from idgrpo.reward.parts import Parts, add_token_rows, attach_parts
 from idgrpo.reward.score import RewardFailure, RewardModel, clip_features
+from idgrpo.reward.table import accuracy_lines, flat_metrics
 from idgrpo.reward.train import train
 from idgrpo.run.folder import RunFolder
 
@@ -212,6 +213,61 @@ def test_the_tie_threshold_comes_from_validation_alone(tiny_vlm, pairs, tmp_path
     assert thresholds["test"] > thresholds["validation"] + 1e-3
     assert card["tie_threshold"] == pytest.approx(thresholds["validation"], abs=1e-5)
     assert card["measured_on"] == "test" and card["test"]["num_pairs"] == 8
+
+
+@pytest.mark.parametrize("wrong", [0, 8])
+def test_a_model_at_chance_says_so(tiny_vlm, pairs, tmp_path, monkeypatch, wrong) -> None:
+    parts = ["test" if i < 4 else "validation" if i < 24 else "train" for i in range(len(pairs))]  # 4 ties in test
+    given = [p.model_copy(update={"split": part}) for p, part in zip(pairs, parts, strict=True)]
+
+    def gaps(session, preferences):
+        right = [1.0 if p.label == "a" else -1.0 for p in preferences]
+        return [-gap if i < wrong else gap for i, gap in enumerate(right)]
+
+    monkeypatch.setattr("idgrpo.reward.train._gaps", gaps)
+    card = run_training(given, settings(tiny_vlm), tmp_path)
+    low, high = card["at_chance_interval"]
+    assert card["validation"]["num_decided"] == 20
+    assert low <= card["validation"]["accuracy_decided"] == 1 - wrong / 20 <= high
+    assert card["at_chance"] is (low <= 0.5) is bool(wrong)
+    assert ("AT CHANCE" in "\n".join(accuracy_lines(card))) is bool(wrong)
+    assert flat_metrics(card)["at_chance"] == float(bool(wrong))
+
+
+def test_a_damaged_checkpoint_costs_the_updates_since_the_one_before(
+    tiny_vlm, pairs, tmp_path, monkeypatch, caplog
+) -> None:
+    config = settings(tiny_vlm, save_every=2, mode="head")
+    run_training(pairs, config, tmp_path / "whole")
+    monkeypatch.setattr("idgrpo.reward.trainer.RunCallback.on_step_end", _stop_after(5))
+    with pytest.raises(StoppedError):
+        run_training(pairs, config, tmp_path / "cut")
+    monkeypatch.undo()
+    student = tmp_path / "cut" / "run" / "student"
+    assert {path.name for path in student.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-5"}
+    file = student / "checkpoint-5" / "optimizer.pt"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1  # still a zip, still loads
+    file.write_bytes(content)
+    for path in (tmp_path / "cut" / "run").rglob("features-*.safetensors"):
+        path.write_bytes(path.read_bytes()[:100])
+    run_training(pairs, config, tmp_path / "cut", resume=True)
+    assert "checkpoint-5 is not used: optimizer.pt was changed" in caplog.text and "are read again" in caplog.text
+    assert digest(tmp_path / "cut" / "rm") == digest(tmp_path / "whole" / "rm")
+
+
+def test_the_teacher_is_asked_once(tiny_vlm, pairs, tmp_path, monkeypatch) -> None:
+    config = settings(tiny_vlm, save_every=2, data={"teacher": True}, head={"epochs": 4, "batch_pairs": 8})
+    run_training(pairs, config, tmp_path / "whole")
+    real = RewardModel.load
+    monkeypatch.setattr(RewardModel, "load", lambda *args, **settings: 1 / 0)  # after the student, before the card
+    with pytest.raises(ZeroDivisionError):
+        run_training(pairs, config, tmp_path / "cut")
+    monkeypatch.setattr(RewardModel, "load", real)
+    monkeypatch.setattr("idgrpo.reward.train.filter_by_teacher", lambda *args, **settings: 1 / 0)
+    card = run_training(pairs, config, tmp_path / "cut", resume=True)
+    assert card["teacher"]["num_kept"] <= card["teacher"]["num_automatic"]
+    assert digest(tmp_path / "cut" / "rm") == digest(tmp_path / "whole" / "rm")
 
 
 @pytest.mark.parametrize("order", [None, "average"])
