@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from idgrpo.errors import ArtifactError, IdgrpoError
 
@@ -56,6 +56,16 @@ def refuse_not_finite(state: "Mapping[str, Tensor]", path: Path) -> None:
             f"weights at {path}: {name} is not finite (NaN or infinity)",
             fix="the file is damaged, or what was trained has diverged; use an earlier one",
         )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read the config.json of a component. Raises ArtifactError when it is missing, damaged or no table."""
+    path = folder / "config.json"
+    with reading_weights(path):
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(values, dict):
+            raise TypeError(f"a table is expected, not a {type(values).__name__}")
+    return values
 
 
 def locate(source: str, revision: str | None = None, parts: Sequence[str] = ()) -> Path | None:
