@@ -140,17 +140,17 @@ def snapshot_commit(path: Path) -> str | None:
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else None
 
 
-def sort_header(path: Path) -> None:
+def sort_header(path: Path, extra: Mapping[str, str] | None = None) -> None:
     """Rewrite a safetensors file with its metadata in sorted order: the library writes it in random order, and then equal
-    adapters would have different digests.
+    adapters would have different digests. extra: metadata to add.
 
     Layout: 8 bytes length (little endian), JSON header padded with spaces to a multiple of 8, data.
     """
     content = path.read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
-    if "__metadata__" in header:
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    if metadata := header.get("__metadata__", {}) | dict(extra or {}):
+        header["__metadata__"] = dict(sorted(metadata.items()))
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     path.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
