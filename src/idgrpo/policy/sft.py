@@ -127,7 +127,7 @@ class StoredClips:
         noise = draw_noise(self.base, batch, names)
         ones = torch.ones(len(places), device=self.base.device)
         rival = None
-        if setting.clips.guidance and min(batch.num_references) > 1:  # a bucket has one number of people
+        if setting.clips.guidance:  # also where one person is alone, as themselves: ranks make equally many forwards
             stands = [seed_of("sft-person", setting.seed, number, *name[3:]) for name in names]
             rival = self.base.collate(
                 [one_for_all(conditions[clip], who) for (_, clip, _), who in zip(places, stands, strict=True)]
