@@ -18,7 +18,7 @@ FLOORS = {
     "flow": 1, "people": 1, "video": 1, "records": 1, "store": 1, "run": 1,
 }  # fmt: skip
 # Neighbours on the ground floor that may lean on each other.
-GROUND = {("store", "records"), ("run", "records"), ("run", "store")}
+GROUND = {("store", "records"), ("run", "records"), ("run", "store"), ("records", "video")}
 # The embedded world trains its judge with the very input builder that reads it later, on clips of the very bases.
 TRAINING = {("tinyworld", "reward"), ("tinyworld", "bases")}
 MAX_LINES = 500
