@@ -183,8 +183,8 @@ def encode_cases(
 ) -> dict[str, str]:
     """Encode every case once, then let the text encoder go; give the name of each case's encoding by case id.
 
-    Needs no transformer: `load_base(.., with_transformer=False)`, this, `release_encoders`, `load_transformer` never has both
-    in memory. `check` is called before each case and may raise (StopSignal.check).
+    Needs no transformer: `load_base(.., with_transformer=False)`, this, `release_encoders`, `load_transformer` never has
+    both in memory. `check` is called before each case and may raise (StopSignal.check).
     """
     keys: dict[str, str] = {}
     for case in cases:

@@ -74,8 +74,8 @@ class BaseEntry:
 class Condition:
     """Encodings of one case: everything the transformer needs besides the state. On the CPU unless moved.
 
-    text, negative: [token, channel] without the zero rows up to text_length, which `collate` adds. references: [channel, reference, height, width],
-    normalised latents in the order of the case. background (VACE): [channel, frame, height, width], the encoding of a
+    text, negative: [token, channel] without the zero rows up to text_length, which `collate` adds. references: [channel,
+    reference, height, width], normalised latents in the order of the case. background (VACE): [channel, frame, height, width], the encoding of a
     constant grey clip, one tensor shared by all conditions of a size.
     """
 

@@ -48,8 +48,7 @@ def load_base(
     slightly; None does so where a GPU has no room for a whole frame. with_transformer False leaves the transformer for
     `load_transformer`, which those call who encode all cases first; what its config.json says is checked at once.
 
-    Raises UsageError (unknown name, wrong class of checkpoint, a model of two experts), MachineError (weights not here), ArtifactError
-    (damaged).
+    Raises UsageError (unknown name, wrong class, a model of two experts), MachineError (weights not here), ArtifactError.
     """
     device = _checked_device(device)
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
@@ -66,22 +65,18 @@ def load_base(
         transformer = _load_transformer(entry, main, parts.get("transformer"), dtype)
         return transformer.eval().requires_grad_(False).to(device)
 
-    text_dtype = torch.float32 if entry.architecture == "tiny" else torch.bfloat16
     text_encoder = TextEncoder(
         parts["text_encoder"],
         parts["tokenizer"],
         entry.text_length,
-        dtype=text_dtype,
-        device=torch.device(encoder_device) if encoder_device is not None else device,
+        dtype=torch.float32 if entry.architecture == "tiny" else torch.bfloat16,
+        device=torch.device(encoder_device or device),
     )
     vae = vae.eval().requires_grad_(False).to(device)
     if vae_tiling:
         vae.enable_tiling()
     base = _family_class(entry.family)(
-        entry,
-        None,
-        vae,
-        text_encoder,
+        *(entry, None, vae, text_encoder),
         device=device,
         dtype=dtype,
         tile_if_needed=vae_tiling is None,

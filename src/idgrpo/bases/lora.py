@@ -103,6 +103,26 @@ def recompute_activations(base: Base) -> None:
         base.transformer.enable_gradient_checkpointing()
 
 
+COMPILED_VARIANTS = 64
+"""Of a block: adapters on, off or of the reference, with and without graph, static and dynamic shapes; torch allows 8."""
+
+
+def compile_blocks(base: Base, backend: str = "inductor") -> None:
+    """Compile the transformer's blocks in place; names of weights stay as they are.
+
+    All blocks share one code, which torch compiles again for each switch of the adapters and each kind of shape, and leaves
+    uncompiled with a line in the log after 8 times; rollout and replay would then compute differently. Here there is room
+    for all variants of the process, and running out of it is an error.
+    """
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_VARIANTS)
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    for blocks in ("blocks", "vace_blocks"):
+        for block in getattr(base.transformer, blocks, ()):
+            block.compile(backend=backend)
+
+
 def lora_layers(base: Base) -> list[tuple[str, Any]]:
     """Give (name, PEFT LoraLayer) of every layer that carries an adapter."""
     from peft.tuners.lora import LoraLayer
