@@ -8,8 +8,9 @@ from idgrpo.bases.architectures import ARCHITECTURES
 from idgrpo.bases.config import SamplerConfig
 from idgrpo.bases.cost import transformer_flop
 from idgrpo.bases.entries import ENTRIES
-from idgrpo.bases.inventory import at_hand, cost_lines, cost_of_entry, deepspeed_problem
+from idgrpo.bases.inventory import at_hand, cost_lines, cost_of_entry
 from idgrpo.bases.load import resolve_entry
+from idgrpo.run.machine import deepspeed_problem
 
 TRAIN = SamplerConfig(width=416, height=240, frames=33, num_steps=25, guidance=4.5)
 

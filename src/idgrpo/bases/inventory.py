@@ -1,9 +1,6 @@
 """What is at hand for a base on this machine: weights, memory, and what a sample would cost."""
 
-import contextlib
 import itertools
-import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,30 +31,6 @@ def gpu_memory_gib(device: str | None) -> float | None:
     if chosen.type != "cuda" or not torch.cuda.is_available():
         return None
     return torch.cuda.get_device_properties(chosen).total_memory / GIB
-
-
-def deepspeed_problem() -> str | None:
-    """Say in one sentence why DeepSpeed cannot be used here, None when it can: it asks for the CUDA toolkit when imported.
-
-    On a machine with a GPU and without nvcc the import itself fails, with an error of DeepSpeed's own, not an ImportError.
-    """
-    import torch
-
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # it logs to stdout, which carries the result alone
-            import deepspeed  # noqa: F401
-    except ImportError as error:
-        return f"DeepSpeed is not installed or lacks a part: {error} (pip install deepspeed, or leave engine.zero out)"
-    except Exception as error:  # MissingCUDAException, OSError of a library, RuntimeError of a driver
-        if type(error).__name__ == "MissingCUDAException" or "CUDA_HOME" in str(error):
-            return (
-                f"DeepSpeed needs the CUDA toolkit (nvcc), which is not here: {error} (install it and set CUDA_HOME, set "
-                "DS_SKIP_CUDA_CHECK=1 if it is another version, or leave engine.zero out)"
-            )
-        return f"DeepSpeed cannot be imported: {type(error).__name__}: {error} (leave engine.zero out)"
-    return None
 
 
 def digest_of_entry(entry: BaseEntry) -> str:
