@@ -10,6 +10,7 @@ from idgrpo.bases.cost import transformer_flop
 from idgrpo.bases.entries import ENTRIES
 from idgrpo.bases.inventory import at_hand, cost_lines, cost_of_entry
 from idgrpo.bases.load import resolve_entry
+from idgrpo.run.machine import deepspeed_problem
 
 TRAIN = SamplerConfig(width=416, height=240, frames=33, num_steps=25, guidance=4.5)
 
@@ -79,3 +80,25 @@ def test_doctor_says_where_weights_are(checkpoints):
     report = at_hand(str(checkpoints / "vace"))
     assert report["ready"]
     assert set(report["parts"]) == {"transformer", "vae", "text_encoder", "tokenizer"}
+
+
+@pytest.mark.parametrize(
+    ("raises", "words"),
+    [
+        ("class MissingCUDAException(Exception): pass\nraise MissingCUDAException('CUDA_HOME does not exist')", "nvcc"),
+        ("raise OSError('CUDA_HOME environment variable is not set')", "nvcc"),
+        ("raise ModuleNotFoundError('No module named hjson')", "not installed or lacks a part: No module named hjson"),
+        ("raise RuntimeError('driver too old')", "RuntimeError: driver too old"),
+        ("print('noise')", None),
+    ],
+)
+def test_what_deepspeed_lacks_is_named(tmp_path, monkeypatch, capsys, raises, words):
+    import sys
+
+    (tmp_path / "deepspeed.py").write_text(raises)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "deepspeed", raising=False)
+    found = deepspeed_problem()
+    assert found is None if words is None else words in found
+    assert capsys.readouterr().out == "", "stdout carries the result alone"
+    sys.modules.pop("deepspeed", None)

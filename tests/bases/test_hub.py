@@ -54,7 +54,7 @@ def sample(cache, tmp_path, capsys):
     lines = []
     for number, people in enumerate((["ann"], ["ann", "bob"])):
         for person in people:
-            Image.new("RGB", (80, 64), (40 * len(person), 90, 30 * number)).save(tmp_path / f"{person}.png")
+            Image.new("RGB", (80, 64), (sum(person.encode()) % 256, 90, 30 * number)).save(tmp_path / f"{person}.png")
         references = [{"person": person, "images": [f"{person}.png"]} for person in people]
         lines.append(json.dumps({"id": f"case-{number}", "prompt": "a man", "references": references}))
     (tmp_path / "cases.jsonl").write_text("\n".join(lines))

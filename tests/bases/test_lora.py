@@ -392,3 +392,52 @@ class TestHalfPrecisionBase:
         lora.keep_reference(base)
         with lora.reference_pass(base):
             assert torch.equal(start, velocity(base, photos))
+
+
+class TestCompiledBlocks:
+    """Adapters on, off, with graph and without: all compiled, none left to run as it is."""
+
+    @pytest.fixture(autouse=True)
+    def small_limit(self):
+        """Let torch compile a block twice only, so that few variants show what many do."""
+        import torch._dynamo
+
+        torch._dynamo.reset()
+        with torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=False):
+            yield
+        torch._dynamo.reset()
+
+    def variants(self, base, photos):
+        batch = base.collate([base.encode("a man", photos[:1], SIZE)])
+        inputs = (draw((1, *base.latent_shape(SIZE, 1))), torch.tensor([0.6]), batch, Guidance(mode="none"))
+        results = []
+        for grad in (True, False):
+            with torch.set_grad_enabled(grad):
+                results.append(base.velocity(*inputs).detach())
+                with lora.reference_pass(base):
+                    results.append(base.velocity(*inputs).detach())
+        return results
+
+    def test_every_variant_is_compiled(self, phantom, photos):
+        from torch._dynamo.utils import counters
+
+        trained(phantom)
+        expected = self.variants(phantom, photos)
+        lora.compile_blocks(phantom, backend="eager")
+        counters.clear()
+        found = self.variants(phantom, photos)
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(expected, found, strict=True))
+        compiled = counters["stats"]["unique_graphs"]
+        assert compiled > 2, "more than torch would have compiled"
+        self.variants(phantom, photos)
+        assert counters["stats"]["unique_graphs"] == compiled, "nothing is compiled twice"
+        assert any(name == "blocks.0.attn1.to_q" for name, _ in lora.lora_layers(phantom)), "names stay"
+
+    def test_running_out_of_variants_is_an_error(self, phantom, photos, monkeypatch):
+        import torch._dynamo
+
+        trained(phantom)
+        monkeypatch.setattr(lora, "COMPILED_VARIANTS", 1)
+        lora.compile_blocks(phantom, backend="eager")
+        with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
+            self.variants(phantom, photos)

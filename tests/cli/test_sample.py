@@ -242,9 +242,11 @@ class TestErrors:
         Image.new("RGB", (40, 12)).save(tmp_path / "bob.png")
         self.expect(sample("--steps", 1), 3, "case 'case-1': reference 2 is 40x12 px")
 
-    def test_too_many_references(self, sample, cases):
-        reference = {"person": "ann", "images": ["ann.png"]}
-        self.rewritten(cases, references=[reference] * 5)
+    def test_too_many_references(self, sample, cases, tmp_path):
+        for number in range(5):
+            Image.new("RGB", (32, 32), (50 * number, 0, 0)).save(tmp_path / f"{number}.png")
+        people = [{"person": f"person-{number}", "images": [f"{number}.png"]} for number in range(5)]
+        self.rewritten(cases, references=people)
         self.expect(sample("--steps", 1), 3, "at most 4")
 
     def test_twice_the_same_case(self, sample, cases):

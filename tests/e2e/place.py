@@ -33,7 +33,7 @@ RESULT = {
     "eval": "report",
     "cases": "cases",
 }
-STAGES = tuple(FROM_FILES)
+STAGES = tuple(stage for stage in FROM_FILES if stage != "cases")  # those with settings
 
 
 @dataclass

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from idgrpo.errors import StoppedError
 from idgrpo.stages.work import Work
@@ -28,9 +29,17 @@ def swap_with(other: str):
     return edit
 
 
+def touch_up(file: Path) -> None:
+    """Change a corner of a picture: the same person, another file."""
+    with Image.open(file) as image:
+        changed = image.copy()
+    changed.putpixel((0, 0), (1, 2, 3))
+    changed.save(file)
+
+
 EDITS = {
-    ("sample", "cases.jsonl"): edit_text("cross", "meet"),
-    ("sample", "portraits/train-5-0000-0.png"): swap_with("*-0.png"),
+    ("sample", "cases.jsonl"): edit_text("one and two", "two and one"),
+    ("sample", "portraits/train-5-0000-0.png"): touch_up,
     ("distort", "samples.jsonl"): edit_text('"seed":0', '"seed":1'),
     ("distort", "videos/train-5-0000.mp4"): swap_with("*.mp4"),
     ("annotate", "samples.jsonl"): edit_text('"prompt":"', '"prompt":"Again, '),
@@ -38,17 +47,17 @@ EDITS = {
     ("train-rm", "prefs.jsonl"): edit_text('"label":"a"', '"label":"tie"'),
     ("train-rm", "videos/train-5-0000.mp4"): swap_with("*.mp4"),
     ("train-policy", "cases.jsonl"): edit_text('"prompt":"', '"prompt":"Again, '),
-    ("train-policy", "portraits/train-5-0000-0.png"): swap_with("*-0.png"),
+    ("train-policy", "portraits/train-5-0000-0.png"): touch_up,
     ("eval", "samples.jsonl"): edit_text('"seed":0', '"seed":1'),
     ("eval", "videos/train-5-0000.mp4"): swap_with("*.mp4"),
     ("cases", "cases.jsonl"): edit_text('"prompt":"', '"prompt":"Again, '),
-    ("cases", "portraits/train-5-0000-0.png"): swap_with("*-0.png"),
+    ("cases", "portraits/train-5-0000-0.png"): touch_up,
 }
 
 
 @pytest.mark.parametrize(("stage", "name"), EDITS)
-def test_an_edited_input_is_another_run_and_the_old_one_goes_on(world, monkeypatch, stage, name):
-    file = world.root / name
+def test_an_edited_input_is_another_run_and_the_old_one_goes_on(place, monkeypatch, stage, name):
+    file = place.root / name
     before = file.read_bytes()
 
     def stop(work: Work) -> None:
@@ -56,22 +65,22 @@ def test_an_edited_input_is_another_run_and_the_old_one_goes_on(world, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(Work, "_tell_changes", stop)
-        assert world.run(world.words(stage)).code == StoppedError.exit_code
-    old = set((world.root / "store" / "runs").iterdir())
+        assert place.run(place.words(stage)).code == StoppedError.exit_code
+    old = set((place.root / "store" / "runs").iterdir())
     assert old
     EDITS[stage, name](file)
-    new = world.works(world.words(stage))
-    assert old <= set((world.root / "store" / "runs").iterdir()), "the old run is kept"
+    new = place.works(place.words(stage))
+    assert old <= set((place.root / "store" / "runs").iterdir()), "the old run is kept"
     file.write_bytes(before)
-    again = world.works(world.words(stage))
+    again = place.works(place.words(stage))
     assert again["artifact"] != new["artifact"]
-    assert pins(world, again["artifact"]) != pins(world, new["artifact"])
-    assert world.works(world.words(stage))["artifact"] == again["artifact"], "each content finds its own"
+    assert pins(place, again["artifact"]) != pins(place, new["artifact"])
+    assert place.works(place.words(stage))["artifact"] == again["artifact"], "each content finds its own"
 
 
-def pins(world, ref: str) -> str:
+def pins(place, ref: str) -> str:
     """What an artifact and all it was made from were pinned by."""
-    made = [found for _, _, found in world.store.lineage(world.store.resolve(ref)) if found is not None]
+    made = [found for _, _, found in place.store.lineage(place.store.resolve(ref)) if found is not None]
     facts = [
         [sorted(entry.digest for entry in one.manifest.inputs.values()), one.manifest.config.get("media")]
         for one in made

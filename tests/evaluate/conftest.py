@@ -8,7 +8,7 @@ import torch
 
 from idgrpo.evaluate.config import FindingConfig
 from idgrpo.evaluate.observe import assemble
-from idgrpo.evaluate.subject import Levels, Subject
+from idgrpo.evaluate.subject import Subject
 from idgrpo.people.contract import Detection
 
 NUM_FRAMES = 12
@@ -49,7 +49,7 @@ def make_subject() -> Callable[..., Subject]:
     def make(script, references, second=None, wrong=(), clip=clip, levels=None) -> Subject:
         observation = assemble(clip, frames_of(script, len(clip)), FindingConfig(), fps=16.0)
         photos = None if second is None else np.stack(second)
-        return Subject(observation, np.stack(references), photos, tuple(wrong), levels=levels or Levels())
+        return Subject(observation, np.stack(references), photos, tuple(wrong), levels=levels)
 
     return make
 
@@ -89,12 +89,13 @@ GREY_STEP = 16  # far more than what H.264 changes
 class PlantedFinder:
     """Reads the number of a script from a clip's grey level, and a person from a portrait's."""
 
-    key = "planted"
-
     def __init__(self, die_after: int | None = None):
         self.die_after = die_after
         self.num_clips = 0
         self.num_portraits = 0
+
+    def fingerprint(self) -> str:
+        return "planted"
 
     def find(self, clip: torch.Tensor) -> list[list[Detection]]:
         if self.num_clips == self.die_after:

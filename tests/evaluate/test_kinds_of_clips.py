@@ -11,7 +11,7 @@ import torch
 from tests.evaluate.conftest import LEFT, RIGHT
 
 from idgrpo.evaluate.measure import load_measures
-from idgrpo.evaluate.subject import Levels
+from idgrpo.people.contract import Levels
 
 CASES, NUM_FRAMES = range(6), 25
 BLANK = torch.zeros(NUM_FRAMES, 3, 16, 16, dtype=torch.uint8)
@@ -66,7 +66,11 @@ def values(make_subject) -> dict[str, list[dict[str, float | None]]]:
             photos, takes = ([near(person, 0.86, rng) for person in people] for _ in range(2))
             second = [near(person, 0.86, rng) for person in people]
             subject = make_subject(
-                sights_of(kind, photos, takes, rng), photos, second, clip=BLANK, levels=Levels(same_person=0.74)
+                sights_of(kind, photos, takes, rng),
+                photos,
+                second,
+                clip=BLANK,
+                levels=Levels(same_person=0.74, stranger=0.25),
             )
             found.setdefault(kind, []).append({name: function(subject) for name, function in MEASURES.items()})
     return found

@@ -6,7 +6,7 @@ import torch
 from tests.evaluate.conftest import LEFT, NUM_FRAMES, RIGHT, SIZE_PX, A, B, mixed, person
 
 from idgrpo.evaluate.measure import load_measures
-from idgrpo.evaluate.subject import Levels
+from idgrpo.people.contract import Levels
 
 MEASURES = load_measures()
 
@@ -105,7 +105,9 @@ def test_strangers_are_no_swaps_whatever_the_best_of_them_scores(make_subject):
 
     sights = lambda f: [(*LEFT, stranger(f, 0)), (*RIGHT, stranger(f, 1))]  # noqa: E731
     assert value(make_subject(sights, [A, B]), "swap_rate") == 0.0
-    assert value(make_subject(sights, [A, B], levels=Levels(stranger=0.01)), "swap_rate") == pytest.approx(0.5)
+    assert value(
+        make_subject(sights, [A, B], levels=Levels(same_person=0.5, stranger=0.01)), "swap_rate"
+    ) == pytest.approx(0.5)
 
 
 def test_one_person_cannot_be_separated_from_anybody(make_subject):
@@ -157,8 +159,8 @@ def test_a_frozen_reference_is_a_copy_in_every_case(make_subject):
 def test_a_copy_needs_a_second_photo_or_a_finder_that_states_its_level(make_subject):
     sights = lambda f: [(*LEFT, A)]  # noqa: E731
     assert value(make_subject(sights, [A]), "copied") is None
-    assert value(make_subject(sights, [A], levels=Levels(same_person=0.8)), "copied") == 1.0
-    assert value(make_subject(lambda f: [], [A], levels=Levels(same_person=0.8)), "copied") is None
+    assert value(make_subject(sights, [A], levels=Levels(same_person=0.8, stranger=0.25)), "copied") == 1.0
+    assert value(make_subject(lambda f: [], [A], levels=Levels(same_person=0.8, stranger=0.25)), "copied") is None
 
 
 def textured(seed: int) -> torch.Tensor:

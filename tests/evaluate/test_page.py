@@ -162,6 +162,8 @@ def test_the_headline_pair_comes_first_everywhere(report):
     assert [
         line.startswith(f"| **{title} ↑** |") for line, title in zip(lines, ("Identity", "Separation"), strict=True)
     ] == [True] * 2
+    own = report.comparisons["tuned"]["separation"]
+    assert own.p_holm is None and cells(markdown(report), "Separation")[6] == f"{own.p_value:.3f}"
     body = latex(report).splitlines()
     assert body[4].startswith("Identity") and body[5].startswith("Separation") and body[6] == r"\midrule"
     summary = summary_lines(report)

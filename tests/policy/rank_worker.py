@@ -14,8 +14,10 @@ from idgrpo.bases.contract import VideoSize
 from idgrpo.bases.load import load_base
 from idgrpo.bases.lora import attach
 from idgrpo.bases.tuned import open_all
+from idgrpo.policy.clips import read_clips
 from idgrpo.policy.config import ATTENTION, PolicyConfig
 from idgrpo.policy.scoring import RewardScorer
+from idgrpo.policy.sft import ClipBook
 from idgrpo.policy.trainer import Trainer
 from idgrpo.policy.weights import save_weights, snapshot, trained_weights
 from idgrpo.run.distributed import join_world, leave_world
@@ -52,6 +54,18 @@ def redness(videos, references, prompts):
     return [0.0 if p.startswith("two") else float(v[:, 0].float().mean()) for v, p in zip(videos, prompts, strict=True)]
 
 
+def stored_clips(base, out: Path, world):
+    """Clips of one person and two people, encoded by both ranks into one folder."""
+    from test_sft import write_samples
+
+    if world.is_main:
+        write_samples(out / "data", num=8, size=(5, 32, 32))
+    world.barrier()
+    book = ClipBook(base, read_clips(out / "data" / "samples.jsonl"), SIZE, out / "clips")
+    book.encode(world)
+    return book
+
+
 def main() -> None:
     torch.set_num_threads(1)
     checkpoint, out, changes = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
@@ -71,11 +85,10 @@ def main() -> None:
         engine.optimizer.register_step_pre_hook(
             lambda *_: stepped.update({name: value.grad.clone() for name, value in weights.items()})
         )
-    trainer = Trainer(
-        base, Book(base, 8), RewardScorer(redness, config.reward), config, engine, start=start, folder=out
-    )
+    book = stored_clips(base, out, world) if config.method == "sft" else Book(base, 8)
+    trainer = Trainer(base, book, RewardScorer(redness, config.reward), config, engine, start=start, folder=out)
     rows = [trainer.update() for _ in range(config.num_updates)]
-    keep = ("reward_mean", "grad_norm", "kl", "samples_trained", "ratio_mean", "drift_sharpness")
+    keep = ("reward_mean", "matching_error", "grad_norm", "kl", "samples_trained", "ratio_mean", "drift_sharpness")
     with engine.gathered():
         save_weights(out / f"weights-{world.rank}.safetensors", snapshot(weights))
     save_weights(out / f"gradients-{world.rank}.safetensors", stepped)

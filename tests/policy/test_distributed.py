@@ -124,6 +124,21 @@ def test_any_ranks_and_stage_end_in_the_same_weights(checkpoint, alone, tmp_path
 
 @pytest.mark.dist
 @pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("num_ranks", "engine"), [(2, {}), (2, {"zero": 2}), (2, {"zero": 3})])
+def test_stored_clips_on_any_ranks_and_stage_end_in_the_same_weights(checkpoint, tmp_path, num_ranks, engine):
+    """Ranks hold clips of one and of two people in unequal numbers of batches; guidance asks the reference as well."""
+    sft = {"method": "sft", "clips": {"num_per_update": 6, "guidance": 2.0}, "loss": {"micro_batch": 2}}
+    (expected,), (expected_rows,) = train(checkpoint, tmp_path / "alone", 1, {}, **sft)
+    assert any(value.abs().max() > 1e-3 for name, value in expected.items() if "lora_B" in name)
+    weights, rows = train(checkpoint, tmp_path / "run", num_ranks, engine, **sft)
+    for rank in weights:
+        for name, value in rank.items():
+            assert float((value - expected[name]).abs().max()) < 1e-6, name
+    assert [row["matching_error"] for row in rows[0]] == pytest.approx([row["matching_error"] for row in expected_rows])
+
+
+@pytest.mark.dist
+@pytest.mark.timeout(1200)
 def test_ranks_share_what_has_drifted(checkpoint, tmp_path):
     """Some ranks draw the first clip of a group and some do not; each pulls by the drift of all."""
     held = {"advantage": {"controls": ("sharpness",), "hold": 20.0}}

@@ -57,6 +57,26 @@ def test_imports_only_go_down():
     assert not wrong, "\n".join(wrong)
 
 
+def test_every_module_of_our_own_that_is_imported_exists():
+    """Also inside functions: the type checker lets libraries be missing, and would let these."""
+    wrong = []
+    for path in FILES + sorted((ROOT / "tests").rglob("*.py")):
+        for module in imports_of(path):
+            place = SOURCE.parent / Path(*module.split("."))
+            if module.split(".")[0] == "idgrpo" and not (place.is_dir() or place.with_suffix(".py").is_file()):
+                wrong.append(f"{path.relative_to(ROOT)} imports {module}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_two_classes_share_a_name():
+    found: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(str(path.relative_to(SOURCE)))
+    assert not {name: places for name, places in found.items() if len(places) > 1}
+
+
 def test_artifacts_and_computing_meet_in_the_stages_only():
     wrong = [
         f"{path.relative_to(SOURCE)} imports {module}"

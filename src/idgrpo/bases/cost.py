@@ -113,6 +113,14 @@ def free_device_bytes(device: Any) -> int | None:
     return torch.cuda.mem_get_info(chosen)[0] + reserved
 
 
+def condition_size_bytes(
+    transformer: Mapping[str, Any], vae: Mapping[str, Any], size: VideoSize, num_references: int, text_length: int = 512
+) -> int:
+    """Give the most that one case's encodings take on the disk: float32 photos, bfloat16 text without its padding."""
+    _, height, width = Geometry.of(vae, transformer).latent_size(size)
+    return 4 * vae["z_dim"] * height * width * num_references + 2 * text_length * transformer["text_dim"]
+
+
 _SHARE_OF_H264 = 0.1
 
 

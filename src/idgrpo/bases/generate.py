@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from idgrpo.bases.conditions import ConditionCache
+from idgrpo.bases.conditions import ConditionsCache, Read, encode_case, encode_cases, read_references
 from idgrpo.bases.config import MAX_CLIPS, MAX_SEED, SamplerConfig
 from idgrpo.bases.contract import Base, Condition, ConditionBatch, VideoSize
 from idgrpo.bases.cost import batch_that_fits, free_device_bytes
@@ -58,39 +57,6 @@ def jobs_of(cases: Sequence[Case], *, seed: int | None = None, num_per_case: int
         for case in cases
         for offset in range(num_per_case)
     ]
-
-
-def read_references(case: Case) -> list[Tensor]:
-    """Read the photos of a case, the first image of each person, in order. Raises DataError (case and file)."""
-    from idgrpo.video.read import read_image
-
-    images = []
-    for reference in case.references:
-        path = Path(reference.images[0])
-        if not path.is_file():
-            raise DataError(
-                f"case '{case.id}': the image of {reference.person} is missing: {path}",
-                fix="correct the path in the cases",
-            )
-        images.append(read_image(path))
-    return images
-
-
-def encode_case(
-    base: Base,
-    case: Case,
-    sampler: SamplerConfig,
-    cache: ConditionCache,
-    read: Callable[[Case], list[Tensor]] = read_references,
-) -> Condition:
-    """Encode a case through the cache. Raises DataError and NotFiniteError that name the case."""
-    references = read(case)
-    try:
-        return cache.encode(base, case.prompt, references, sampler.size(base.entry))
-    except DataError as error:
-        raise DataError(f"case '{case.id}': {error.message}", fix=error.fix) from error
-    except NotFiniteError as error:
-        raise NotFiniteError(f"case '{case.id}': {error.message}") from error
 
 
 def draw_noise(base: Base, batch: ConditionBatch, names: Sequence[Sequence[int | str]]) -> Tensor:
@@ -163,28 +129,33 @@ def generate(
     jobs: Sequence[SampleJob],
     *,
     sampler: SamplerConfig,
-    cache: ConditionCache | None = None,
-    read: Callable[[Case], list[Tensor]] = read_references,
+    cache: ConditionsCache | None = None,
+    read: Read = read_references,
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[GeneratedClip]:
     """Make the clips of jobs, batch by batch, and give each as soon as it is decoded.
 
     A clip depends on (case id, seed), the case, the base and the sampler only; batches mix cases freely. For full-size
-    bases all conditions are encoded first, so that the text encoder's weights can leave before the first step. `check` is
+    bases all conditions are encoded first, so that the text encoder leaves before the first step and before the transformer
+    is loaded, if it is not yet. A case is read and encoded once, however many clips are made of it. `check` is
     called before each encoding, denoising step and decoding, and may raise (StopSignal.check).
 
     Raises NotFiniteError that names case, seed and step; no clip of that batch is given.
     """
-    cache = ConditionCache() if cache is None else cache
+    cache = ConditionsCache(max_items=max(256, len(jobs))) if cache is None else cache
+    size, keys = sampler.size(base.entry), {}
     if base.entry.architecture != "tiny":
-        for case in {job.case.id: job.case for job in jobs}.values():
-            check()
-            encode_case(base, case, sampler, cache, read)
-        base.text_encoder.release()
+        keys = encode_cases(base, (job.case for job in jobs), size, cache, read=read, check=check)
+    base.load_transformer()
+    known: dict[str, Condition] = {}
     batch_size = sampler.batch_size or batch_size_for(base, jobs, sampler)
     for start in range(0, len(jobs), batch_size):
         part = jobs[start : start + batch_size]
-        conditions = [encode_case(base, job.case, sampler, cache, read) for job in part]
+        before, known = known, {}
+        for case in {job.case.id: job.case for job in part}.values():
+            kept = before.get(case.id) or (cache.get(keys[case.id], size) if case.id in keys else None)
+            known[case.id] = kept or encode_case(base, case, size, cache, read)
+        conditions = [known[job.case.id] for job in part]
         batch = base.collate(conditions, reversed_references=sampler.reversed_references)
         names = [(job.seed, job.case.id) for job in part]
         noise = draw_noise(base, batch, [("noise", *name) for name in names])
@@ -204,8 +175,8 @@ def batch_size_for(base: Base, jobs: Sequence[SampleJob], sampler: SamplerConfig
     guidance = sampler.guidance_for(base.entry)
     return batch_that_fits(
         free_device_bytes(base.device),
-        base.transformer.config,
-        Geometry.of(base.vae.config, base.transformer.config),
+        base.transformer_config,
+        Geometry.of(base.vae.config, base.transformer_config),
         sampler.size(base.entry),
         num_references=max((len(job.case.references) for job in jobs), default=1),
         num_branches=num_branches(branch_weights(base.entry.family, guidance), guidance.mode),

@@ -1,7 +1,6 @@
 """What is at hand for a base on this machine: weights, memory, and what a sample would cost."""
 
 import itertools
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from idgrpo.bases.contract import BaseEntry
 from idgrpo.bases.cost import GIB, Cost, sampling_cost
 from idgrpo.bases.geometry import Geometry
 from idgrpo.bases.guidance import branch_weights, num_branches
-from idgrpo.bases.load import find_parts, resolve_entry
-from idgrpo.bases.weights import snapshot_commit, weights_digest
+from idgrpo.bases.load import find_parts, resolve_entry, transformer_config
+from idgrpo.bases.weights import read_config, snapshot_commit, weights_digest
 from idgrpo.errors import MachineError
 
 
@@ -60,17 +59,17 @@ def weights_of_entry(entry: BaseEntry) -> dict[str, Any]:
 
 
 def configs_of_entry(entry: BaseEntry) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Give the configurations (transformer, VAE): from disk where the weights are, else the published ones."""
+    """Give the configurations (transformer, VAE): from disk where the weights are, else the published ones.
+
+    Raises ArtifactError for a damaged config.json.
+    """
     try:
-        _, parts = find_parts(entry)
+        main, parts = find_parts(entry)
     except MachineError:
         if entry.architecture not in ARCHITECTURES:
             raise
         return ARCHITECTURES[entry.architecture], WAN_VAE
-    vae = json.loads((parts["vae"] / "config.json").read_text())
-    if "transformer" in parts:
-        return json.loads((parts["transformer"] / "config.json").read_text()), vae
-    return ARCHITECTURES[entry.architecture], vae
+    return transformer_config(entry, main, parts.get("transformer")), read_config(parts["vae"])
 
 
 def cost_of_entry(

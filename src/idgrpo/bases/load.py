@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +15,9 @@ from idgrpo.bases.config import refuse_reversal
 from idgrpo.bases.contract import BaseEntry
 from idgrpo.bases.entries import ENTRIES, missing_weights, resolve_entry
 from idgrpo.bases.geometry import Geometry
-from idgrpo.bases.single_file import load_original_transformer
+from idgrpo.bases.single_file import load_original_transformer, original_config
 from idgrpo.bases.text import TextEncoder
-from idgrpo.bases.weights import locate, reading_weights, refuse_not_finite, snapshot_commit
+from idgrpo.bases.weights import locate, read_config, reading_weights, refuse_not_finite, snapshot_commit
 from idgrpo.errors import ArtifactError, MachineError, UsageError
 
 if TYPE_CHECKING:
@@ -35,17 +37,18 @@ def load_base(
     vae_tiling: bool | None = None,
     vae_dtype: torch.dtype | str = torch.float32,
     reversed_references: bool = False,
+    with_transformer: bool = True,
 ) -> "WanBase":
     """Load a base: a name of `entries.ENTRIES` (with `@commit` to pin a hub revision), a diffusers folder, or one file.
 
     dtype is that of the transformer: None takes float32 on the CPU and bfloat16 elsewhere (diffusers keeps norms, time
     embedding and modulation in float32). vae_dtype is that of the VAE. encoder_device (None = `device`) is where the text
-    encoder works; its weights are read at the first prompt. reversed_references:
-    VACE puts the last reference first, as diffusers' pipeline does. vae_tiling decodes in overlapping tiles of 256 px: less memory, and pixels
-    near the seams differ slightly; None does so where a GPU has no room for a whole frame.
+    encoder works; its weights are read at the first prompt. reversed_references: VACE puts the last reference first, as
+    diffusers' pipeline does. vae_tiling decodes in overlapping tiles of 256 px: less memory, and pixels near the seams differ
+    slightly; None does so where a GPU has no room for a whole frame. with_transformer False leaves the transformer for
+    `load_transformer`, which those call who encode all cases first; what its config.json says is checked at once.
 
-    Raises UsageError (unknown name, wrong class of checkpoint, a model of two experts), MachineError (weights not here), ArtifactError
-    (damaged).
+    Raises UsageError (unknown name, wrong class, a model of two experts), MachineError (weights not here), ArtifactError.
     """
     device = _checked_device(device)
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
@@ -55,30 +58,36 @@ def load_base(
     entry = dataclasses.replace(entry, revision=snapshot_commit(main))
     vae_dtype = getattr(torch, vae_dtype) if isinstance(vae_dtype, str) else vae_dtype
     vae = _load_vae(parts["vae"], entry, vae_dtype)
-    transformer = _load_transformer(entry, main, parts.get("transformer"), dtype)
-    _check_fit(entry, transformer, vae)
-    text_dtype = torch.float32 if entry.architecture == "tiny" else torch.bfloat16
+    config = transformer_config(entry, main, parts.get("transformer"))
+    _check_fit(entry, config, vae)
+
+    def read_transformer() -> Any:
+        transformer = _load_transformer(entry, main, parts.get("transformer"), dtype)
+        return transformer.eval().requires_grad_(False).to(device)
+
     text_encoder = TextEncoder(
         parts["text_encoder"],
         parts["tokenizer"],
         entry.text_length,
-        dtype=text_dtype,
-        device=torch.device(encoder_device) if encoder_device is not None else device,
+        dtype=torch.float32 if entry.architecture == "tiny" else torch.bfloat16,
+        device=torch.device(encoder_device or device),
     )
-    transformer = transformer.eval().requires_grad_(False).to(device)
     vae = vae.eval().requires_grad_(False).to(device)
     if vae_tiling:
         vae.enable_tiling()
-    return _family_class(entry.family)(
-        entry,
-        transformer,
-        vae,
-        text_encoder,
+    base = _family_class(entry.family)(
+        *(entry, None, vae, text_encoder),
         device=device,
         dtype=dtype,
         tile_if_needed=vae_tiling is None,
         reversed_references=reversed_references,
+        transformer_config=config,
+        read_transformer=read_transformer,
+        encoder_folders=[parts[part] for part in ENCODERS],
     )
+    if with_transformer:
+        base.load_transformer()
+    return base
 
 
 def _checked_device(name: str | torch.device) -> torch.device:
@@ -175,20 +184,30 @@ def _load_vae(folder: Path, entry: BaseEntry, dtype: torch.dtype) -> Any:
     return vae
 
 
+def transformer_config(entry: BaseEntry, main: Path, folder: Path | None) -> dict[str, Any]:
+    """Give a transformer's configuration without its weights, from `find_parts`. Raises UsageError for another class."""
+    if folder is None:
+        return original_config(main, entry)
+    import diffusers
+
+    class_name = CLASS_OF_FAMILY[entry.family]
+    _expect_class(folder, class_name, entry)
+    known = inspect.signature(getattr(diffusers, class_name).__init__).parameters
+    defaults = {name: known[name].default for name in known if known[name].default is not inspect.Parameter.empty}
+    return defaults | read_config(folder)
+
+
 def _load_transformer(entry: BaseEntry, main: Path, folder: Path | None, dtype: torch.dtype) -> Any:
     if folder is None:
         return load_original_transformer(main, entry, dtype)
     import diffusers
 
-    class_name = CLASS_OF_FAMILY[entry.family]
-    _expect_class(folder, class_name, entry)
-    return read_component(getattr(diffusers, class_name), folder, dtype)
+    return read_component(getattr(diffusers, CLASS_OF_FAMILY[entry.family]), folder, dtype)
 
 
 def _expect_class(folder: Path, expected: str, entry: BaseEntry) -> None:
     """Refuse a component of another class than the base needs."""
-    with reading_weights(folder / "config.json"):
-        found = json.loads((folder / "config.json").read_text()).get("_class_name")
+    found = read_config(folder).get("_class_name")
     if found != expected:
         raise UsageError(
             f"base '{entry.name}': {folder} holds a {found}, this base needs a {expected}",
@@ -216,14 +235,14 @@ def read_component(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
     return model
 
 
-def _check_fit(entry: BaseEntry, transformer: Any, vae: Any) -> None:
+def _check_fit(entry: BaseEntry, config: Mapping[str, Any], vae: Any) -> None:
     """Refuse a transformer whose channels do not fit the VAE: another task's model of the same class."""
-    geometry = Geometry.of(vae.config, transformer.config)
+    geometry = Geometry.of(vae.config, config)
     expected = {"in_channels": geometry.z}
     if entry.family == "vace":
         expected["vace_in_channels"] = 2 * geometry.z + geometry.mask_channels
     for name, value in expected.items():
-        found = getattr(transformer.config, name)
+        found = config[name]
         if found != value:
             raise UsageError(
                 f"base '{entry.name}': the transformer's {name} is {found}, its VAE makes {value}",

@@ -3,6 +3,7 @@
 Adapters are PEFT's; files are diffusers' (`load_lora_weights` of the Wan pipelines reads them).
 """
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from idgrpo.run.draws import generator
 
 ATTENTION_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 FEED_FORWARD_TARGETS = ("ffn.net.0.proj", "ffn.net.2")
+log = logging.getLogger(__name__)
+
 TARGET_SETS = {
     "attention": ATTENTION_TARGETS,
     "attention+ffn": ATTENTION_TARGETS + FEED_FORWARD_TARGETS,
@@ -30,6 +33,8 @@ TARGET_SETS = {
 POLICY = "policy"
 REFERENCE = "reference"
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
+ORDER_KEY = "reference_order"
+"""Metadata of a VACE adapter: `forward` (the case's order) or `reversed` (as diffusers' pipeline puts references)."""
 
 
 class MasterLinear(nn.Linear):
@@ -96,6 +101,26 @@ def recompute_activations(base: Base) -> None:
     """Trade a second forward for memory: the activations of all blocks of a full-size base fit no GPU. Same gradients."""
     if base.entry.architecture != "tiny":
         base.transformer.enable_gradient_checkpointing()
+
+
+COMPILED_VARIANTS = 64
+"""Of a block: adapters on, off or of the reference, with and without graph, static and dynamic shapes; torch allows 8."""
+
+
+def compile_blocks(base: Base, backend: str = "inductor") -> None:
+    """Compile the transformer's blocks in place; names of weights stay as they are.
+
+    All blocks share one code, which torch compiles again for each switch of the adapters and each kind of shape, and leaves
+    uncompiled with a line in the log after 8 times; rollout and replay would then compute differently. Here there is room
+    for all variants of the process, and running out of it is an error.
+    """
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_VARIANTS)
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    for blocks in ("blocks", "vace_blocks"):
+        for block in getattr(base.transformer, blocks, ()):
+            block.compile(backend=backend)
 
 
 def lora_layers(base: Base) -> list[tuple[str, Any]]:
@@ -226,8 +251,13 @@ def save_adapter(base: Base, folder: Path) -> Path:
         transformer_lora_adapter_metadata=metadata,
         weight_name=WEIGHTS_FILE,
     )
-    sort_header(folder / WEIGHTS_FILE)
+    sort_header(folder / WEIGHTS_FILE, {ORDER_KEY: order_of(base)} if base.entry.family == "vace" else None)
     return folder / WEIGHTS_FILE
+
+
+def order_of(base: Base) -> str:
+    """Give the order in which a base puts references, as the metadata of an adapter says it."""
+    return "reversed" if base.reversed_references else "forward"
 
 
 def load_adapter(base: Base, source: Path, *, trainable: bool = False) -> list[nn.Parameter]:
@@ -257,6 +287,7 @@ def load_adapter(base: Base, source: Path, *, trainable: bool = False) -> list[n
             f"{path} is for another base: no layer {', '.join(sorted(strange)[:3])} in {base.name}",
             fix="use the base that the policy was trained on",
         )
+    _tell_another_order(base, path)
     before = _probe(base)
     with reading_weights(path):
         transformer: Any = base.transformer
@@ -277,6 +308,23 @@ def load_adapter(base: Base, source: Path, *, trainable: bool = False) -> list[n
             for matrices in (layer.lora_A, layer.lora_B):
                 matrices[POLICY].weight.requires_grad_(True)
     return trainable_parameters(base)
+
+
+def _tell_another_order(base: Base, path: Path) -> None:
+    """Warn when an adapter was trained with references in another order than this base puts them."""
+    from safetensors import safe_open
+
+    with reading_weights(path), safe_open(path, "pt") as file:
+        order = (file.metadata() or {}).get(ORDER_KEY)
+    if order is not None and order != order_of(base):
+        log.warning(
+            "%s was trained with references in %s order, %s puts them in %s order: people may be swapped "
+            "(sampler setting reversed_references)",
+            path,
+            order,
+            base.name,
+            order_of(base),
+        )
 
 
 @torch.no_grad()

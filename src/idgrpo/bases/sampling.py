@@ -4,18 +4,20 @@ import hashlib
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from idgrpo.bases.conditions import ConditionCache
+from idgrpo.bases.conditions import ConditionsCache, Read, read_references
 from idgrpo.bases.config import SampleConfig, SamplerConfig
 from idgrpo.bases.contract import Base
-from idgrpo.bases.cost import clip_size_bytes
-from idgrpo.bases.generate import SampleJob, generate, read_references
+from idgrpo.bases.cost import clip_size_bytes, condition_size_bytes
+from idgrpo.bases.generate import SampleJob, generate
 from idgrpo.bases.inventory import default_device
 from idgrpo.bases.load import load_base
+from idgrpo.bases.tuned import load_tuned
 from idgrpo.records.case import Case
 from idgrpo.records.jsonl import write_records
 from idgrpo.records.sample import Sample
@@ -34,16 +36,26 @@ COPIES = 2
 """How often a clip lies on the disk: in the run, and in the artifact that is published from it."""
 
 
-def load_for_sampling(settings: SampleConfig) -> "WanBase":
-    """Load the base that the settings of `sample` name, as they say: device, tiles, dtype of the VAE, text encoder's device."""
-    return load_base(
+def load_for_sampling(settings: SampleConfig, policy: Path | None = None) -> "WanBase":
+    """Load the base that the settings of `sample` name, as they say (device, tiles, dtype of the VAE, ..), with a policy on it.
+
+    The transformer of a full-size base is read when the cases are encoded, and the policy is put on it then: text encoder and
+    transformer never need memory at the same time.
+    """
+    base = load_base(
         settings.named_base,
         device=settings.device or default_device(),
         encoder_device=settings.encoder_device,
         vae_tiling=settings.vae_tiling,
         vae_dtype=settings.vae_dtype,
         reversed_references=settings.sampler.reversed_references,
+        with_transformer=False,
     )
+    if policy is not None:
+        base.when_loaded = partial(load_tuned, source=policy)
+    if base.entry.architecture == "tiny":
+        base.load_transformer()
+    return base
 
 
 def sample_to_folder(
@@ -54,7 +66,8 @@ def sample_to_folder(
     sampler: SamplerConfig,
     lossless: bool | None = None,
     policy: str | None = None,
-    read: Callable[[Case], list[Tensor]] = read_references,
+    read: Read = read_references,
+    cache: ConditionsCache | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> list[Sample]:
     """Make the clips of jobs into `folder`: videos/, samples.jsonl, contact_sheets/<case>.png.
@@ -62,7 +75,7 @@ def sample_to_folder(
     A video appears under its name only when it is complete, and depends on (case id, seed) only: videos that are there
     are kept, the missing ones are made, and the result is that of a run that was never interrupted. `check` is called
     between denoising steps and after each clip, and may raise (StopSignal.check). lossless None takes the base's habit. policy: what the adapter on
-    the base is called. Returns the samples in the order of jobs.
+    the base is called. cache: encodings shared with other runs; full-size bases keep theirs in `folder` else. Returns the samples in the order of jobs.
 
     Raises MachineError before anything is made when the disk has no room for it, NotFiniteError before a clip is written.
     """
@@ -71,8 +84,16 @@ def sample_to_folder(
     videos.mkdir(parents=True, exist_ok=True)
     paths = {(job.case.id, job.seed): videos / f"{sample_id(job.case.id, job.seed)}.mp4" for job in jobs}
     missing = [job for job in jobs if not paths[job.case.id, job.seed].exists()]
-    require_disk(folder, COPIES * len(missing) * clip_size_bytes(sampler.size(base.entry), lossless=lossless))
-    cache = ConditionCache(None if base.entry.architecture == "tiny" else folder / "conditions")
+    if cache is None:
+        cache = ConditionsCache(None if base.entry.architecture == "tiny" else folder / "conditions")
+    size = sampler.size(base.entry)
+    needed = COPIES * len(missing) * clip_size_bytes(size, lossless=lossless)
+    if cache.folder is not None:
+        needed += sum(
+            condition_size_bytes(base.transformer_config, base.vae.config, size, len(case.references))
+            for case in {job.case.id: job.case for job in missing}.values()
+        )
+    require_disk(folder, needed)
     with progress(len(jobs), f"sample {base.name}", unit="clips") as bar:
         bar.advance(len(jobs) - len(missing))
         for clip in generate(base, missing, sampler=sampler, cache=cache, read=read, check=check):

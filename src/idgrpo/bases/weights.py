@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from idgrpo.errors import ArtifactError, IdgrpoError
 from idgrpo.records.digest import files_digest
@@ -54,6 +54,16 @@ def refuse_not_finite(state: "Mapping[str, Tensor]", path: Path) -> None:
             f"weights at {path}: {name} is not finite (NaN or infinity)",
             fix="the file is damaged, or what was trained has diverged; use an earlier one",
         )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read the config.json of a component. Raises ArtifactError when it is missing, damaged or no table."""
+    path = folder / "config.json"
+    with reading_weights(path):
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(values, dict):
+            raise TypeError(f"a table is expected, not a {type(values).__name__}")
+    return values
 
 
 def locate(source: str, revision: str | None = None, parts: Sequence[str] = ()) -> Path | None:
@@ -135,17 +145,17 @@ def snapshot_commit(path: Path) -> str | None:
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else None
 
 
-def sort_header(path: Path) -> None:
+def sort_header(path: Path, extra: Mapping[str, str] | None = None) -> None:
     """Rewrite a safetensors file with its metadata in sorted order: the library writes it in random order, and then equal
-    adapters would have different digests.
+    adapters would have different digests. extra: metadata to add.
 
     Layout: 8 bytes length (little endian), JSON header padded with spaces to a multiple of 8, data.
     """
     content = path.read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
-    if "__metadata__" in header:
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    if metadata := header.get("__metadata__", {}) | dict(extra or {}):
+        header["__metadata__"] = dict(sorted(metadata.items()))
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     path.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from idgrpo.cli import exchange
+from idgrpo.cli import exchange, serving
 from idgrpo.cli.options import DryRunOption, JsonOption, QuietOption, StoreOption, open_store
 from idgrpo.cli.output import write_json, write_lines
 from idgrpo.stages import Artifact
@@ -21,7 +21,7 @@ command.command("describe-people")(exchange.describe)
 command.command("export")(exchange.export)
 command.command("import-preferences")(exchange.import_)
 command.command("import-rm")(exchange.import_reward_model)
-command.command("serve")(exchange.serve)
+command.command("serve")(serving.serve)
 
 KindArgument = Annotated[
     str | None, typer.Argument(help="cases, samples, pairs, votes, preferences, rm, policy or report.")

@@ -1,6 +1,5 @@
-"""`idgrpo artifacts` with other programs: export, import-preferences, import-rm, describe-people and serve."""
+"""`idgrpo artifacts` with other programs: export, import-preferences, import-rm and describe-people."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,12 +15,11 @@ from idgrpo.cli.options import (
     StoreOption,
     open_store,
 )
-from idgrpo.cli.output import carry_out, finish, write_lines
+from idgrpo.cli.output import carry_out, finish
 from idgrpo.errors import UsageError
 from idgrpo.stages.describe import describe_people, described
 from idgrpo.stages.exchange import export as export_file
 from idgrpo.stages.exchange import import_preferences, import_rm, imported_preferences, imported_rm
-from idgrpo.stages.serving import serve_rm
 
 FormOption = Annotated[
     str | None,
@@ -49,6 +47,10 @@ def export(
     out: Annotated[Path | None, typer.Option(help="File to write.")] = None,
     form: FormOption = None,
     dimension: Annotated[str | None, typer.Option(help="Of preferences: only this dimension.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of a policy: float32 or bfloat16. Default: as it is.")] = None,
+    merged: Annotated[
+        str | None, typer.Option("--merged", metavar="BASE", help="Of a policy: whole weights of this base with it.")
+    ] = None,
     store: StoreOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -57,7 +59,9 @@ def export(
     file = out or target
     if file is None or (out and target):
         raise UsageError("say once where to write to", fix="--out FILE")
-    told = export_file(ref, file, form=form, dimension=dimension, store=open_store(store), force=force)
+    told = export_file(
+        ref, file, form=form, dimension=dimension, dtype=dtype, merged=merged, store=open_store(store), force=force
+    )
     finish(summary=told.summary, document=told.document, artifact=None, quiet=False, as_json=as_json)
 
 
@@ -119,28 +123,3 @@ def describe(
     """
     work = describe_people(ref, vlm=vlm, device=device, name=name, store=open_store(store), force=force)
     carry_out(work, described, dry_run=dry_run, quiet=quiet, as_json=as_json)
-
-
-def serve(
-    ref: Annotated[str, typer.Argument(help="The reward model: rm, rm@v3, rm:best, or a folder.")] = "rm",
-    device: Annotated[
-        list[str] | None, typer.Option(help="cpu, cuda, cuda:1; repeat for several. Default: the GPU if there is one.")
-    ] = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on. There is no password: open it to private networks only.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.")] = 8300,
-    max_waiting: Annotated[int, typer.Option(min=1, help="Requests at a time; further ones are told to wait.")] = 16,
-    batch: Annotated[int, typer.Option(min=1, help="Clips scored at once on a device.")] = 16,
-    store: StoreOption = None,
-) -> None:
-    """Score over HTTP until stopped; prints the address. Callers use it as `--rm http://host:port`."""
-
-    def show(address: str) -> None:
-        write_lines([address])
-        sys.stdout.flush()
-
-    serve_rm(
-        ref, devices=device or (), host=host, port=port, max_waiting=max_waiting, batch=batch, store=open_store(store),
-        tell_address=show, tell=lambda line: typer.echo(line, err=True),
-    )  # fmt: skip

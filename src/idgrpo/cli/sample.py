@@ -45,6 +45,9 @@ BatchOption = Annotated[int | None, typer.Option("--batch-size", min=1, help="Cl
 LosslessOption = Annotated[
     bool | None, typer.Option("--lossless/--h264", help="Lossless video. Default: yes for tiny bases, no for others.")
 ]
+AsTrainedOption = Annotated[
+    bool, typer.Option("--as-trained", help="Size, steps, shift and guidance that the policy was trained with.")
+]
 
 
 def command(
@@ -63,6 +66,7 @@ def command(
     eta: EtaOption = None,
     batch_size: BatchOption = None,
     lossless: LosslessOption = None,
+    as_trained: AsTrainedOption = False,
     device: DeviceOption = None,
     store: StoreOption = None,
     name: NameOption = None,
@@ -87,6 +91,7 @@ def command(
     work = sample.prepare(
         cases,
         policy=policy,
+        as_trained=as_trained,
         settings=Words(config, sets, options),
         name=name,
         store=open_store(store),

@@ -18,7 +18,7 @@ TIE_MARGIN = 0.02
 
 def test_figures(reward: Artifact, damaged: Artifact, generated: Sequence[Artifact]) -> dict[str, Any]:
     """Return accuracies on decided pairs: of distortions (also by kind), of generated clips, and of their clearer half."""
-    scores = Scores.of(reward)
+    scores = ClipScores.of(reward)
     right = damaged_pairs(damaged, scores)
     gaps = [pair for pair in generated_pairs(generated, scores) if abs(pair[0]) > TIE_MARGIN]
     gaps.sort(key=lambda pair: -abs(pair[0]))
@@ -33,15 +33,15 @@ def test_figures(reward: Artifact, damaged: Artifact, generated: Sequence[Artifa
     }
 
 
-class Scores:
-    """Scores by video and people, each clip scored once (mirrored pairs ask the same clip about other people)."""
+class ClipScores:
+    """ClipScores by video and people, each clip scored once (mirrored pairs ask the same clip about other people)."""
 
     def __init__(self, model: Any):
         self.model = model
         self.known: dict[tuple[str, tuple[str, ...]], float] = {}
 
     @classmethod
-    def of(cls, reward: Artifact) -> "Scores":
+    def of(cls, reward: Artifact) -> "ClipScores":
         """Load a reward model."""
         from idgrpo.reward.score import RewardModel
 
@@ -67,7 +67,7 @@ def _people(references: list[Reference]) -> tuple[str, ...]:
     return tuple(image for reference in references for image in reference.images[:1])
 
 
-def damaged_pairs(damaged: Artifact, scores: Scores) -> dict[str, list[float]]:
+def damaged_pairs(damaged: Artifact, scores: ClipScores) -> dict[str, list[float]]:
     """Return by distortion whether each decided pair is ordered as labelled: 1, 0, or 0.5 for equal scores."""
     pairs = [p for p in read_records(damaged.file("prefs.jsonl"), Preference) if p.label in ("a", "b")]
     scores.add((video, p.references, p.prompt) for p in pairs for video in (p.video_a, p.video_b))
@@ -78,7 +78,7 @@ def damaged_pairs(damaged: Artifact, scores: Scores) -> dict[str, list[float]]:
     return right
 
 
-def generated_pairs(generated: Sequence[Artifact], scores: Scores) -> list[tuple[float, float]]:
+def generated_pairs(generated: Sequence[Artifact], scores: ClipScores) -> list[tuple[float, float]]:
     """Return (oracle's gap, reward's difference) of every two clips of one case and base."""
     from idgrpo.tinyworld.oracle import quality
 

@@ -6,27 +6,14 @@ import json
 import os
 import zipfile
 from pathlib import Path
-from types import FunctionType, MethodType, ModuleType
 
 import numpy as np
-import torch
 
 from idgrpo.evaluate.config import FindingConfig
 from idgrpo.evaluate.observe import OBSERVATION_VERSION
 from idgrpo.evaluate.subject import Observation
-from idgrpo.people.contract import Finder
 
 ARRAYS = ("frame", "box", "score", "track", "embedding", "detail")
-MAX_DEPTH = 4  # a finder holds an embedder, which holds a model, which may hold another
-
-
-def file_digest(path: str | Path) -> str:
-    """Compute the sha256 of a file's content, read in pieces."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 class ObservationCache:
@@ -111,43 +98,3 @@ def _write_whole(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(content)
     temporary.replace(path)
-
-
-def finder_key(finder: Finder) -> str:
-    """Give class, settings and weights of a finder as a short digest, so that new weights never meet old observations.
-
-    Weights are looked for in all objects that the finder holds, whichever package they come from. A finder may say it
-    itself by a `key`.
-    """
-    if own := getattr(finder, "key", None):
-        return str(own)
-    digest = hashlib.sha256()
-    _add(digest, "", finder, 0, set())
-    return digest.hexdigest()[:16]
-
-
-def _add(digest, name: str, value: object, depth: int, seen: set[int]) -> None:
-    """Add weights, numbers and words of a value and of what it holds."""
-    if isinstance(value, torch.nn.Module):
-        digest.update(f"{name}:{type(value).__module__}.{type(value).__qualname__}".encode())
-        for key, tensor in sorted(value.state_dict().items()):
-            _add(digest, f"{name}.{key}", tensor, depth, seen)
-    elif isinstance(value, torch.Tensor):
-        digest.update(f"{name}:{tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().float().numpy().tobytes())
-    elif isinstance(value, np.ndarray):
-        digest.update(f"{name}:{value.dtype}{value.shape}".encode() + np.ascontiguousarray(value).tobytes())
-    elif isinstance(value, int | float | str | bool | Path):
-        digest.update(f"{name}={value}".encode())
-    elif depth < MAX_DEPTH and id(value) not in seen:
-        inside: dict = {}
-        if isinstance(value, dict):
-            inside = {str(key): item for key, item in value.items()}
-        elif isinstance(value, list | tuple):
-            inside = {str(index): item for index, item in enumerate(value)}
-        elif not isinstance(value, type | ModuleType | FunctionType | MethodType) and hasattr(value, "__dict__"):
-            digest.update(f"{name}:{type(value).__module__}.{type(value).__qualname__}".encode())
-            inside = vars(value)
-        seen.add(id(value))
-        for key, item in sorted(inside.items()):
-            _add(digest, f"{name}.{key}", item, depth + 1, seen)

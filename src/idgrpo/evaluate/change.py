@@ -60,7 +60,7 @@ def copied(subject: Subject) -> float | None:
     Another take of a person is as far from the reference as any photo; a frozen reference differs by what the video's
     encoding changed. Without a second photo the finder's `same_person` level stands for the distance.
     """
-    level, copies = subject.levels.same_person, []
+    level, copies = subject.levels.same_person if subject.levels else None, []
     for person, track in enumerate(subject.match.track_of):
         span = None if level is None else float(np.arccos(np.clip(level, -1.0, 1.0)))
         if subject.second is not None and not np.isnan(subject.second[person]).any():

@@ -148,14 +148,14 @@ class Report(Part):
     def relative_to(self, folder: Path) -> "Report":
         """Give a copy whose absolute paths of videos and photos are relative to `folder`."""
         base = os.path.abspath(folder)
-        return self._with_paths(lambda path: os.path.relpath(path, base) if os.path.isabs(path) else path)
+        return self.with_paths(lambda path: os.path.relpath(path, base) if os.path.isabs(path) else path)
 
     def resolved(self, folder: Path) -> "Report":
         """Give a copy whose relative paths are absolute, seen from `folder`."""
         base = os.path.abspath(folder)
-        return self._with_paths(lambda path: os.path.normpath(os.path.join(base, path)))
+        return self.with_paths(lambda path: os.path.normpath(os.path.join(base, path)))
 
-    def _with_paths(self, change: Callable[[str], str]) -> "Report":
+    def with_paths(self, change: Callable[[str], str]) -> "Report":
         changed = [
             s.model_copy(
                 update={"video": change(s.video), "references": [[change(p) for p in paths] for paths in s.references]}

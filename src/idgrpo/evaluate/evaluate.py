@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from idgrpo.errors import DataError
-from idgrpo.evaluate.cache import ObservationCache, finder_key
+from idgrpo.evaluate.cache import ObservationCache
 from idgrpo.evaluate.compare import compare, paired_cases, variant_means
 from idgrpo.evaluate.config import EvaluateConfig, PairLaw
 from idgrpo.evaluate.diagnostics import diagnose
@@ -19,8 +19,8 @@ from idgrpo.evaluate.measure import Measure, load_measures
 from idgrpo.evaluate.scorer import ClipScorer
 from idgrpo.evaluate.slices import occluded_share, slice_report
 from idgrpo.evaluate.statistics import cases_needed, detectable_difference, fewest_cases, implied_win_rate
-from idgrpo.evaluate.subject import Levels, Subject, levels_of
-from idgrpo.people.contract import Finder
+from idgrpo.evaluate.subject import Subject
+from idgrpo.people.contract import Finder, Levels, fingerprint_of, levels_of
 from idgrpo.records.sample import Sample
 
 Key = tuple[str, int]
@@ -44,7 +44,7 @@ def evaluate(
     """
     reference = _check(samples_by_variant)
     measures = load_measures(config.measures)
-    cache = ObservationCache(cache_folder, finder_key(finder), config.finding)
+    cache = ObservationCache(cache_folder, fingerprint_of(finder), config.finding)
     book = ReferenceBook(finder, cache)
     _check_photos(samples_by_variant, book)
     everything = [sample for samples in samples_by_variant.values() for sample in samples]
@@ -138,7 +138,7 @@ def _measure_all(
     measures: Mapping[str, Measure],
     scorers: Sequence[ClipScorer],
     config: EvaluateConfig,
-    levels: Levels,
+    levels: Levels | None,
 ) -> list[SampleDocument]:
     cases = {s.sample.case_id: s.sample for s in seen}
     embedded = {case: np.stack([book.embed(r.images) for r in s.references]) for case, s in cases.items()}

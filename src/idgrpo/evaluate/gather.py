@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from idgrpo.errors import DataError
-from idgrpo.evaluate.cache import ObservationCache, file_digest
+from idgrpo.evaluate.cache import ObservationCache
 from idgrpo.evaluate.config import FindingConfig
 from idgrpo.evaluate.observe import assemble
 from idgrpo.evaluate.scorer import ClipScorer
 from idgrpo.evaluate.subject import Observation
 from idgrpo.people.contract import Detection, Finder
+from idgrpo.records.digest import file_digest
 from idgrpo.records.sample import Sample
 from idgrpo.run.progress import progress
 from idgrpo.video.probe import probe
@@ -45,7 +46,7 @@ class ReferenceBook:
     def digest(self, path: str) -> str:
         if path not in self._digests:
             try:
-                self._digests[path] = file_digest(path)
+                self._digests[path] = file_digest(Path(path))
             except OSError as error:
                 raise DataError(f"reference image {path} cannot be read ({error.strerror})") from error
         return self._digests[path]
@@ -114,7 +115,7 @@ def _batches(
 
 def _recall(sample: Sample, cache: ObservationCache, scorers: Sequence[ClipScorer], book: ReferenceBook) -> Seen:
     try:
-        digest = file_digest(sample.video)
+        digest = file_digest(Path(sample.video))
     except OSError as error:
         raise DataError(f"video {sample.video} of sample {sample.id!r} cannot be read ({error.strerror})") from error
     parts = [digest, sample.prompt] + [f"{r.person}:{book.digest(p)}" for r in sample.references for p in r.images]

@@ -5,6 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
+from idgrpo.people.contract import Levels
 from idgrpo.people.match import assign
 
 STRANGER = 0.25  # dlib's and ArcFace's networks put strangers below this cosine
@@ -37,24 +38,6 @@ class Observation:
 
 
 @dataclass(frozen=True)
-class Levels:
-    """Say what cosines of a finder mean.
-
-    `same_person`: what two photos of one person usually score (None: not stated). `stranger`: what two different people
-    hardly ever exceed.
-    """
-
-    same_person: float | None = None
-    stranger: float = STRANGER
-
-
-def levels_of(finder: object) -> Levels:
-    """Read the levels that a finder states as `same_person` and `stranger`; defaults for what it does not state."""
-    same, stranger = getattr(finder, "same_person", None), getattr(finder, "stranger", None)
-    return Levels(None if same is None else float(same), STRANGER if stranger is None else float(stranger))
-
-
-@dataclass(frozen=True)
 class Match:
     """Hold one Hungarian assignment for the whole video; each reference and each track at most once.
 
@@ -81,7 +64,7 @@ class Subject:
     second: np.ndarray | None = None
     wrong: tuple[np.ndarray, ...] = ()
     min_track_share: float = 0.1
-    levels: Levels = Levels()
+    levels: Levels | None = None
 
     @property
     def num_people(self) -> int:
@@ -118,7 +101,7 @@ class Subject:
     def swap_floor(self) -> float:
         """Give the cosine from which a frame counts as another person of the case: above what strangers reach, and at least
         half of what the best person of the video scores."""
-        return max(self.levels.stranger, 0.5 * float(self.match.similarity.max()))
+        return max(self.levels.stranger if self.levels else STRANGER, 0.5 * float(self.match.similarity.max()))
 
     def frames_of(self, track: int) -> np.ndarray:
         """List the rows of a track in order of time; none for a missing person (track -1)."""

@@ -34,7 +34,7 @@ def percent(estimate: Estimate | None, signed: bool = True) -> str:
     return f"{estimate.value * 100:{sign}.1f} % [{estimate.low * 100:{sign}.1f}, {estimate.high * 100:{sign}.1f}]"
 
 
-HEADER = ("measure", "base", "tuned", "difference (95 %)", "relative", "cases improved", "p (Holm)", "verdict")
+HEADER = ("measure", "base", "tuned", "difference (95 %)", "relative", "cases improved", "p", "verdict")
 
 
 def titled(info: MeasureInfo) -> str:
@@ -45,6 +45,12 @@ def titled(info: MeasureInfo) -> str:
 def improved(info: MeasureInfo, entry: Comparison) -> str:
     """Write the share of cases that improved; a dash for a measure that has no better direction."""
     return "–" if info.better == "neutral" else f"{entry.win_rate.value * 100:.0f} %"
+
+
+def p_value(entry: Comparison) -> str:
+    """Write the p-value that the verdict looks at: corrected, or its own for the headline pair and what is not tested."""
+    value = entry.p_value if entry.p_holm is None else entry.p_holm
+    return f"{value:.3f}" if value >= 0.001 else "<0.001"
 
 
 def ordered(report: Report) -> list[MeasureInfo]:
@@ -64,14 +70,13 @@ def rows(report: Report, variant: str) -> list[tuple[str, ...]]:
 
 
 def _cells(info: MeasureInfo, entry: Comparison) -> tuple[str, ...]:
-    p_value = "–" if entry.p_holm is None else f"{entry.p_holm:.3f}" if entry.p_holm >= 0.001 else "<0.001"
     return (
         number(entry.base),
         number(entry.tuned),
         with_interval(entry.difference, signed=True),
         percent(entry.relative),
         improved(info, entry),
-        p_value,
+        p_value(entry),
         VERDICTS.get(entry.verdict, entry.verdict),
     )
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from idgrpo.bases.contract import Base, Condition, VideoSize
-from idgrpo.bases.noise import draw_noise
+from idgrpo.bases.generate import draw_noise
 from idgrpo.errors import DataError
 from idgrpo.policy.clips import StoredClip, read_clip
 from idgrpo.policy.config import PolicyConfig, WindowConfig
@@ -127,7 +127,7 @@ class StoredClips:
         noise = draw_noise(self.base, batch, names)
         ones = torch.ones(len(places), device=self.base.device)
         rival = None
-        if setting.clips.guidance and min(batch.num_references) > 1:  # a bucket has one number of people
+        if setting.clips.guidance:  # also where one person is alone, as themselves: ranks make equally many forwards
             stands = [seed_of("sft-person", setting.seed, number, *name[3:]) for name in names]
             rival = self.base.collate(
                 [one_for_all(conditions[clip], who) for (_, clip, _), who in zip(places, stands, strict=True)]

@@ -1,7 +1,9 @@
 """What the machine has: disk, memory, cores."""
 
+import contextlib
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from idgrpo.errors import MachineError
@@ -28,3 +30,27 @@ def require_disk(path: Path, size_bytes: int) -> None:
             f"{path} needs {size_bytes / 2**20:.0f} MiB, the disk has {free / 2**20:.0f} MiB left",
             fix="free some space or point --store elsewhere",
         )
+
+
+def deepspeed_problem() -> str | None:
+    """Say in one sentence why DeepSpeed cannot be used here, None when it can: it asks for the CUDA toolkit when imported.
+
+    On a machine with a GPU and without nvcc the import itself fails, with an error of DeepSpeed's own, not an ImportError.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # it logs to stdout, which carries the result alone
+            import deepspeed  # noqa: F401
+    except ImportError as error:
+        return f"DeepSpeed is not installed or lacks a part: {error} (pip install deepspeed, or leave engine.zero out)"
+    except Exception as error:  # MissingCUDAException, OSError of a library, RuntimeError of a driver
+        if type(error).__name__ == "MissingCUDAException" or "CUDA_HOME" in str(error):
+            return (
+                f"DeepSpeed needs the CUDA toolkit (nvcc), which is not here: {error} (install it and set CUDA_HOME, set "
+                "DS_SKIP_CUDA_CHECK=1 if it is another version, or leave engine.zero out)"
+            )
+        return f"DeepSpeed cannot be imported: {type(error).__name__}: {error} (leave engine.zero out)"
+    return None

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from idgrpo.errors import MachineError, UsageError
 from idgrpo.run.distributed import World
 from idgrpo.run.engine import Engine, OptimizerSettings, PlainEngine, StepReport
+from idgrpo.run.machine import deepspeed_problem
 
 FOLDER = "deepspeed"
 
@@ -167,18 +168,13 @@ def deepspeed_config(stage: int, max_grad_norm: float) -> dict[str, Any]:
 def import_deepspeed() -> Any:
     """Import DeepSpeed with plain gloo on CPU; its shared-memory op would compile for over a minute.
 
-    Raises MachineError when it is not installed.
+    Raises MachineError when it is not installed, or cannot be imported here.
     """
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # it logs to stdout, which carries the result alone
-            import deepspeed
-            from deepspeed.ops import __compatible_ops__
-    except ImportError as error:
-        raise MachineError(
-            f"ZeRO needs DeepSpeed: {error}", fix="pip install deepspeed, or leave engine.zero out"
-        ) from error
+    if problem := deepspeed_problem():
+        raise MachineError(f"ZeRO cannot be used: {problem}")
+    import deepspeed
+    from deepspeed.ops import __compatible_ops__
+
     for handler in logging.getLogger("DeepSpeed").handlers:  # set up already where another library imported it first
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(sys.stderr)

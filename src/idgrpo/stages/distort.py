@@ -95,12 +95,11 @@ def _generator(base: str, sampling: Settings) -> "tuple[SampleConfig, Callable[[
 def _regenerator(settings: "SampleConfig") -> "Callable[[Tensor, list[Tensor], str, float, int], Tensor]":
     """Load the base and give the function `distort` calls; a clip the base cannot make is skipped with the reason."""
     from idgrpo.bases.generate import renoise
-    from idgrpo.bases.inventory import default_device
-    from idgrpo.bases.load import load_base
+    from idgrpo.bases.sampling import load_for_sampling
     from idgrpo.distort.contract import NotPossible
     from idgrpo.errors import DataError, UsageError
 
-    base = load_base(settings.named_base, device=settings.device or default_device(), vae_tiling=settings.vae_tiling)
+    base = load_for_sampling(settings)
 
     def regenerate(clip: "Tensor", references: "list[Tensor]", prompt: str, level: float, seed: int) -> "Tensor":
         try:

@@ -227,7 +227,7 @@ def result(artifact: Artifact, gates: Sequence[GateResult] = ()) -> Plan:
         f"contact sheet: {sheet}",
         f"artifact: {artifact.ref}",
     ]
-    shown = {"headline", "finder", "num_cases", "means", "comparisons", "diagnostics", "power_note"}
+    shown = {"headline", "headlines", "finder", "num_cases", "means", "comparisons", "diagnostics", "power_note"}
     document = {
         "artifact": artifact.ref,
         "digest": artifact.digest,

@@ -21,14 +21,16 @@ RECORD_FORMATS = ("jsonl", "trl", "videoalign")
 
 
 def export(
-    given: str, out: Path, *, form: str | None = None, dimension: str | None = None, store: Store | None = None,
-    force: bool = False,
+    given: str, out: Path, *, form: str | None = None, dimension: str | None = None, dtype: str | None = None,
+    merged: str | None = None, store: Store | None = None, force: bool = False,
 ) -> Plan:  # fmt: skip
     """Write a policy's adapter for diffusers or ComfyUI, or preferences for other trainers, to a file.
 
     Args:
         form: of a policy diffusers (default) or comfyui, of preferences jsonl (default), trl or videoalign.
         dimension: of preferences, only this dimension.
+        dtype: of a policy: float32 or bfloat16; None leaves it.
+        merged: of a policy: name or path of the base it was trained on; whole weights are written.
 
     Errors: UsageError for an unknown format, a file that exists (unless `force`), or a target that is no regular file.
     """
@@ -38,14 +40,14 @@ def export(
             f"there is no format '{form}'",
             fix=f"of a policy: {', '.join(ADAPTER_FORMATS)}; of preferences: {', '.join(RECORD_FORMATS)}",
         )
-    if out.exists() and not out.is_file():
+    if out.exists() and not out.is_file() and merged is None:
         raise UsageError(f"{out} is no regular file", fix="name a new file")
     if out.is_file() and not force:
         raise UsageError(f"{out} exists", fix="another --out, or --force to replace it")
     form = form or ("diffusers" if _is_policy(store, given) else "jsonl")
     if form in RECORD_FORMATS:
         return _export_preferences(find(store, "preferences", given), out, form, dimension)
-    return _export_adapter(find(store, "policy", given), out, form)
+    return _export_adapter(find(store, "policy", given), out, form, dtype, merged)
 
 
 def _is_policy(store: Store, given: str) -> bool:
@@ -56,10 +58,10 @@ def _is_policy(store: Store, given: str) -> bool:
     return store.resolve(given).kind == "policy"
 
 
-def _export_adapter(policy: Source, out: Path, form: str) -> Plan:
+def _export_adapter(policy: Source, out: Path, form: str, dtype: str | None, merged: str | None) -> Plan:
     from idgrpo.bases.export import export_adapter
 
-    adapter = export_adapter(policy.path, form, out)
+    adapter = export_adapter(policy.path, form, out, dtype=dtype, merged_into=merged)
     document = {
         "policy": policy.ref,
         "format": form,
@@ -67,7 +69,7 @@ def _export_adapter(policy: Source, out: Path, form: str) -> Plan:
         "num_layers": adapter.num_layers,
         "rank": adapter.rank,
         "alpha": adapter.alpha,
-        "size_bytes": out.stat().st_size,
+        "size_bytes": sum(p.stat().st_size for p in ([out] if out.is_file() else out.rglob("*.safetensors"))),
     }
     scale = f"rank {adapter.rank}, alpha {adapter.alpha:g}"
     return Plan([f"{out}: {adapter.num_layers} layers of {policy.ref}, {scale}, for {form}"], document)

@@ -52,12 +52,16 @@ def _machine(store: str | None) -> list[dict[str, Any]]:
 
 
 def _libraries() -> list[dict[str, Any]]:
+    from idgrpo.run.machine import deepspeed_problem
+
     rows = []
     for name in LIBRARIES:
         try:
             rows.append(_row(name, metadata.version(name)))
         except metadata.PackageNotFoundError:
             rows.append(_row(name, "not installed", ok=False, do=f"pip install {name}"))
+    problem = deepspeed_problem()
+    rows.append(_row("CUDA toolkit", problem or "not needed, or there", ok=problem is None, needed=False))
     rows.append(
         _row(
             "ninja",

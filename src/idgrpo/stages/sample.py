@@ -1,6 +1,5 @@
 """The `sample` stage: cases and a base, with or without a tuned policy -> videos."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +7,7 @@ from idgrpo.errors import DataError, UsageError
 from idgrpo.stages.cases import of_world, read_cases
 from idgrpo.stages.settings import Settings, settle
 from idgrpo.stages.source import Given, Source, find
-from idgrpo.stages.work import Plan, Run, Stage, Work
+from idgrpo.stages.work import Plan, Run, Stage, Work, tell
 from idgrpo.store.artifact import Artifact
 from idgrpo.store.store import Store
 
@@ -28,6 +27,7 @@ def sample(
     base: str | None = None,
     policy: Given = None,
     settings: Settings = None,
+    as_trained: bool = False,
     name: str | None = None,
     store: Store | None = None,
     force: bool = False,
@@ -42,6 +42,7 @@ def sample(
             draws the true clips of embedded-world cases.
         policy: adapter to put on the base: artifact, reference or folder.
         settings: a SampleConfig, or dotted keys such as {"num_per_case": 4, "sampler.num_steps": 8}.
+        as_trained: take size, steps, shift and guidance that the policy was trained with.
     """
     from idgrpo.bases.config import SampleConfig
     from idgrpo.bases.inventory import weights_of_entry
@@ -54,6 +55,7 @@ def sample(
     if settled.base == TRUE_BASE:
         return _true_clips(store, find(store, "cases", cases), name, force=force)
     entry = resolve_entry(settled.named_base)
+    settled = _beside_training(settled, entry, adapter, as_trained=as_trained)
     if cases is None and entry.architecture == "tiny" and not plan_only and not any(store.list("cases")):
         cases = of_world(store, settled.seed or 0)
     source = find(store, "cases", cases)
@@ -61,7 +63,7 @@ def sample(
     name = name or (settled.base_name if adapter is None else f"{settled.base_name}-tuned")
 
     def make(run: Run) -> None:
-        _make(run, settled, read_cases(source), adapter)
+        _make(run, settled, read_cases(source), adapter, store.root / "cache" / "conditions")
 
     # The digest of the weights says also that they are missing, before anything is done; a plan needs none.
     return Work(
@@ -90,7 +92,10 @@ def _with_base(settings: "SampleConfig", base: str | None, adapter: Source | Non
     """Name the base: as given, as set, or the one that the policy was trained on."""
     named = base or settings.base
     if named is None and adapter is not None:
-        named = _trained_on(adapter.path / "policy.json")
+        from idgrpo.bases.policy_card import read_policy_card
+
+        card = read_policy_card(adapter.path)
+        named = card.base if card is not None else None
     if named is None:
         from idgrpo.bases.entries import ENTRIES
 
@@ -98,32 +103,38 @@ def _with_base(settings: "SampleConfig", base: str | None, adapter: Source | Non
     return settings.model_copy(update={"base": named})
 
 
-def _trained_on(card: Path) -> str | None:
-    """Read from a policy's card which base it was trained on; a plain adapter folder has no card."""
-    if not card.is_file():
-        return None
-    try:
-        document = json.loads(card.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{card} is not JSON: {error}") from None
-    named = document.get("base") if isinstance(document, dict) else document
-    if not isinstance(named, str | None) or not isinstance(document, dict):
-        raise DataError(f"{card}: field 'base': text is needed, found {named!r:.80}")
-    return named
+def _beside_training(
+    settings: "SampleConfig", entry: "BaseEntry", adapter: Source | None, *, as_trained: bool
+) -> "SampleConfig":
+    """Take the settings that a policy was trained with, or say in one line how these differ from them."""
+    from idgrpo.bases.config import SamplerConfig
+    from idgrpo.bases.policy_card import as_trained as settings_of_training
+    from idgrpo.bases.policy_card import read_policy_card, trained_otherwise
+
+    card = read_policy_card(adapter.path) if adapter is not None else None
+    if card is None:
+        if as_trained:
+            raise UsageError(
+                "nothing says how it was trained: --as-trained needs a policy with policy.json", fix="--policy REF"
+            )
+        return settings
+    if as_trained:
+        sampler = SamplerConfig.model_validate(settings.sampler.model_dump() | settings_of_training(card))
+        return settings.model_copy(update={"sampler": sampler})
+    if difference := trained_otherwise(card, settings.sampler, entry):
+        tell(f"note: {difference}")
+    return settings
 
 
-def _make(run: Run, settings: "SampleConfig", cases: "list[Case]", adapter: Source | None) -> None:
-    """Make the videos in the run's folder, which survives a kill, then copy them."""
+def _make(run: Run, settings: "SampleConfig", cases: "list[Case]", adapter: Source | None, conditions: Path) -> None:
+    """Make the videos in the run's folder, which survives a kill, then copy them; encodings are shared over runs."""
+    from idgrpo.bases.conditions import ConditionsCache
     from idgrpo.bases.generate import jobs_of
-    from idgrpo.bases.inventory import default_device
-    from idgrpo.bases.load import load_base
-    from idgrpo.bases.sampling import copy_samples, sample_to_folder
-    from idgrpo.bases.tuned import load_tuned
+    from idgrpo.bases.sampling import copy_samples, load_for_sampling, sample_to_folder
     from idgrpo.run.signals import StopSignal
 
-    base = load_base(settings.named_base, device=settings.device or default_device(), vae_tiling=settings.vae_tiling)
-    if adapter is not None:
-        load_tuned(base, adapter.path)
+    base = load_for_sampling(settings, adapter.path if adapter is not None else None)
+    shared = None if base.entry.architecture == "tiny" else ConditionsCache(conditions)
     with StopSignal() as stop:
         samples = sample_to_folder(
             base,
@@ -132,6 +143,7 @@ def _make(run: Run, settings: "SampleConfig", cases: "list[Case]", adapter: Sour
             sampler=settings.sampler,
             lossless=settings.lossless,
             policy=None if adapter is None else adapter.ref,
+            cache=shared,
             check=stop.check,
         )
     copy_samples(samples, run.path / "samples", run.out.path)

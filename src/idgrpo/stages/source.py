@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Union
 
 from idgrpo.errors import ArtifactError, DataError
 from idgrpo.records.digest import file_digest
-from idgrpo.records.record import media_paths
 from idgrpo.store import KINDS
 from idgrpo.store.artifact import Artifact
 from idgrpo.store.manifest import InputEntry, content_digest, scan
@@ -137,7 +136,7 @@ def _with_media(store: Store, source: Source) -> Source:
     if source.kind not in RECORD_FILES or source.kind == "votes":
         return source
     inside = str(store.root / "artifacts") + "/"
-    paths = {path for record in _records(source) for path in media_paths(record) if not path.startswith(inside)}
+    paths = {path for record in _records(source) for path in record.media_paths() if not path.startswith(inside)}
     return replace(source, media=_digest_of_files(paths)) if paths else source
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idgrpo.errors import DataError, IdgrpoError, UsageError
+from idgrpo.formats import videos_in
 from idgrpo.stages.cases import read_cases
 from idgrpo.stages.settings import Settings
 from idgrpo.stages.source import Given, Source, find
@@ -16,7 +17,6 @@ from idgrpo.store.store import Store
 if TYPE_CHECKING:
     from idgrpo.records.sample import Sample
 
-VIDEO_ENDINGS = (".mp4", ".webm", ".mov", ".mkv", ".avi")
 TINY_SIDE_PX = 64
 
 
@@ -115,7 +115,7 @@ def _from_videos(name: str, folder: Path, cases: Source) -> Variant:
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder of videos")
     found, strange = [], []
-    for path in sorted(p for p in folder.resolve().iterdir() if p.suffix.lower() in VIDEO_ENDINGS):
+    for path in videos_in(folder.resolve()):
         case_id, seed = _case_and_seed(path.stem, known)
         if case_id is None:
             strange.append(path.name)

@@ -4,7 +4,7 @@ from html import escape
 
 from idgrpo.evaluate.document import Comparison, MeasureInfo, Report, Verdict
 from idgrpo.evaluate.page.charts import curve, forest, scatter
-from idgrpo.evaluate.tables import ARROWS, VERDICTS, improved, number, ordered, percent, titled, with_interval
+from idgrpo.evaluate.tables import ARROWS, VERDICTS, improved, number, ordered, p_value, percent, titled, with_interval
 
 CARDS = ("worst", "confusion", "margin", "swap_rate", "coverage", "wrong_reference")
 POINT_FAMILIES = ("identity", "control", "change")  # cosines and shares: their differences are on one scale
@@ -116,14 +116,13 @@ def _table(report: Report, variant: str, measures: list) -> str:
 
 
 def _row(info: MeasureInfo, entry: Comparison) -> str:
-    p_value = entry.p_holm if entry.p_holm is not None else entry.p_value
     cells = (
         number(entry.base),
         number(entry.tuned),
         with_interval(entry.difference, True),
         percent(entry.relative),
         improved(info, entry),
-        "&lt;0.001" if p_value < 0.001 else f"{p_value:.3f}",
+        escape(p_value(entry)),
         f'<span class="chip {entry.verdict}">{VERDICTS.get(entry.verdict, entry.verdict)}</span>',
     )
     body = "".join(f"<td>{c}</td>" for c in cells)
