@@ -21,6 +21,9 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.")] = 8300,
     max_waiting: Annotated[int, typer.Option(min=1, help="Requests at a time; further ones are told to wait.")] = 16,
     batch: Annotated[int, typer.Option(min=1, help="Clips scored at once on a device.")] = 16,
+    names: Annotated[
+        list[str] | None, typer.Option("--allow-host", help="Further name of this machine that callers use; repeat.")
+    ] = None,
     store: StoreOption = None,
 ) -> None:
     """Score over HTTP until stopped; prints the address. Callers use it as `--rm http://host:port`."""
@@ -30,6 +33,6 @@ def serve(
         sys.stdout.flush()
 
     serve_rm(
-        ref, devices=device or (), host=host, port=port, max_waiting=max_waiting, batch=batch, store=open_store(store),
+        ref, devices=device or (), host=host, port=port, max_waiting=max_waiting, batch=batch, names=names or (), store=open_store(store),
         tell_address=show, tell=lambda line: typer.echo(line, err=True),
     )  # fmt: skip

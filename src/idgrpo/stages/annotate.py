@@ -299,6 +299,7 @@ def _scores(model: Source, samples: "list[Sample]") -> dict[str, float]:
     """Score every sample by a reward model: sample id -> score."""
     from idgrpo.reward.score import RewardModel
     from idgrpo.run.progress import progress
+    from idgrpo.video.probe import probe
     from idgrpo.video.read import read_image, read_video
 
     reward = RewardModel.load(model.path)
@@ -306,7 +307,7 @@ def _scores(model: Source, samples: "list[Sample]") -> dict[str, float]:
     with progress(len(samples), "scoring clips", "clips") as bar:
         for sample in samples:
             photos = [read_image(reference.images[0]) for reference in sample.references]
-            (score,) = reward.score([read_video(sample.video)], [photos], [sample.prompt])
+            (score,) = reward.score([read_video(sample.video)], [photos], [sample.prompt], float(probe(sample.video).fps))
             if not isinstance(score, float):
                 raise DataError(
                     f"sample {sample.id!r} cannot be scored: {score}", fix="leave it out, or leave out --least-sure"

@@ -34,7 +34,9 @@ class RewardJudge:
         from idgrpo.errors import DataError
 
         photos = question.photos
-        scores = self.model.score([question.left, question.right], [photos, photos], [question.prompt, question.prompt])
+        scores = self.model.score(
+            [question.left, question.right], [photos, photos], [question.prompt, question.prompt], question.fps
+        )
         for score in scores:
             if not isinstance(score, float):
                 raise DataError(f"judge {self.name!r} cannot score a clip: {score.reason}")

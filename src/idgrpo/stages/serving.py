@@ -14,13 +14,14 @@ def serve_rm(
     port: int = 8300,
     max_waiting: int = 16,
     batch: int = 16,
+    names: Sequence[str] = (),
     store: Store | None = None,
     tell_address: Callable[[str], None],
     tell: Callable[[str], None],
 ) -> None:
     """Score over HTTP until stopped. Callers use the address, which `tell_address` gets, as `--rm http://host:port`.
 
-    There is no password: open it to private networks only.
+    There is no password: open it to private networks only. names: further names of this machine that callers use.
     """
     from idgrpo.bases.inventory import default_device
     from idgrpo.reward.score import RewardModel
@@ -33,4 +34,4 @@ def serve_rm(
         shown = f"[{host}]" if ":" in host else host
         tell_address(f"http://{shown}:{listener.getsockname()[1]}")
         tell(f"serving {folder} on {', '.join(str(m.device) for m in models)}; POST /score, GET /health")
-        serve(make_app(models, max_waiting=max_waiting), listener, lambda: stop.requested)
+        serve(make_app(models, max_waiting=max_waiting, hosts=[host, *names]), listener, lambda: stop.requested)

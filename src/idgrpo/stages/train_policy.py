@@ -1,5 +1,6 @@
 """The `train-policy` stage: a base, cases and a reward (GRPO) or stored clips (SFT) -> a tuned policy."""
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from idgrpo.policy.config import PolicyConfig
     from idgrpo.records.case import Case
     from idgrpo.reward.client import RewardClient
+    from idgrpo.reward.score import RewardModel
 
     Material = list[Case] | list[StoredClip]
 
@@ -200,13 +202,18 @@ def _make(
         held_out = read_cases(inputs["heldout"])
         evaluate = evaluation_of(settings.evaluation, held_out, _cases_of(material), run.path)
     figures = train(
-        base, material, rewards_of(reward.score, settings.reward) if reward else None, settings, run.folder,
+        base, material, rewards_of(_at_rate(reward, base.entry.fps), settings.reward) if reward else None, settings, run.folder,
         out=run.draft.path if run.draft is not None else None,
         init=inputs["init"].path if "init" in inputs else None, world=run.world, evaluate=evaluate,
     )  # fmt: skip
     if run.draft is not None:
         run.draft.metrics.update(figures)
         run.draft.timed.add("metrics.jsonl")
+
+
+def _at_rate(reward: "RewardModel | RewardClient", fps: float) -> Callable[..., Any]:
+    """Give the scoring function of a reward for clips at the base's frame rate."""
+    return lambda videos, references, prompts: reward.score(videos, references, prompts, fps)
 
 
 def _forget(folder: Any, *, keep: bool) -> None:

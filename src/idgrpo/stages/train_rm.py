@@ -128,6 +128,8 @@ def _make(run: Run, store: Store, settings: "RewardModelConfig", pairs: "list[Pr
     draw_card(card, out / "card.png")
     (out / "accuracy.txt").write_text("\n".join(accuracy_lines(card)) + "\n", encoding="utf-8")
     run.draft.metrics.update(flat_metrics(card))
+    if card["at_chance"]:
+        tell("warning: on held-out pairs the model is not above chance; collect more or clearer preferences")
     run.draft.timed.add("metrics.jsonl")
 
 
