@@ -316,6 +316,7 @@ def test_every_recipe_has_a_form_for_stored_clips(base, name):
     assert config.method == "sft" and config.kl.weight == 0 and config.rollout.window.size == 1
     assert config.train == ("full" if name == "full" else "lora")
     assert config.optimizer.lr < recipe("default", base, method="sft").optimizer.lr or name != "full"
+    assert (config.clips.guidance, config.num_updates) == ((3.0, 120) if base.startswith("tiny") else (0.0, 1000))
 
 
 # -- people told apart -------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ class ClipBook:
         return self.folder / f"{index:06d}.safetensors"
 
 
-class StoredClips:
+class ClipSource:
     """Gives an update `clips.num_per_update` stored clips, each noised to `rollout.window.size` levels."""
 
     def __init__(self, base: Base, book: ClipBook, config: PolicyConfig, engine: Engine):

@@ -15,19 +15,19 @@ from idgrpo.policy.config import PolicyConfig
 from idgrpo.policy.figures import PhaseTimer, matching_figures, replay_figures
 from idgrpo.policy.forward import forward_step
 from idgrpo.policy.groups import CaseBook
-from idgrpo.policy.grpo import Rollouts
+from idgrpo.policy.grpo import RolloutSource
 from idgrpo.policy.loss import load_loss
 from idgrpo.policy.replay import Pairs, Replay, ReplayFigures, UpdateData, check_on_policy
 from idgrpo.policy.schedule import Schedule
 from idgrpo.policy.scoring import RewardScorer
-from idgrpo.policy.sft import ClipBook, StoredClips
+from idgrpo.policy.sft import ClipBook, ClipSource
 from idgrpo.policy.weights import Average, Weights, swapped, trained_weights
 from idgrpo.run.engine import Engine
 
 log = logging.getLogger(__name__)
 
 
-class Source(Protocol):
+class PairSource(Protocol):
     """Where the pairs of an update come from; beside the weights it may have a state of its own."""
 
     def data(self, number: int, timer: PhaseTimer, stop_requested: Callable[[], bool]) -> UpdateData: ...
@@ -71,12 +71,12 @@ class Trainer:
             load_loss(config.loss.name),
             self._reference,
         )
-        self.source: Source
+        self.source: PairSource
         if isinstance(book, ClipBook):
-            self.source = StoredClips(base, book, config, engine)
+            self.source = ClipSource(base, book, config, engine)
         else:
             assert scorer is not None, "GRPO scores what it draws"
-            self.source = Rollouts(
+            self.source = RolloutSource(
                 base, book, scorer, config, engine, guidance=self.guidance, reference=self._reference, folder=folder
             )
         self.completed = 0
