@@ -1,5 +1,7 @@
 """Errors that users see: what went wrong, where, and what to do; each kind has one exit code."""
 
+import errno
+
 
 class IdgrpoError(Exception):
     """An error with a message for people; `fix` says what to do next."""
@@ -13,10 +15,6 @@ class IdgrpoError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  fix: {self.fix}" if self.fix else self.message
-
-
-class GateError(IdgrpoError):
-    """A gate such as `eval --min identity=0.4` was not met."""
 
 
 class UsageError(IdgrpoError):
@@ -53,3 +51,27 @@ class StoppedError(IdgrpoError):
     """Stopped cleanly with a checkpoint; run again with `--resume`."""
 
     exit_code = 75
+
+
+# How libraries that hide the error number (safetensors, FFmpeg) tell a full disk, a used-up quota, a file over the limit.
+FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large")
+
+
+def machine_error(error: Exception) -> MachineError | None:
+    """Recognise a full disk and a GPU out of memory, also as causes of other errors; None for anything else."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            where = f" while writing {cause.filename}" if cause.filename else ""
+            return MachineError(
+                f"the disk is full{where}; nothing half-written was kept", fix="free some space and run again"
+            )
+        if type(cause).__name__ == "OutOfMemoryError":
+            return MachineError(
+                f"out of GPU memory: {str(cause).splitlines()[0]}",
+                fix="use a smaller batch or size (--dry-run shows needs)",
+            )
+        if any(text in str(cause) for text in FULL_DISK):
+            return MachineError("the disk is full; nothing half-written was kept", fix="free some space and run again")
+        cause = cause.__cause__ or cause.__context__
+    return None

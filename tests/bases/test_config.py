@@ -6,7 +6,7 @@ import pytest
 from idgrpo.bases.config import SampleConfig, SamplerConfig
 from idgrpo.bases.contract import Guidance, VideoSize
 from idgrpo.bases.entries import ENTRIES
-from idgrpo.errors import UsageError
+from idgrpo.errors import DataError, UsageError
 from idgrpo.run.config import load_config
 
 
@@ -48,6 +48,16 @@ def test_resolving_twice_changes_nothing():
         ("sampler.num_step=5", "did you mean 'num_steps'"),
         ("sampler.num_steps=0", "num_steps"),
         ("num_per_case=0", "num_per_case"),
+        ("sampler.guidance=nan", r"sampler\.guidance: .*finite"),
+        ("sampler.image_guidance=inf", r"sampler\.image_guidance"),
+        ("sampler.guidance=1e9", r"sampler\.guidance: .*100"),
+        ("sampler.shift=inf", r"sampler\.shift"),
+        ("sampler.shift=nan", r"sampler\.shift"),
+        ("sampler.batch_size=100000", r"sampler\.batch_size"),
+        ("seed=-1", "seed"),
+        ("seed=9223372036854775808", "seed"),
+        ("num_per_case=1000000000", "num_per_case"),
+        ("sampler.frames=3000000000", "1 x 1 x 3,000,000,000 is 3,000,000,000 pixels, at most 2,147,483,648"),
     ],
 )
 def test_wrong_settings_are_explained(setting, text):
@@ -58,3 +68,33 @@ def test_wrong_settings_are_explained(setting, text):
 def test_configuration_and_entries_import_no_torch():
     code = "import idgrpo.bases.config, idgrpo.bases.entries, sys; raise SystemExit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("eta", ["nan", "inf", "1e9", "-1"])
+def test_a_strength_that_is_no_strength_is_refused(eta):
+    with pytest.raises(UsageError, match=r"sampler\.eta"):
+        load_config(SampleConfig, None, ["sampler.law=flow", f"sampler.eta={eta}"])
+
+
+def test_a_size_that_is_absurd_with_the_base_s_own_is_refused_with_the_arithmetic():
+    wide = SamplerConfig(width=1_000_000)
+    with pytest.raises(UsageError, match="1,000,000 x 480 x 81 is 38,880,000,000 pixels"):
+        wide.size(ENTRIES["vace"])
+
+
+def test_only_vace_has_another_order():
+    assert SamplerConfig(reversed_references=True).resolved(ENTRIES["vace"]).reversed_references
+    with pytest.raises(UsageError, match="base 'phantom': reversed references"):
+        SamplerConfig(reversed_references=True).resolved(ENTRIES["phantom"])
+
+
+def test_absurd_numbers_of_clips_are_refused_with_the_arithmetic():
+    from idgrpo.bases.generate import jobs_of
+    from idgrpo.records.case import Case
+    from idgrpo.records.reference import Reference
+
+    case = Case(id="one", prompt="a man", references=[Reference(person="ann", images=["a.png"])])
+    with pytest.raises(UsageError, match="2 cases x 600,000 clips a case = 1,200,000 clips"):
+        jobs_of([case, case], num_per_case=600_000)
+    with pytest.raises(DataError, match="case 'one': seed -3"):
+        jobs_of([case.model_copy(update={"seed": -3})])

@@ -3,8 +3,7 @@ import torch
 from tiny_checkpoints import SIZE
 
 from idgrpo.bases.config import SamplerConfig
-from idgrpo.bases.generate import Job, generate, jobs_of, sample_latents
-from idgrpo.bases.noise import draw_noise
+from idgrpo.bases.generate import SampleJob, draw_noise, generate, jobs_of, sample_latents
 from idgrpo.errors import DataError, MachineError, StoppedError
 from idgrpo.records.case import Case
 from idgrpo.records.reference import Reference
@@ -81,7 +80,7 @@ def test_seeds_and_cases_give_different_clips(phantom, cases, read):
 
 
 def test_a_stochastic_law_is_a_function_of_the_seed_too(phantom, cases, read):
-    jobs = [Job(cases[0], 0)]
+    jobs = [SampleJob(cases[0], 0)]
     first = frames_of(phantom, jobs, read, law="wan")["one", 0]
     assert torch.equal(first, frames_of(phantom, jobs, read, law="wan")["one", 0])
     assert not torch.equal(first, frames_of(phantom, jobs, read)["one", 0])
@@ -115,11 +114,9 @@ def test_a_stopped_run_goes_on_and_ends_the_same(phantom, cases, photos, read, t
     config = SamplerConfig(num_steps=2, batch_size=1, **SIZED)
     jobs = jobs_of(cases, num_per_case=2)
     whole = sample_to_folder(phantom, jobs, tmp_path / "whole", sampler=config, read=read)
-    done = []
 
     def stop():
-        done.append(1)
-        if len(done) == 3:
+        if len(list((tmp_path / "parts" / "videos").glob("*.mp4"))) == 3:
             raise StoppedError("stop")
 
     with pytest.raises(StoppedError):

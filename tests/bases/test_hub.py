@@ -1,5 +1,6 @@
 """Public bases in the hub's own cache: found by name and commit, recorded in the manifest, refused when they are not right."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from idgrpo.bases.atthand import at_hand, revisions_of_entry
+from idgrpo.bases.entries import family_of
+from idgrpo.bases.inventory import at_hand, revisions_of_entry
 from idgrpo.bases.load import load_base, resolve_entry
 from idgrpo.bases.weights import WEIGHTS_ENV
 from idgrpo.cli.main import run
@@ -52,7 +54,7 @@ def sample(cache, tmp_path, capsys):
     lines = []
     for number, people in enumerate((["ann"], ["ann", "bob"])):
         for person in people:
-            Image.new("RGB", (80, 64), (40 * len(person), 90, 30 * number)).save(tmp_path / f"{person}.png")
+            Image.new("RGB", (80, 64), (sum(person.encode()) % 256, 90, 30 * number)).save(tmp_path / f"{person}.png")
         references = [{"person": person, "images": [f"{person}.png"]} for person in people]
         lines.append(json.dumps({"id": f"case-{number}", "prompt": "a man", "references": references}))
     (tmp_path / "cases.jsonl").write_text("\n".join(lines))
@@ -148,3 +150,88 @@ def test_doctor_tells_where_each_part_lies_and_what_a_sample_costs(cache, capsys
     shutil.rmtree(next(cache.glob("models--Wan-AI--Wan2.1-T2V*")))
     assert run(["doctor", "--base", "phantom"]) == 6
     assert "its vae is not on this machine" in capsys.readouterr().out
+
+
+def downloaded(cache, repository, commit, source, patterns):
+    """Lay what `hf download REPOSITORY --include PATTERNS` leaves: blobs, links, the ref, and the list of all files."""
+    tree = pytest.importorskip("huggingface_hub._tree_cache")
+    from huggingface_hub.utils import filter_repo_objects
+
+    root = cache / f"models--{repository.replace('/', '--')}"
+    files = {str(path.relative_to(source)): path for path in sorted(source.rglob("*")) if path.is_file()}
+    for name in filter_repo_objects(files, allow_patterns=patterns):
+        blob = root / "blobs" / hashlib.sha256(name.encode()).hexdigest()
+        link = root / "snapshots" / commit / name
+        for path in (blob, link):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(files[name], blob)
+        link.symlink_to(blob)
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text(commit)
+    entries = {
+        name: tree.TreeCacheEntry(
+            size=path.stat().st_size, blob_id="0" * 40, lfs_sha256=None, lfs_size=None, xet_hash=None
+        )
+        for name, path in files.items()
+    }
+    tree.write_tree_cache(str(root), commit, entries)
+
+
+@pytest.fixture
+def partial(checkpoints, tmp_path, monkeypatch):
+    """Make a hub cache as the commands in `entries.py` leave it: of each repository only the files that are needed."""
+    cache = tmp_path / "partial"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.delenv(WEIGHTS_ENV, raising=False)
+    phantom = shutil.copytree(checkpoints / "original", tmp_path / "repository")
+    shutil.move(phantom / "Wan2.1-T2V-1.3B-Diffusers", tmp_path / "shared")
+    (phantom / "Phantom_Wan_14B-00001-of-00006.safetensors").write_bytes(b"not downloaded")
+    (phantom / "README.md").write_text("not downloaded")
+    (tmp_path / "shared" / "transformer").mkdir()
+    (tmp_path / "shared" / "transformer" / "diffusion_pytorch_model.safetensors").write_bytes(b"not downloaded")
+    include = ["model_index.json", "vae/*", "text_encoder/*", "tokenizer/*"]
+    downloaded(cache, "bytedance-research/Phantom", NEW, phantom, ["Phantom-Wan-1.3B.pth", "config.json"])
+    downloaded(cache, "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", OTHER, tmp_path / "shared", include)
+    return cache
+
+
+def test_a_patterned_download_satisfies_a_base(partial):
+    with pytest.raises(huggingface_hub.errors.IncompleteSnapshotError):
+        huggingface_hub.snapshot_download("bytedance-research/Phantom", local_files_only=True)
+    assert load_base("phantom").entry.revision == NEW
+    assert load_base(f"phantom@{NEW}").entry.revision == NEW
+    assert at_hand("phantom")["ready"]
+
+
+def test_a_download_that_was_cut_short_is_missing(partial):
+    next(partial.glob("models--Wan-AI*/snapshots/*/vae/*.safetensors")).unlink()
+    with pytest.raises(MachineError, match="its vae is not on this machine"):
+        load_base("phantom")
+
+
+def test_a_whole_base_needs_no_file_but_its_parts(checkpoints, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv(WEIGHTS_ENV, raising=False)
+    source = shutil.copytree(checkpoints / "vace", tmp_path / "repository")
+    (source / "assets").mkdir()
+    (source / "assets" / "picture.png").write_bytes(b"not downloaded")
+    include = [f"{part}/*" for part in ("transformer", "vae", "text_encoder", "tokenizer")]
+    downloaded(tmp_path / "cache", "Wan-AI/Wan2.1-VACE-1.3B-diffusers", NEW, source, include)
+    assert load_base("vace").entry.revision == NEW
+
+
+def test_a_commit_and_a_file_have_the_settings_of_their_own_base(cache, checkpoints):
+    (file,) = cache.glob("models--bytedance-research--Phantom/snapshots/*/Phantom-Wan-1.3B.pth")
+    assert family_of(f"phantom@{NEW}") == family_of("phantom") == "phantom"
+    assert family_of("phantom-14b@main") == "phantom-14b"
+    assert family_of(str(file)) == family_of(str(checkpoints / "phantom")) == "tiny-phantom"
+    assert family_of(str(checkpoints / "vace")) == "tiny-vace"
+    with pytest.raises(UsageError, match="did you mean 'phantom'"):
+        family_of("phantm")
+
+
+@pytest.mark.parametrize(("width", "name"), [(1536, "phantom"), (5120, "phantom-14b")])
+def test_a_file_of_public_width_is_known_as_phantom(tmp_path, width, name):
+    torch.save({"patch_embedding.weight": torch.zeros(width, 16, 1, 2, 2)}, tmp_path / "tuned.pth")
+    assert family_of(str(tmp_path / "tuned.pth")) == name
+    assert resolve_entry(str(tmp_path / "tuned.pth")).shift == 5.0

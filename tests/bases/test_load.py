@@ -260,3 +260,39 @@ def test_parts_of_a_folder(checkpoints):
     assert {part: path.parent for part, path in parts.items()} == dict.fromkeys(
         ("transformer", "vae", "text_encoder", "tokenizer"), main
     )
+
+
+@pytest.mark.parametrize(
+    ("index", "sign"),
+    [
+        ({"transformer_2": ["diffusers", "WanTransformer3DModel"]}, "transformer_2"),
+        ({"boundary_ratio": 0.875}, "boundary_ratio"),
+        ({"expand_timesteps": True}, "expand_timesteps"),
+        ({}, "transformer_2"),
+    ],
+)
+def test_a_model_of_two_experts_is_refused_by_name(copy, index, sign):
+    folder = copy("phantom")
+    path = folder / "model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | index))
+    if not index:
+        shutil.copytree(folder / "transformer", folder / "transformer_2")
+    with pytest.raises(UsageError, match=rf"Wan 2\.2 model \({sign}\)") as caught:
+        load_base(str(folder))
+    assert str(folder) in caught.value.message
+    with pytest.raises(UsageError, match=sign):
+        find_parts(resolve_entry(str(folder)))
+
+
+def test_a_folder_that_denies_a_second_expert_is_fine(copy):
+    folder = copy("phantom")
+    path = folder / "model_index.json"
+    denied = {"transformer_2": [None, None], "boundary_ratio": None, "expand_timesteps": False}
+    path.write_text(json.dumps(json.loads(path.read_text()) | denied))
+    assert load_base(str(folder)).name == str(folder)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
+def test_a_name_that_no_file_can_have_is_an_unknown_base(name):
+    with pytest.raises(UsageError, match="unknown base"):
+        resolve_entry(name)

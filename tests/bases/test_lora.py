@@ -318,3 +318,77 @@ class TestBadAdapters:
         lora.attach(base, rank=2)
         lora.save_adapter(base, tmp_path / "fresh")
         lora.load_adapter(phantom, tmp_path / "fresh")
+
+
+class TestHalfPrecisionBase:
+    """Adapters are float32 masters on a bfloat16 base: every bit is kept, and no activation is computed in float32 for them."""
+
+    @pytest.fixture
+    def half(self, checkpoints):
+        return lambda: load_base(str(checkpoints / "phantom"), dtype=torch.bfloat16)
+
+    def test_a_policy_keeps_every_number(self, checkpoints, half, tmp_path):
+        path = lora.save_adapter(trained(load_base(str(checkpoints / "phantom"))), tmp_path)
+        base = half()
+        lora.load_adapter(base, path)
+        kept = {f"transformer.{key}": value for key, value in lora.adapter_state(base).items()}
+        stored = load_file(path)
+        assert kept.keys() == stored.keys()
+        assert all(torch.equal(kept[key], value) for key, value in stored.items())
+
+    def test_activations_are_not_copied_into_float32(self, half, photos):
+        """Count the bytes of every float32 tensor as large as a token row that a forward makes."""
+        from torch.utils._python_dispatch import TorchDispatchMode
+
+        class FloatBytes(TorchDispatchMode):
+            total = 0
+
+            def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+                out = func(*args, **(kwargs or {}))
+                for value in out if isinstance(out, tuple | list) else [out]:
+                    # [batch, token, channel]: an activation, not a factor of an adapter
+                    if isinstance(value, torch.Tensor) and value.dtype == torch.float32 and value.ndim >= 3:
+                        self.total += value.numel() * 4
+                return out
+
+        def float_bytes(base):
+            batch = base.collate([base.encode("a man", photos[:1], SIZE)])
+            state, time = draw((1, *base.latent_shape(SIZE, 1))), torch.tensor([0.6])
+            with torch.no_grad(), FloatBytes() as counter:
+                base.velocity(state, time, batch, Guidance(mode="none"))
+            return counter.total
+
+        plain, base = float_bytes(half()), half()
+        trained(base)
+        assert float_bytes(base) == plain
+
+    def test_the_forward_uses_the_factors(self, checkpoints, half, photos):
+        """bfloat16 with an adapter is as near to float32 with it as bfloat16 without is to float32 without."""
+        whole = load_base(str(checkpoints / "phantom"))
+        base = half()
+        rounding = (velocity(base, photos) - velocity(whole, photos)).std()
+        trained(whole), trained(base)
+        moved = (velocity(whole, photos) - velocity(load_base(whole.entry.source), photos)).std()
+        assert (velocity(base, photos) - velocity(whole, photos)).std() < 2 * rounding < moved
+
+    def test_gradients_reach_the_masters_in_float32(self, checkpoints, half, photos):
+        gradients = []
+        for base in (load_base(str(checkpoints / "phantom")), half()):
+            trained(base)
+            velocity_of = base.velocity(
+                draw((1, *base.latent_shape(SIZE, 1))),
+                torch.tensor([0.6]),
+                base.collate([base.encode("a man", photos[:1], SIZE)]),
+                Guidance(mode="none"),
+            )
+            found = torch.autograd.grad(velocity_of.square().mean(), lora.trainable_parameters(base))
+            assert {value.dtype for value in found} == {torch.float32}
+            gradients.append(torch.cat([value.flatten() for value in found]))
+        assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.99
+
+    def test_a_kept_reference_is_computed_alike(self, half, photos):
+        base = trained(half())
+        start = velocity(base, photos)
+        lora.keep_reference(base)
+        with lora.reference_pass(base):
+            assert torch.equal(start, velocity(base, photos))

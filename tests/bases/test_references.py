@@ -3,7 +3,9 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from idgrpo.bases.references import check_references, fit_phantom, fit_vace
+from idgrpo.bases.conditions import check_references
+from idgrpo.bases.phantom import fit_phantom
+from idgrpo.bases.vace import fit_vace
 from idgrpo.errors import DataError
 
 WHITE = torch.full((3, 64, 64), 255, dtype=torch.uint8)

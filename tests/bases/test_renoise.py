@@ -3,7 +3,7 @@ import torch
 from tiny_checkpoints import SIZE
 
 from idgrpo.bases.config import SamplerConfig
-from idgrpo.bases.renoise import renoise
+from idgrpo.bases.generate import renoise
 from idgrpo.errors import UsageError
 
 STEPS = SamplerConfig(num_steps=4)

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from idgrpo.bases.entries import WAN_NEGATIVE_PROMPT
-from idgrpo.bases.prompt import checked_prompt, clean_prompt
-from idgrpo.errors import DataError
+from idgrpo.bases.text import checked_prompt, clean_prompt
+from idgrpo.errors import DataError, MachineError
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,24 @@ def test_a_prompt_does_not_depend_on_its_neighbours(phantom):
     together = phantom.text_encoder.encode(["a man", "a woman with red hair and a green shirt"])
     alone = phantom.text_encoder.encode(["a man"])
     assert torch.allclose(together[:1], alone, atol=1e-6)
+
+
+def test_an_embedding_that_is_not_the_shared_table_is_refused(phantom, monkeypatch):
+    """What transformers 5.0 to 5.2 give: the encoder has a fresh table of its own."""
+    from transformers import UMT5EncoderModel
+
+    read = UMT5EncoderModel.from_pretrained
+
+    def untied(*arguments, **keywords):
+        model, info = read(*arguments, **keywords)
+        table = torch.nn.Embedding(*model.shared.weight.shape)
+        model.encoder.embed_tokens = table
+        return model, info
+
+    phantom.text_encoder.release()
+    monkeypatch.setattr(UMT5EncoderModel, "from_pretrained", untied)
+    monkeypatch.setattr("transformers.__version__", "5.1.0")
+    with pytest.raises(MachineError, match=r"transformers 5\.1\.0 reads .*text_encoder") as caught:
+        phantom.text_encoder.encode(["a man"])
+    assert "transformers>=5.3" in caught.value.fix
+    assert not phantom.text_encoder.loaded

@@ -8,6 +8,7 @@ from idgrpo.bases.config import SamplerConfig
 from idgrpo.bases.contract import Guidance
 from idgrpo.bases.generate import sample_latents
 from idgrpo.bases.load import load_base
+from idgrpo.errors import UsageError
 from idgrpo.flow.schedule import wan_sigmas
 
 PROMPT, SHIFT, STEPS, SCALE = "a man with red hair and a woman", 3.0, 5, 5.0
@@ -54,7 +55,7 @@ def run_pipeline(pipeline, base, photos, noise, output_type="latent"):
 
 @pytest.mark.parametrize("num_references", [1, 2, 3])  # with more references than frames diffusers fails
 def test_euler_trajectory_equals_diffusers(checkpoints, pipeline, photos, num_references):
-    base = load_base(str(checkpoints / "vace"), reversed_order=True)
+    base = load_base(str(checkpoints / "vace"), reversed_references=True)
     photos = photos[:num_references]
     batch = base.collate([base.encode(PROMPT, photos, SIZE)])
     noise = draw((1, *base.latent_shape(SIZE, num_references)))
@@ -72,7 +73,7 @@ def test_euler_trajectory_equals_diffusers(checkpoints, pipeline, photos, num_re
 
 
 def test_decoded_video_equals_diffusers(checkpoints, pipeline, photos):
-    base = load_base(str(checkpoints / "vace"), reversed_order=True)
+    base = load_base(str(checkpoints / "vace"), reversed_references=True)
     batch = base.collate([base.encode(PROMPT, photos[:2], SIZE)])
     noise = draw((1, *base.latent_shape(SIZE, 2)))
     theirs, video = run_pipeline(pipeline, base, photos[:2], noise, output_type="pt")
@@ -125,3 +126,42 @@ def test_guidance_scale_one_needs_one_forward(vace, photos):
     state, time = draw((1, *vace.latent_shape(SIZE, 1))), torch.tensor([0.5])
     one = vace.velocity(state, time, batch, Guidance(1.0))
     assert torch.equal(one, vace.velocity(state, time, batch, Guidance(7.0, mode="none")))
+
+
+def test_the_sampler_can_put_references_as_diffusers_does(checkpoints, photos):
+    from idgrpo.bases.generate import generate, jobs_of, renoise
+    from idgrpo.bases.sampling import sampler_record
+    from idgrpo.records.case import Case
+    from idgrpo.records.reference import Reference
+
+    people = [Reference(person=name, images=["a.png"]) for name in ("ann", "bob", "eve")]
+    jobs = jobs_of([Case(id="one", prompt=PROMPT, references=people)])
+    own = SamplerConfig(num_steps=2, width=SIZE.width, height=SIZE.height, frames=SIZE.frames)
+    other = own.model_copy(update={"reversed_references": True})
+    plain, turned = (load_base(str(checkpoints / "vace"), reversed_references=flag) for flag in (False, True))
+
+    def clip(base, sampler, references):
+        (made,) = generate(base, jobs, sampler=sampler, read=lambda case: references)
+        return made.frames
+
+    expected = clip(plain, own, photos[2::-1])
+    assert torch.equal(clip(plain, other, photos[:3]), expected)
+    assert torch.equal(clip(turned, own, photos[:3]), expected), (
+        "a base that was loaded so needs no word of the sampler"
+    )
+    assert not torch.equal(clip(plain, own, photos[:3]), expected)
+    assert [sampler_record(*pair)["reversed_references"] for pair in ((plain, own), (plain, other), (turned, own))] == [
+        False,
+        True,
+        True,
+    ]
+    clips = [
+        renoise(base, expected, references, PROMPT, 0.9, 1, sampler=sampler)
+        for base, sampler, references in ((plain, other, photos[:3]), (plain, own, photos[2::-1]))
+    ]
+    assert torch.equal(*clips)
+
+
+def test_phantom_has_no_other_order(checkpoints):
+    with pytest.raises(UsageError, match="reversed references"):
+        load_base(str(checkpoints / "phantom"), reversed_references=True)

@@ -132,7 +132,7 @@ def measure_sample(base: WanBase, case: Case, size: VideoSize, num_steps: int) -
 def measure_update(base: WanBase, case: Case, size: VideoSize, folder: Path) -> dict[str, float]:
     """Run the policy stage's default recipe for two updates of one group of two, and measure the second one's replay."""
     settings = training_settings(base.entry.name, size)
-    with RunFolder.open(folder, fingerprint={}, resume=True) as run:
+    with RunFolder.open(folder, {}) as run:
         _, peak = measured(str(base.device), lambda: train(base, [case], _sharpness, settings, run))
         last = list(MetricsLog.read(run.metrics.path))[-1]
     replays = settings.group.size * settings.rollout.window.size

@@ -71,7 +71,7 @@ class Course:
             return figures
 
         with (
-            RunFolder.open(self.folder / name, fingerprint={"name": name}, resume=True) as run,
+            RunFolder.open(self.folder / name, {"name": name}) as run,
             contextlib.suppress(Reached),
         ):
             train(base, self.cases, self.reward, config, run, out=self.folder / f"{name}-policy", evaluate=watch)

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "reward"))
 from preferences import write_preferences
 from tiny_vlm import byte_tokenizer, write_tiny_vlm
 
-from idgrpo.reward.config import RewardConfig
+from idgrpo.reward.config import RewardModelConfig
 from idgrpo.reward.train import train
 from idgrpo.reward.trainer import RunCallback
 from idgrpo.run.folder import RunFolder
@@ -72,7 +72,7 @@ def test_pairs_per_second(tmp_path, monkeypatch, size) -> None:
     monkeypatch.setattr(RunCallback, "on_step_end", timed)
     pairs = write_preferences(tmp_path / "data", num_pairs, size_px=side_px)
     # The random checkpoint's tokenizer knows bytes only: a short wording keeps the text as short as with the real one.
-    config = RewardConfig.model_validate(
+    config = RewardModelConfig.model_validate(
         {
             "vlm": str(write(tmp_path / "vlm")),
             "mode": "full",
@@ -82,7 +82,7 @@ def test_pairs_per_second(tmp_path, monkeypatch, size) -> None:
     )
     if torch.cuda.is_available():  # what wrote the checkpoint held all weights too
         torch.cuda.reset_peak_memory_stats()
-    with RunFolder.open(tmp_path / "run", fingerprint={}, resume=False) as run:
+    with RunFolder.open(tmp_path / "run", {}) as run:
         train(pairs, config, run, tmp_path / "rm")
     num_timed = (len(times) - 1 - WARM_UP) * config.full.accumulation if len(times) > WARM_UP + 1 else 0
     rate = num_timed / (times[-1] - times[WARM_UP]) if num_timed else config.full.accumulation / (times[1] - times[0])

@@ -31,8 +31,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from idgrpo.cli.demo_reward import Scores, accuracy_beyond, damaged_pairs, generated_pairs
 from idgrpo.cli.main import run
+from idgrpo.demo.reward_test import ClipScores, accuracy_beyond, damaged_pairs, generated_pairs
 from idgrpo.records.jsonl import read_records, write_records
 from idgrpo.records.preference import Preference
 from idgrpo.records.sample import Sample
@@ -225,7 +225,7 @@ def sources(store: Store, training: list[str]) -> Counter[str]:
 
 def tie_margin(place: Place, generated: list[str]) -> float:
     """Return the smallest gap of the oracle, in steps of 0.01, beyond which the finder confirms its order."""
-    finder = Scores(None)
+    finder = ClipScores(None)
     for ref in generated:
         report = place.command("eval", "--samples", f"clips={ref}", "--name", name_of(ref))
         for row in json.loads((Path(report["path"]) / "report.json").read_text())["samples"]:
@@ -236,9 +236,9 @@ def tie_margin(place: Place, generated: list[str]) -> float:
     return next(gap for gap, share in shares if share is None or share >= CONFIRMED)
 
 
-def scores_of(place: Place, reward: str, vlm: str, clips: list[Clip]) -> Scores:
+def scores_of(place: Place, reward: str, vlm: str, clips: list[Clip]) -> ClipScores:
     """Score test clips; heads on one frozen backbone share the features, which the store keeps."""
-    model, scores = RewardModel.load(place.store.resolve(reward).path), Scores(None)
+    model, scores = RewardModel.load(place.store.resolve(reward).path), ClipScores(None)
     digest = f"{checkpoint_digest(find_vlm(vlm))} {model.builder.settings.digest()}"
     folder = feature_folder(place.store.root / "cache" / "features", digest, clips, model.batch)
     features = features_of(clips, model.network, model.builder, folder=folder, batch=model.batch)

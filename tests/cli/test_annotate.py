@@ -163,3 +163,70 @@ def test_least_sure_keeps_the_closest_scores(annotate, world, tmp_path, monkeypa
             0,
             9,
         }  # the same clip twice: the smallest difference
+
+
+@pytest.fixture
+def page_voters(monkeypatch):
+    """Two people who answer all that the page would show them, gold questions included, and end the session."""
+    from idgrpo.annotate import queue, session
+
+    def answer_all(database, folder, listener, hosts, config, serve, **options):
+        listener.close()
+        for who in ("ann", "ben"):
+            while (got := queue.claim(database, who, [], config, 0.0)) is not None:
+                now = "2026-11-30T00:00:00Z"
+                queue.record_vote(database, who, got.token, f"{who}-{got.token}", "left", 3.0, None, config, now)
+
+    monkeypatch.setattr(session, "_run_server", answer_all)
+
+
+def test_answered_gold_questions_measure_people_and_travel_with_the_votes(annotate, world, tmp_path, page_voters):
+    store = Store(tmp_path / "store")
+    assert annotate("--samples", str(world / "samples.jsonl"), "--by", "oracle")[0] == 0
+    known = [
+        item.model_copy(update={"pair_id": f"gold-{item.pair_id}"})
+        for item in read_records(store.resolve("preferences").file("prefs.jsonl"), Preference)
+    ]
+    write_records(tmp_path / "gold.jsonl", known)
+    people = (
+        "--pairs",
+        "pairs",
+        "--gold",
+        str(tmp_path / "gold.jsonl"),
+        "--name",
+        "people",
+        "--port",
+        "0",
+        "--transcode",
+    )
+    code, out, err = annotate(*people, "--set", "queue.gold_share=0.5", "--json")
+    assert code == 0, err
+    first = json.loads(out)
+    assert first["gold_accuracy"]["num"] > 0
+    votes = store.resolve("votes/people")
+    assert set(json.loads(votes.file("gold.json").read_text())) == {item.pair_id for item in known}
+    assert any(vote.kind == "gold" for vote in read_records(votes.file("votes.jsonl"), Vote))
+    # Later, from the votes alone: the known answers are still known.
+    code, out, err = annotate("--pairs", "pairs", "--votes", "votes/people", "--name", "later", "--json")
+    assert code == 0, err
+    assert json.loads(out)["gold_accuracy"] == first["gold_accuracy"]
+    # The votes as a plain file know the questions, not the answers: preferences come of them all the same.
+    code, out, err = annotate(
+        "--pairs", "pairs", "--votes", str(votes.file("votes.jsonl")), "--name", "plain", "--json"
+    )
+    assert code == 0, err
+    assert json.loads(out)["preferences"] == first["preferences"]
+
+
+def test_a_session_goes_on_with_its_pairs_and_another_one_begins_with_others(annotate, world, tmp_path, page_voters):
+    assert annotate("--samples", str(world / "samples.jsonl"), "--name", "people", "--port", "0", "--transcode")[0] == 0
+    sessions = list((tmp_path / "store" / "runs").glob("annotate-people-*/session.sqlite"))
+    code, _, err = annotate("--samples", str(world / "samples.jsonl"), "--name", "people", "--port", "0", "--transcode")
+    assert code == 0, err
+    assert list((tmp_path / "store" / "runs").glob("annotate-people-*/session.sqlite")) == sessions
+    other = ("--set", "pairs.dimension=style")
+    code, _, err = annotate(
+        "--samples", str(world / "samples.jsonl"), "--name", "people", "--port", "0", "--transcode", *other
+    )
+    assert code == 0 and "a new session begins" in err and "--pairs" in err
+    assert len(list((tmp_path / "store" / "runs").glob("annotate-people-*/session.sqlite"))) == 2

@@ -130,7 +130,7 @@ def test_a_clip_that_cannot_be_scored_is_an_error_and_no_vote(annotate, tmp_path
 
 
 def test_an_interrupted_session_goes_on(annotate, tmp_path, reward, monkeypatch):
-    from idgrpo.cli import judges
+    from idgrpo.stages import judging as judges
 
     true_look, seen = judges.look, []
 

@@ -23,7 +23,9 @@ def world(make_samples, tmp_path, monkeypatch):  # noqa: F811
     for name, scripts in (("base", BASE), ("tuned", TUNED)):
         samples = make_samples(name, scripts)
         write_records(tmp_path / f"{name}.jsonl", samples)
-    cases = [Case(id=s.case_id, prompt=s.prompt, references=s.references) for s in samples]
+    # All cases share two portraits, and cases say that one portrait is one person.
+    named = [[r.model_copy(update={"person": r.person[0]}) for r in s.references] for s in samples]
+    cases = [Case(id=s.case_id, prompt=s.prompt, references=r) for s, r in zip(samples, named, strict=True)]
     write_records(tmp_path / "cases.jsonl", cases)
     return tmp_path
 

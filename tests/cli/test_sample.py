@@ -179,7 +179,7 @@ def test_dry_run_of_a_public_base_needs_no_weights(sample, tmp_path, monkeypatch
 
 def test_dry_run_names_the_setting_that_fits_this_gpu(sample, tmp_path, monkeypatch):
     monkeypatch.setenv("IDGRPO_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr("idgrpo.bases.atthand.gpu_memory_gib", lambda device: 24.0)
+    monkeypatch.setattr("idgrpo.bases.inventory.gpu_memory_gib", lambda device: 24.0)
     _, document = sample("--dry-run", "--batch-size", 8, base="vace")
     assert document["cost"]["memory_gib"] > 24
     assert document["estimate"][-1].startswith("this GPU has 24.0 GiB: does not fit; --batch-size ")
@@ -215,7 +215,7 @@ class TestErrors:
         self.expect(sample("--size", "32x32x8", "--steps", 1), 2, "frames 8 is not 2 k + 1")
 
     def test_missing_cases(self, sample, tmp_path):
-        self.expect(sample(cases=tmp_path / "none.jsonl"), 4, "names no artifact")
+        self.expect(sample(cases=tmp_path / "none.jsonl"), 3, "no such file")
 
     def rewritten(self, cases, **changes):
         lines = [json.loads(line) for line in cases.read_text().splitlines()]
@@ -242,9 +242,11 @@ class TestErrors:
         Image.new("RGB", (40, 12)).save(tmp_path / "bob.png")
         self.expect(sample("--steps", 1), 3, "case 'case-1': reference 2 is 40x12 px")
 
-    def test_too_many_references(self, sample, cases):
-        reference = {"person": "ann", "images": ["ann.png"]}
-        self.rewritten(cases, references=[reference] * 5)
+    def test_too_many_references(self, sample, cases, tmp_path):
+        for number in range(5):
+            Image.new("RGB", (32, 32), (50 * number, 0, 0)).save(tmp_path / f"{number}.png")
+        people = [{"person": f"person-{number}", "images": [f"{number}.png"]} for number in range(5)]
+        self.rewritten(cases, references=people)
         self.expect(sample("--steps", 1), 3, "at most 4")
 
     def test_twice_the_same_case(self, sample, cases):

@@ -194,7 +194,7 @@ def test_identity_measures_stand_beside_the_reward_model_and_viewers_get_the_num
 
 def test_missing_pieces_name_the_command_that_makes_them(call, setting):
     code, document, _ = call(inputs=False)
-    assert code == 4 and "idgrpo sample" in document["error"]["fix"]
+    assert code == 4 and "idgrpo cases" in document["error"]["fix"]
     code, document, _ = call("--cases", setting["cases"], inputs=False)
     assert code == 4 and "idgrpo train-rm" in document["error"]["fix"]
 
@@ -319,3 +319,20 @@ def test_held_out_cases_must_not_be_trained_on(call, setting):
     code, document, _ = call("--eval-cases", setting["cases"], "--set", "evaluation.every=1",
                              "--set", "evaluation.finder=policy_setting:ColourFinder")  # fmt: skip
     assert code == 3 and "trained on as well" in document["error"]["message"]
+
+
+def test_sampling_says_how_it_differs_from_training_and_can_take_its_settings(call, setting, tmp_path, capsys):
+    policy = call()[1]["artifact"]
+    trained = json.loads((Path(call()[1]["path"]) / "policy.json").read_text())["schedule"]
+    words = ["sample", "--policy", policy, "--cases", setting["cases"], "--store", str(tmp_path / "store"), "--json"]
+    capsys.readouterr()
+    assert run([*words, "--steps", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert "the policy was trained with" in err and "2 steps" in err and "--as-trained" in err
+    assert run([*words, "--as-trained"]) == 0
+    out, err = capsys.readouterr()
+    assert "the policy was trained with" not in err
+    folder = Path(json.loads(out)["path"])
+    sampler = json.loads((folder / "samples.jsonl").read_text().splitlines()[0])["sampler"]
+    assert sampler["num_steps"] == len(trained["sigmas"]) - 1 and sampler["shift"] == trained["shift"]
+    assert run(["sample", "--base", setting["base"], *words[3:], "--as-trained"]) == 2

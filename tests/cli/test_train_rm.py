@@ -218,7 +218,7 @@ def test_refused_lines_of_an_artifact_stay_out_of_it(call, data, tmp_path) -> No
 @pytest.mark.parametrize(
     "arguments, code, word",
     [
-        (["--data", "nowhere.jsonl"], 4, "nowhere.jsonl"),
+        (["--data", "nowhere.jsonl"], 3, "nowhere.jsonl"),
         (["--set", "loss.thetta=3"], 2, "did you mean 'theta'"),
         (["--set", "loss.theta=0.5"], 2, "theta"),
         (["--losss"], 2, "losss"),

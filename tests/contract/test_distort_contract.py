@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from idgrpo.bases.config import SamplerConfig
+from idgrpo.bases.generate import renoise
 from idgrpo.bases.load import load_base
-from idgrpo.bases.renoise import renoise
 from idgrpo.distort.contract import NotPossible, Scene
-from idgrpo.distort.gallery import Gallery, GalleryEntry
 from idgrpo.distort.located import Located
 from idgrpo.distort.mask_painter import MaskPainter
-from idgrpo.distort.material import material_of
+from idgrpo.distort.material import Gallery, GalleryEntry, material_of
 from idgrpo.distort.registry import DISTORTIONS, load_distortion
 from idgrpo.evaluate.config import FindingConfig
 from idgrpo.evaluate.identity import identity
@@ -29,7 +28,7 @@ from idgrpo.tinyworld.painter import TinyPainter
 
 NUM_CLIPS = 4
 STRENGTHS = (0.0, 0.5, 1.0)
-REPAINTED = [name for name in DISTORTIONS if DISTORTIONS[name].target.startswith("idgrpo.distort.identity:")]
+REPAINTED = [n for n, e in DISTORTIONS.items() if "distort.identity:" in e.target and not e.needs_generator]
 # The painter matters where somebody is repainted; the others only ask it for regions.
 CASES = [(name, "tiny") for name in DISTORTIONS] + [(name, "mask") for name in [*REPAINTED, "control_reblend"]]
 

@@ -44,7 +44,7 @@ def test_settings_import_nothing_heavy():
     import subprocess
     import sys
 
-    code = "import sys, idgrpo.distort.config, idgrpo.cli.distort; print([m for m in ('torch', 'av', 'scipy') if m in sys.modules])"
+    code = "import sys, idgrpo.distort.config, idgrpo.stages.distort; print([m for m in ('torch', 'av', 'scipy') if m in sys.modules])"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )

@@ -3,11 +3,10 @@ import pytest
 import torch
 
 from idgrpo.distort.contract import NotPossible, Scene
-from idgrpo.distort.gallery import Gallery, GalleryEntry
-from idgrpo.distort.identity import drop, replace, swap_late
+from idgrpo.distort.identity import drop, merge, replace, swap_late
 from idgrpo.distort.located import Located, locate, smoothed
 from idgrpo.distort.mask_painter import MaskPainter
-from idgrpo.distort.material import Material, material_of
+from idgrpo.distort.material import Gallery, GalleryEntry, Material, material_of
 from idgrpo.people.boxes import center
 
 COLORS = {"red": (200, 60, 60), "blue": (60, 80, 200), "green": (70, 170, 80)}
@@ -89,6 +88,22 @@ def test_the_better_side_is_blended_the_same_and_stays_who_it_is(scene, located)
         return float((clip[..., 1:].float() - clip[..., :-1].float()).abs().mean((1, 2, 3))[touched].mean())
 
     assert detail(outcome.better) == pytest.approx(detail(outcome.worse), rel=0.15)
+
+
+def test_merged_people_wear_one_face_or_meet_half_way(scene, located):
+    """Of the two ways one gives both the same face; in the other each keeps the own face and half of its colours."""
+    same = {}
+    for seed in range(6):
+        outcome = merge(scene, 1.0, np.random.default_rng(seed))
+        weights = outcome.script.weights[0].sum(1)
+        assert weights == pytest.approx([1, 1])
+        seen = [[nearest(color_at(outcome.worse, located, slot, t)) for slot in (0, 1)] for t in range(16)]
+        same[seed] = all(left == right for left, right in seen)
+        assert same[seed] == (outcome.script.weights.shape[-1] == 3)
+        if not same[seed]:
+            assert outcome.script.weights[0, 0].max() == 0.5
+        assert [nearest(color_at(outcome.better, located, slot, 3)) for slot in (0, 1)] == ["red", "blue"]
+    assert set(same.values()) == {True, False}
 
 
 def test_dropping_shows_the_background(scene, located):

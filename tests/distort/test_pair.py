@@ -9,11 +9,13 @@ import torch
 
 from idgrpo.distort.config import BalanceConfig, DistortConfig
 from idgrpo.distort.contract import NotPossible, Scene
-from idgrpo.distort.identity import swap_late
+from idgrpo.distort.identity import merge, swap_late
 from idgrpo.distort.pair import STEADY, draw_strength, make_pair, order_of_kinds, plan_pair, visible_change
 from idgrpo.distort.registry import entry_of
+from idgrpo.people.painter import Identity
 from idgrpo.tinyworld.oracle import track_scores
 from idgrpo.tinyworld.painter import TinyPainter
+from idgrpo.tinyworld.people import attributes_of
 from idgrpo.video.read import read_image, read_video
 
 PLAIN = {"both_sides": 0, "better_side": 0, "graded": 0, "mirrored": 0, "unsteady_better": 0}
@@ -154,6 +156,25 @@ def test_a_change_that_hardly_shows_makes_no_order(scene):
     anyway = faint.model_copy(update={"strength": faint.strength.model_copy(update={"visible": 0.0})})
     better, worse = sides(made(scene, "attribute", anyway))
     assert 0 < visible_change(scene, better, worse) < 0.05
+
+
+def test_a_merged_pair_is_one_look_twice_or_two_that_share_parts(scene):
+    """In the exact world the merged look is one person, each part that of one of the two."""
+    own = [scene.painter._code(identity) for identity in (Identity(0), Identity(1))]
+    ways = Counter()
+    for seed in range(12):
+        outcome = merge(scene, 1.0, np.random.default_rng(seed))
+        script = outcome.script
+        if len(script.identities) == 3:
+            assert script.weights[:, :, 2].min() == 1.0
+            merged = attributes_of(torch.tensor(scene.painter._code(script.identities[2])))
+            first, second = (attributes_of(torch.tensor(code)) for code in own)
+            assert ((merged == first) | (merged == second)).all()
+        else:
+            assert (script.weights.max(-1) == 0.5).all()
+            assert len(script.identities[2].parts) >= 2
+        ways[len(script.identities)] += 1
+    assert set(ways) == {3, 4}
 
 
 def test_the_visible_change_is_a_share_of_one_person(scene):

@@ -12,11 +12,10 @@ from tests.people.conftest import PixelEmbedder, make_crossing, photographs  # n
 from torch.nn.functional import interpolate
 
 from idgrpo.distort.contract import Scene
-from idgrpo.distort.gallery import Gallery, GalleryEntry
 from idgrpo.distort.identity import drop, replace, swap_late
 from idgrpo.distort.located import Located, locate
 from idgrpo.distort.mask_painter import MaskPainter
-from idgrpo.distort.material import material_of
+from idgrpo.distort.material import Gallery, GalleryEntry, material_of
 from idgrpo.people.facenet import FacenetFinder
 
 pytest.importorskip("facenet_pytorch")

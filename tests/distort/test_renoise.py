@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from idgrpo.bases.config import SamplerConfig
+from idgrpo.bases.generate import renoise as make_again
 from idgrpo.bases.load import load_base
-from idgrpo.bases.renoise import renoise as make_again
 from idgrpo.distort.contract import Scene
-from idgrpo.distort.renoise import renoise
+from idgrpo.distort.identity import renoise
 from idgrpo.records.sample import Sample
 from idgrpo.tinyworld.cases import make_cases, true_clip
 from idgrpo.tinyworld.oracle import track_scores

@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from idgrpo.distort.contract import Scene
-from idgrpo.distort.gallery import Gallery, GalleryEntry
 from idgrpo.distort.located import locate
 from idgrpo.distort.mask_painter import MaskPainter
-from idgrpo.distort.material import material_of
+from idgrpo.distort.material import Gallery, GalleryEntry, material_of
 from idgrpo.distort.registry import DISTORTIONS, load_distortion
 from idgrpo.video.read import read_video
 from idgrpo.video.write import write_video

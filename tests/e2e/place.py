@@ -3,7 +3,6 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ FROM_FILES = {
     "train-policy": ["--base", "tiny-phantom", "--cases", "{w}/cases.jsonl", "--rm", "rm", *TINY_POLICY],
     "sample": ["--base", "tiny-phantom", "--cases", "{w}/cases.jsonl", "--steps", "2"],
     "eval": ["--samples", "base={w}/wrong.jsonl", "--samples", "tuned={w}/samples.jsonl"],
+    "cases": ["{w}/cases.jsonl"],
 }
 RESULT = {
     "annotate": "preferences",
@@ -31,8 +31,9 @@ RESULT = {
     "train-policy": "policy",
     "sample": "samples",
     "eval": "report",
+    "cases": "cases",
 }
-STAGES = tuple(FROM_FILES)
+STAGES = tuple(stage for stage in FROM_FILES if stage != "cases")  # those with settings
 
 
 @dataclass
@@ -61,7 +62,6 @@ class Place:
         """Run a command line with --json; the document on stdout and the text on stderr must tell the same."""
         assert self._capsys is not None
         self._capsys.readouterr()
-        self.forget()
         code = run([*words, "--json"])
         out, err = self._capsys.readouterr()
         document = json.loads(out)
@@ -71,13 +71,6 @@ class Place:
             assert err.startswith("error: ") or "\nerror: " in err
             assert document["error"]["message"].splitlines()[0] in err
         return Answer(code, document, err)
-
-    def forget(self) -> None:
-        """Forget what a process remembers of files for its life: here it runs many command lines."""
-        for name in ("idgrpo.reward.check", "idgrpo.reward.data", "idgrpo.tinyworld.oracle"):
-            for remembered in vars(import_module(name)).values():
-                if hasattr(remembered, "cache_clear"):
-                    remembered.cache_clear()
 
     def files(self) -> dict[str, str]:
         """Hash all files but those of runs and caches, which are no results."""

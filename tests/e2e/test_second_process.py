@@ -1,7 +1,4 @@
-"""Two processes on one run: the second is told so with exit 5 and changes nothing; afterwards the command works.
-
-`annotate --by oracle`, `eval`, `artifacts` and `config` keep no run folder: whoever publishes second gets the next version.
-"""
+"""Two processes on one run: the second is told so with exit 5 and changes nothing; afterwards the command works."""
 
 import signal
 import subprocess
@@ -10,6 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.e2e.place import FROM_FILES
+
+from idgrpo.errors import StoppedError
+from idgrpo.stages.work import Work
 
 HOLD = "import fcntl, sys\nlock = open(sys.argv[1], 'a')\nfcntl.flock(lock, fcntl.LOCK_EX)\nprint('held', flush=True)\nsys.stdin.read()"
 
@@ -25,18 +26,25 @@ def held_by_another_process(lock: Path):
         assert process.wait(timeout=30) == 0
 
 
-@pytest.mark.parametrize("stage", ["distort", "train-rm", "train-policy", "sample"])
-def test_the_second_process_on_a_run_is_busy(stage, place):
-    place.works(place.words(stage))
-    (run,) = (place.store.root / "runs").glob(f"{stage}-again-*")
+@pytest.mark.parametrize("stage", FROM_FILES)
+def test_the_second_process_on_a_run_is_busy(stage, place, monkeypatch):
+    def stop(work: Work) -> None:
+        raise StoppedError("stopped before it was published")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Work, "_tell_changes", stop)
+        assert place.run(place.words(stage)).code == StoppedError.exit_code
+    (run,) = (place.store.root / "runs").iterdir()
     before, kept = place.results(stage), {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     with held_by_another_process(run / "lock"):
-        place.refuses(place.words(stage, "--force"), 5, f"another process is working in {run}", "--name")
+        place.refuses(place.words(stage), 5, f"another process is working in {run}", "--name")
         assert place.results(stage) == before
         assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == kept
-        assert place.works(place.words(stage))["artifact"] in before, "what is published needs no lock"
-    place.works(place.words(stage, "--force"))
+    made = place.works(place.words(stage))["artifact"]
     assert len(place.results(stage)) == len(before) + 1
+    run.mkdir(exist_ok=True)
+    with held_by_another_process(run / "lock"):
+        assert place.works(place.words(stage))["artifact"] == made, "what is published needs no lock"
 
 
 def test_a_second_page_for_the_same_session_is_busy_and_the_first_goes_on(place):

@@ -46,9 +46,10 @@ def make_subject() -> Callable[..., Subject]:
     """Build a subject from a script of sights, references and, if need be, second photos and wrong references."""
     clip = torch.zeros(NUM_FRAMES, 3, SIZE_PX, SIZE_PX, dtype=torch.uint8)
 
-    def make(script, references, second=None, wrong=(), clip=clip) -> Subject:
+    def make(script, references, second=None, wrong=(), clip=clip, levels=None) -> Subject:
         observation = assemble(clip, frames_of(script, len(clip)), FindingConfig(), fps=16.0)
-        return Subject(observation, np.stack(references), None if second is None else np.stack(second), tuple(wrong))
+        photos = None if second is None else np.stack(second)
+        return Subject(observation, np.stack(references), photos, tuple(wrong), levels=levels)
 
     return make
 
@@ -88,12 +89,13 @@ GREY_STEP = 16  # far more than what H.264 changes
 class PlantedFinder:
     """Reads the number of a script from a clip's grey level, and a person from a portrait's."""
 
-    key = "planted"
-
     def __init__(self, die_after: int | None = None):
         self.die_after = die_after
         self.num_clips = 0
         self.num_portraits = 0
+
+    def fingerprint(self) -> str:
+        return "planted"
 
     def find(self, clip: torch.Tensor) -> list[list[Detection]]:
         if self.num_clips == self.die_after:

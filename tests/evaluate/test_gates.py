@@ -12,20 +12,20 @@ from idgrpo.evaluate.diagnostics import copied_cases
 from idgrpo.evaluate.evaluate import evaluate
 from idgrpo.evaluate.gates import check_bounds, check_regression, junit, parse_bounds
 from idgrpo.evaluate.measure import MeasureInfo
-from idgrpo.evaluate.scorer import Scorer
+from idgrpo.evaluate.scorer import ClipScorer
 
 CONFIG = EvaluateConfig(statistics=StatisticsConfig(num_resamples=300))
 BAD = ["swapped halves", "missing person", "duplicate", "replaced", "missing person", "duplicate"]
 GOOD = ["faithful"] * 6
 
 
-def scorer_of(table: dict[str, float]) -> Scorer:
+def scorer_of(table: dict[str, float]) -> ClipScorer:
     """A reward that likes a variant, told from the folder of its videos."""
 
     def score(clips, samples):
         return [[value + 0.01 * len(clips) for name, value in table.items() if f"/{name}/" in s.video] for s in samples]
 
-    return Scorer(MeasureInfo("reward", "Reward", "higher", "reward", "", True), "k", score)
+    return ClipScorer(MeasureInfo("reward", "Reward", "higher", "reward", "", True), "k", score)
 
 
 def report_of(make_samples, base, tuned, reward=None, **options):
@@ -46,6 +46,15 @@ def test_bounds_are_read_or_refused():
     for text in ("identity", "identity=high"):
         with pytest.raises(UsageError, match="not measure=number"):
             parse_bounds([text], "--min")
+
+
+def test_gates_know_separation(make_samples):
+    report = report_of(make_samples, BAD, ["faithful"] * 4 + ["blend"] * 2)
+    (kept,) = check_bounds(report, {"separation": 0.6}, {})
+    (missed,) = check_bounds(report, {"separation": 0.7}, {})
+    assert kept.passed and not missed.passed and "separation of tuned is 0.6667" in missed.text
+    worse = check_regression(report_of(make_samples, BAD, ["blend"] * 6), report)
+    assert "tuned.separation.regression" in {g.name for g in worse if not g.passed}
 
 
 def test_bounds_hold_the_tuned_variant(make_samples):
@@ -91,6 +100,13 @@ def test_panel_calls_a_gamed_reward(make_samples):
     assert found["Worst person"] == "alarm"
 
 
+def test_panel_calls_a_reward_for_blending(make_samples):
+    """Identity rises from 0.5 to 0.71, separation falls to 0: the reward pays for the wrong thing."""
+    report = report_of(make_samples, ["missing person"] * 6, ["blend"] * 6, {"base": 0.0, "tuned": 1.0})
+    verdict = next(v for v in report.diagnostics if v.name == "Reward against identity")
+    assert (verdict.level, "separation fell" in verdict.text) == ("alarm", True)
+
+
 def test_panel_calls_still_videos(make_samples):
     assert levels(report_of(make_samples, BAD, GOOD, still=True))["Motion"] == "alarm"
     assert levels(report_of(make_samples, BAD, GOOD))["Motion"] == "ok"
@@ -108,9 +124,7 @@ def test_panel_calls_reward_that_moves_alone(make_samples):
 def test_copied_cases_are_told_from_chance(num_copies, level):
     def rows(variant, num):
         return [
-            SimpleNamespace(
-                variant=variant, case_id=f"case-{i}", seed=0, values={"copy_paste": 0.9 if i < num else 0.1}
-            )
+            SimpleNamespace(variant=variant, case_id=f"case-{i}", seed=0, values={"copied": 1.0 if i < num else 0.0})
             for i in range(60)
         ]
 

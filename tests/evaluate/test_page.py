@@ -1,7 +1,10 @@
 """The page: self-contained, bounded, escaped, with players a browser can play."""
 
 import base64
+import json
 import re
+import shutil
+import time
 from html.parser import HTMLParser
 from io import BytesIO
 
@@ -11,6 +14,7 @@ import torch
 from tests.evaluate.conftest import PlantedFinder, planted_clip
 
 from idgrpo.evaluate.config import EvaluateConfig, PageConfig, StatisticsConfig
+from idgrpo.evaluate.document import read_report
 from idgrpo.evaluate.evaluate import evaluate
 from idgrpo.evaluate.page.charts import curve, forest, scatter, ticks
 from idgrpo.evaluate.page.gallery import choose
@@ -18,6 +22,7 @@ from idgrpo.evaluate.page.html import page_html
 from idgrpo.evaluate.page.media import fit_width, trimmed
 from idgrpo.evaluate.report import write_report
 from idgrpo.evaluate.tables import latex, markdown, summary_lines
+from idgrpo.records.sample import Sample
 from idgrpo.video.read import read_image
 
 CONFIG = EvaluateConfig(statistics=StatisticsConfig(num_resamples=300))
@@ -129,6 +134,141 @@ def test_tables_tell_the_same_numbers(report):
     assert f"& {identity.base:.3f} & {identity.tuned:.3f} &" in latex(report)
     assert any(f"{identity.base:.3f} -> {identity.tuned:.3f}" in line for line in summary_lines(report))
     assert not re.search(r"(?<!\\)[%_]", latex(report))
+
+
+def cells(table: str, title: str) -> list[str]:
+    """Give the cells of a Markdown table's line."""
+    return next([c.strip(" *") for c in line.split("|")[1:-1]] for line in table.splitlines() if title in line)
+
+
+def test_cases_improve_by_the_better_direction(report):
+    """Fewer swaps are an improvement: 3 of 5 cases improve (the others tie or are not defined), none gets worse."""
+    swaps = report.comparisons["tuned"]["swap_rate"]
+    assert swaps.difference.value < 0
+    share = f"{swaps.win_rate.value * 100:.0f} %"
+    assert swaps.win_rate.value > 0.5
+    assert cells(markdown(report), "Swap rate ↓")[5] == share
+    tex = next(line for line in latex(report).splitlines() if line.startswith("Swap rate"))
+    assert tex.split(" & ")[5] == share.replace("%", r"\%")
+    row = re.search(r"Swap rate <em>↓</em></th>(.*?)</tr>", page_html([report], PageConfig()))[1]
+    assert f"<td>{share}</td>" in row
+    assert cells(markdown(report), "Motion")[5] == "–"  # no better direction, nothing to improve
+
+
+def test_the_headline_pair_comes_first_everywhere(report):
+    assert (report.headline, report.headlines) == ("identity", ["identity", "separation"])
+    assert {s.measure for s in report.slices} <= {"identity", "separation"}
+    lines = markdown(report).splitlines()[4:6]
+    assert [
+        line.startswith(f"| **{title} ↑** |") for line, title in zip(lines, ("Identity", "Separation"), strict=True)
+    ] == [True] * 2
+    own = report.comparisons["tuned"]["separation"]
+    assert own.p_holm is None and cells(markdown(report), "Separation")[6] == f"{own.p_value:.3f}"
+    body = latex(report).splitlines()
+    assert body[4].startswith("Identity") and body[5].startswith("Separation") and body[6] == r"\midrule"
+    summary = summary_lines(report)
+    assert "Identity ↑" in summary[1] and "Separation ↑" in summary[2] and "Coverage ↑" in summary[3]
+    page = page_html([report], PageConfig())
+    cards = re.findall(r'<article class="card( large)? (\w+)"[^>]*><h3>([^<]+) <em title="([^"]+)">', page)
+    assert [(c[2], bool(c[0])) for c in cards[:3]] == [
+        ("Identity", True),
+        ("Separation", True),
+        ("Worst person", False),
+    ]
+    assert {c[2]: c[3] for c in cards}["Confusion"] == "lower is better"
+    assert "identity" in report.power_note and "separation" in report.power_note
+
+
+def test_cards_are_coloured_by_what_is_better(make_samples):
+    """Swaps fell in all of 12 cases: the arrow points down, the colour is that of an improvement."""
+    samples = {"base": make_samples("base", ["duplicate"] * 12), "tuned": make_samples("tuned", ["faithful"] * 12)}
+    page = page_html([evaluate(samples, PlantedFinder(), CONFIG)], PageConfig(max_players=0))
+    found = re.findall(
+        r'<article class="card(?: large)? (\w+)"[^>]*><h3>(\w+)[^<]* <em[^>]*>([↑↓]?)</em></h3><p class=change>(.)',
+        page,
+    )
+    drawn = {title: (verdict, arrow, change) for verdict, title, arrow, change in found}
+    assert drawn["Swap"] == drawn["Confusion"] == ("better", "↓", "▼")
+    assert drawn["Separation"] == ("better", "↑", "▲")
+
+
+def test_an_alarm_stands_beside_the_headline(make_samples):
+    """Two people blended into one: identity rises, and the page and the table say at once what it was paid with."""
+    samples = {"base": make_samples("base", ["missing person"] * 10), "tuned": make_samples("tuned", ["blend"] * 10)}
+    blended = evaluate(samples, PlantedFinder(), CONFIG)
+    assert blended.comparisons["tuned"]["identity"].verdict == "better"
+    assert blended.comparisons["tuned"]["separation"].verdict == "worse"
+    page = page_html([blended], PageConfig(max_players=0))
+    assert page.index("People told apart") < page.index("Is the gain honest?")
+    assert "- alarm: People told apart: people became more like each other: confusion 0.000 to 0.707" in markdown(
+        blended
+    )
+
+
+def test_the_forest_shows_confusion_and_swaps(report):
+    page = page_html([report], PageConfig())
+    names = re.findall(r'<text class="name"[^>]*>([^<]+)</text>', page)
+    assert {"Identity ↑", "Separation ↑", "Confusion ↓", "Swap rate ↓", "Margin ↑"} <= set(names)
+    assert "seen 100%" in page  # coverage is said in front of each clip's similarity
+
+
+def written(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_report_made_twice_is_the_same_in_every_byte(make_samples, tmp_path, monkeypatch):
+    """Another day, another store, another machine's clock in the curves, a cache or none."""
+    samples = {"base": make_samples("base", BASE), "tuned": make_samples("tuned", TUNED, policy="p")}
+    first_store, second_store = tmp_path / "one", tmp_path / "two"
+    for store in (first_store, second_store):
+        for name in ("base", "tuned"):
+            shutil.copytree(tmp_path / name, store / name)
+        for portrait in tmp_path.glob("portrait-*.png"):
+            shutil.copy(portrait, store)
+
+    def moved(store):
+        text = {
+            name: [s.model_dump_json().replace(str(tmp_path), str(store)) for s in part]
+            for name, part in samples.items()
+        }
+        return {name: [Sample.model_validate_json(line) for line in part] for name, part in text.items()}
+
+    def curves(speed: float) -> dict:
+        timed = {"seconds_update": speed, "samples_per_second": 1 / speed, "cpu_seconds": speed, "wall_s": speed}
+        return {"run": [{**row, **timed} for row in CURVES["run"]]}
+
+    here = evaluate(moved(first_store), PlantedFinder(), CONFIG, curves=curves(1.5), cache_folder=tmp_path / "cache")
+    write_report(here, first_store / "report", PageConfig())
+    time.sleep(1.1)  # a date in seconds would differ
+    there = evaluate(moved(second_store), PlantedFinder(), CONFIG, curves=curves(2.5))
+    write_report(there, second_store / "report", PageConfig())
+    first, second = written(first_store / "report"), written(second_store / "report")
+    assert list(first) == list(second)
+    assert [name for name in first if first[name] != second[name]] == []
+    assert str(tmp_path).encode() not in b"".join(first.values())
+
+
+def test_a_moved_report_still_finds_its_videos(report, tmp_path, make_samples):
+    write_report(report, tmp_path / "reports" / "one", PageConfig())
+    assert read_report(tmp_path / "reports" / "one") == report
+    shutil.copytree(tmp_path, tmp_path.parent / "moved")
+    again = read_report(tmp_path.parent / "moved" / "reports" / "one")
+    assert page_html([again], PageConfig()) == page_html([report], PageConfig())
+    assert again.samples[0].video.startswith(str(tmp_path.parent / "moved"))
+
+
+def test_a_report_of_version_0_1_0_can_be_read(report, tmp_path):
+    """It had a date, one headline, and slices without a measure."""
+    old = json.loads(report.model_dump_json())
+    old["created_utc"] = "2026-11-01T10:00:00+00:00"
+    del old["headlines"]
+    for part in old["slices"]:
+        del part["measure"]
+    (tmp_path / "report.json").write_text(json.dumps(old))
+    found = read_report(tmp_path)
+    assert found.pair() == ["identity"]
+    assert "| **Identity ↑** |" in markdown(found)
+    assert page_html([found], PageConfig(max_players=0))
 
 
 def test_small_clips_are_enlarged_pixel_by_pixel_and_large_ones_reduced():

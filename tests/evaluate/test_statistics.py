@@ -1,5 +1,7 @@
 """Intervals cover what they promise; tests and corrections give textbook answers."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -20,8 +22,16 @@ def test_same_data_and_seed_give_the_same_interval():
 
 
 def test_too_few_cases_give_no_interval():
-    assert s.mean_interval(np.array([0.1, 0.2, 0.3])).low is None
-    assert s.detectable_difference(np.array([0.1, 0.2, 0.3])) is None
+    few = np.linspace(0.1, 0.3, 5)
+    assert s.mean_interval(few).low is s.relative_interval(few, few + 0.1).low is s.detectable_difference(few) is None
+    assert s.mean_interval(np.linspace(0.1, 0.3, 6)).low is not None
+
+
+def test_fewest_cases_are_those_that_can_reach_significance():
+    """All cases improving gives p = 2 / 2^n: 6 cases for 5 %, 10 when it is the first of 13 corrected tests."""
+    assert (s.fewest_cases(0.95), s.fewest_cases(0.95, 13), s.fewest_cases(0.99)) == (6, 10, 8)
+    for num in (5, 6):
+        assert (s.sign_flip_p(np.linspace(0.1, 0.2, num)) <= 0.05) == (num >= s.fewest_cases(0.95))
 
 
 def test_constant_and_mostly_constant_values_stay_finite():
@@ -55,6 +65,52 @@ def test_relative_interval_of_a_doubling():
     assert s.relative_interval(np.zeros(10), base[:10]) is None
 
 
+def relative_world(rng: np.random.Generator, num: int, kind: str) -> tuple[np.ndarray, np.ndarray, float]:
+    """Draw base and tuned values [case] and give the true relative gain."""
+    if kind == "skewed gains":
+        base = rng.beta(2, 5, num)
+        return base + rng.normal(0, 0.03, num), base + rng.gamma(2, 0.03, num) + rng.normal(0, 0.03, num), 0.06 * 3.5
+    if kind == "noisy clips":
+        case = rng.normal(0.4, 0.08, num)
+        return case + rng.normal(0, 0.12, num), case + 0.1 + rng.normal(0, 0.12, num), 0.25
+    base = rng.normal(0.25, 0.15, num)  # "separation": its base is small beside its spread
+    return base, 0.5 * base + rng.normal(0.155, 0.15, num), 0.12
+
+
+def relative_coverage(kind: str, num_cases: int, num_runs: int) -> tuple[float, float]:
+    """Give the share of intervals that contain the true gain, and the share without bounds (they contain it)."""
+    rng, hits, unbounded = np.random.default_rng(num_cases), 0, 0
+    for run in range(num_runs):
+        base, tuned, true = relative_world(rng, num_cases, kind)
+        found = s.relative_interval(base, tuned, num_resamples=600, seed=run)
+        unbounded += found.low is None
+        hits += found.low is None or found.low <= true <= found.high
+    return hits / num_runs, unbounded / num_runs
+
+
+@pytest.mark.parametrize("num_cases", [8, 30])
+def test_intervals_of_a_relative_gain_cover_it_with_few_cases(num_cases):
+    assert 0.93 <= relative_coverage("skewed gains", num_cases, 500)[0] <= 0.98
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("kind", ["skewed gains", "noisy clips", "separation"])
+def test_coverage_of_relative_gains(kind, capsys):
+    for num_cases in (6, 8, 12, 20, 40, 128):
+        covered, unbounded = relative_coverage(kind, num_cases, 2000)
+        with capsys.disabled():
+            print(
+                f"\n{kind}, {num_cases} cases: {covered:.1%} of 95 % intervals cover the gain, {unbounded:.1%} unbounded"
+            )
+        assert 0.935 <= covered <= 0.98
+
+
+def test_a_relative_gain_has_no_bounds_where_the_base_may_be_zero():
+    base = np.array([0.5, -0.4, 0.6, -0.5, 0.3, -0.2, 0.4, -0.3])
+    found = s.relative_interval(base, base + 0.1)
+    assert found.value > 0 and found.low is found.high is None
+
+
 def test_win_rate_counts_ties_half():
     found = s.win_rate(np.array([1.0, 1.0, -1.0, 0.0]))
     assert found.value == pytest.approx(0.625)
@@ -73,6 +129,15 @@ def test_sign_flip_p_is_uniform_without_effect_and_small_with_one():
     nothing = [s.sign_flip_p(rng.normal(size=15), 400, seed) for seed in range(200)]
     assert 0.02 <= np.mean(np.array(nothing) < 0.05) <= 0.09
     assert s.sign_flip_p(np.full(12, 0.1)) < 0.01
+
+
+def test_sign_flip_p_is_exact_with_few_cases():
+    """Every sign change is counted: 5 cases that all improve give 2/32, whatever the seed."""
+    assert [s.sign_flip_p(np.full(5, 0.1) + 0.01 * np.arange(5), seed=seed) for seed in (0, 1)] == [2 / 32] * 2
+    gaps = np.array([0.3, -0.1, 0.2, 0.05, 0.4, -0.02, 0.1])
+    means = [abs(np.dot(signs, gaps)) for signs in product((-1, 1), repeat=7)]
+    assert s.sign_flip_p(gaps) == pytest.approx(np.mean(np.array(means) >= abs(gaps.sum()) - 1e-12))
+    assert s.sign_flip_p(np.zeros(6)) == 1.0
 
 
 def test_effect_size_is_hedges_g():

@@ -212,3 +212,39 @@ def test_flow_law_refuses_a_sigma_max_of_one(state):
 def test_unknown_law_names_the_known():
     with pytest.raises(UsageError, match="wan, flow, dance, cps"):
         law_named("wann")
+
+
+def test_a_new_law_is_one_function_and_one_line(monkeypatch):
+    import sys
+    import types
+
+    from idgrpo.flow import LAWS
+    from idgrpo.flow.laws import default_eta
+
+    def level_std(sigma, sigma_next, sigma_max, eta=0.5):
+        return eta * torch.sqrt(sigma)
+
+    module = types.ModuleType("a_law")
+    module.level_std = level_std
+    monkeypatch.setitem(sys.modules, "a_law", module)
+    monkeypatch.setitem(LAWS, "level", "a_law:level_std")
+    assert default_eta("level") == 0.5
+    from idgrpo.bases.config import SamplerConfig
+
+    assert SamplerConfig(law="level", eta=0.2).law == "level"
+    x = torch.ones(1, 2)
+    _, std = stochastic_step("level", x, x, 0.64, 0.39, sigma_max=0.9)
+    assert float(std) == pytest.approx(0.5 * 0.8 * 0.5)
+
+
+@pytest.mark.parametrize("law", ["wan", "flow", "dance", "cps"])
+def test_no_step_waits_for_the_device(law):
+    """Under fake tensors of a GPU anything that looks at a value stops the code; so would the GPU wait for it."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        x, v = (torch.empty(2, 16, 3, 4, 4, device="cuda") for _ in range(2))
+        sigma, sigma_next = (torch.empty(2, device="cuda") for _ in range(2))
+        mean, std = stochastic_step(law, x, v, sigma, sigma_next, sigma_max=0.95)
+        density = log_prob(x, mean, std, torch.empty(2, 1, 3, 1, 1, device="cuda"))
+        assert euler_step(x, v, sigma, sigma_next).device == density.device == x.device

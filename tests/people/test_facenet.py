@@ -4,12 +4,12 @@ import torch
 
 from idgrpo.errors import DataError, MachineError
 from idgrpo.people import FINDERS
+from idgrpo.people.align import crop_square
 from idgrpo.people.contract import Finder
 from idgrpo.people.facenet import (
     FacenetEmbedder,
     FacenetFinder,
     cached_weights,
-    crop_square,
 )
 from idgrpo.people.load import load_finder
 from idgrpo.people.match import match_tracks
@@ -107,7 +107,11 @@ def test_crops_are_square_and_reach_over_the_edge():
 def test_the_registry_names_finders_and_refuses_others():
     from idgrpo.errors import UsageError
 
-    assert set(FINDERS) >= {"tiny", "facenet"}
-    with pytest.raises(UsageError, match="unknown finder 'arcface'.*facenet"):
-        load_finder("arcface")
+    assert set(FINDERS) >= {"tiny", "facenet", "arcface"}
+    with pytest.raises(UsageError, match="unknown finder 'acrface'.*facenet"):
+        load_finder("acrface")
+    with pytest.raises(UsageError, match="no option 'min_face'; did you mean 'min_face_px'"):
+        load_finder("facenet", min_face=30)
+    with pytest.raises(UsageError, match="has no class 'Nobody'"):
+        load_finder("idgrpo.people.facenet:Nobody")
     assert isinstance(load_finder("idgrpo.people.facenet:FacenetFinder", embedder=False), FacenetFinder)

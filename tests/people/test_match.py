@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from idgrpo.people.contract import Detection
 from idgrpo.people.match import assign, match_tracks, similarity
-from idgrpo.people.track import Track
+from idgrpo.people.track import PersonTrack
 
 
 def test_each_track_serves_one_reference_and_the_total_counts():
@@ -39,7 +39,7 @@ def test_against_every_possible_assignment(num_references, num_tracks, seed):
 
 def test_tracks_are_matched_by_cosine():
     box = (0.0, 0.0, 1.0, 1.0)
-    tracks = [Track({0: Detection(0, box, 1.0, np.array([0.0, 2.0]))}), Track({0: Detection(0, box, 1.0)})]
+    tracks = [PersonTrack({0: Detection(0, box, 1.0, np.array([0.0, 2.0]))}), PersonTrack({0: Detection(0, box, 1.0)})]
     chosen, table = match_tracks([np.array([1.0, 0.0]), np.array([0.6, 0.8])], tracks)
     assert chosen == [1, 0]
     assert table == pytest.approx(np.array([[0.0, -1.0], [0.8, -1.0]]))

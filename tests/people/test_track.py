@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from idgrpo.people.contract import Detection
-from idgrpo.people.track import LinkSettings, Track, link
+from idgrpo.people.track import LinkSettings, PersonTrack, link
 
 
 def crossing():
@@ -75,9 +75,9 @@ def test_no_detection_no_track():
 def test_the_track_embedding_is_a_weighted_mean():
     a, b = np.array([1.0, 0.0]), np.array([0.0, 1.0])
     box = (0.0, 0.0, 1.0, 1.0)
-    track = Track({0: Detection(0, box, 0.9, a), 1: Detection(1, box, 0.3, b), 2: Detection(2, box, 1.0)})
+    track = PersonTrack({0: Detection(0, box, 0.9, a), 1: Detection(1, box, 0.3, b), 2: Detection(2, box, 1.0)})
     assert track.embedding() == pytest.approx(np.array([3.0, 1.0]) / 10**0.5)
-    assert Track({0: Detection(0, box, 1.0)}).embedding() is None
+    assert PersonTrack({0: Detection(0, box, 1.0)}).embedding() is None
 
 
 def test_the_result_does_not_depend_on_the_order_within_a_frame(unit, walk):

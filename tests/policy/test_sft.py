@@ -256,7 +256,7 @@ def test_what_cannot_be_dealt_out_is_refused_with_the_arithmetic():
 
 def run_stage(checkpoint, data, folder, resume=False, reward=None, **changes):  # noqa: F811
     config = PolicyConfig.model_validate(merge(SFT | {"lora": {"rank": 2}}, changes))
-    with RunFolder.open(folder, fingerprint=config.model_dump(), resume=resume) as run:
+    with RunFolder.open(folder, config.model_dump()) as run:
         return train(load_base(str(checkpoint)), read_clips(data), reward, config, run, out=folder / "out")
 
 

@@ -67,7 +67,7 @@ def redness(videos, references, prompts):
 
 def run_stage(checkpoint, cases, folder, reward=redness, resume=False, evaluate=None, init=None, **changes):
     config = PolicyConfig.model_validate(SETTINGS | changes)
-    with RunFolder.open(folder, fingerprint=config.model_dump(), resume=resume) as run:
+    with RunFolder.open(folder, config.model_dump()) as run:
         base = load_base(str(checkpoint))
         return train(base, cases, reward, config, run, out=folder / "out", evaluate=evaluate, init=init)
 

@@ -6,7 +6,15 @@ import torch
 
 from idgrpo.records.preference import Preference
 from idgrpo.records.reference import Reference
+from idgrpo.reward.data import Clip, frozen_copy, read_photo
+from idgrpo.video.read import read_video
 from idgrpo.video.write import write_image, write_video
+
+
+def whole_clip(clip: Clip) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Decode all frames of a clip, uint8 "frame channel height width", and its photos."""
+    video, photos = read_video(Path(clip.video)), [read_photo(path) for path in clip.photos]
+    return (frozen_copy(video, photos) if clip.at_rest else video), photos
 
 
 def write_preferences(

@@ -1,12 +1,12 @@
 """The photos in a video's place, at rest: pairs that nobody has to label."""
 
 import torch
-from preferences import write_preferences
+from preferences import whole_clip, write_preferences
 from test_train import run_training, settings
 
-from idgrpo.reward.copies import frozen_copy
-from idgrpo.reward.data import Clip, PairClips, clips_of, copies_of, read_clip
+from idgrpo.reward.data import Clip, PairClips, clips_of, copies_of, frozen_copy
 from idgrpo.reward.features import feature_folder
+from idgrpo.reward.preprocess import Preprocessing
 
 
 def test_the_better_clip_of_a_share_of_the_decided_pairs_meets_its_own_photos(tmp_path) -> None:
@@ -21,11 +21,13 @@ def test_the_better_clip_of_a_share_of_the_decided_pairs_meets_its_own_photos(tm
         assert better == clips_of(pair)[0 if pair.label == "a" else 1]
         assert photos == Clip(better.video, better.photos, better.prompt, at_rest=True) and copy.label == "a"
         assert copy.source == pair.source and copy.distortion == "static_copy"
-        (video, references), (still, _) = read_clip(better), read_clip(photos)
+        (video, references), (still, _) = whole_clip(better), whole_clip(photos)
         assert torch.equal(still, frozen_copy(video, references))
         assert (still == still[0]).all() and still.shape == video.shape
-    item = PairClips(copies, [0] * len(copies), [0])[0]
-    assert torch.equal(item["videos"][1], read_clip(clips_of(copies[0])[1])[0])
+    seen = Preprocessing(num_frames=4)
+    still = PairClips(copies, [0] * len(copies), [0], seen)[0]["videos"][1]
+    whole = whole_clip(clips_of(copies[0])[1])[0]
+    assert torch.equal(still.frames, whole[seen.frame_indices(len(whole))]) and still.num_clip_frames == len(whole)
 
 
 def test_features_of_a_clip_and_of_its_photos_are_kept_apart(tmp_path) -> None:

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
-from preferences import write_preferences
+from preferences import whole_clip, write_preferences
 from tiny_vlm import write_tiny_qwen2_vl, write_tiny_qwen3_vl, write_tiny_vlm
 
 from idgrpo.errors import ArtifactError
 from idgrpo.reward.backbone import FAMILIES, load_backbone
-from idgrpo.reward.config import RewardConfig
-from idgrpo.reward.data import clips_of, read_clip
+from idgrpo.reward.config import RewardModelConfig
+from idgrpo.reward.data import clips_of
+from idgrpo.reward.model import load_network
 from idgrpo.reward.score import RewardModel
 from idgrpo.reward.train import train
 from idgrpo.run.folder import RunFolder
@@ -24,10 +25,10 @@ FULL = {"rates": RATES, "lora": {"rank": 2, "dropout": 0.0}, "epochs": 1, "batch
 def test_trains_saves_and_scores_alike(family, tmp_path) -> None:
     vlm = WRITERS[family](tmp_path / "vlm")
     pairs = write_preferences(tmp_path / "data", 16)
-    config = RewardConfig.model_validate({"vlm": str(vlm), "mode": "full", "inputs": INPUTS, "full": FULL})
-    with RunFolder.open(tmp_path / "run", fingerprint={}, resume=False) as run:
+    config = RewardModelConfig.model_validate({"vlm": str(vlm), "mode": "full", "inputs": INPUTS, "full": FULL})
+    with RunFolder.open(tmp_path / "run", {}) as run:
         card = train(pairs, config, run, tmp_path / "rm")
-    before, after = load_backbone(vlm).state_dict(), load_backbone(tmp_path / "rm").state_dict()
+    before, after = load_backbone(vlm).state_dict(), load_network(tmp_path / "rm")[0].backbone.state_dict()
     moved = {name for name in before if "embed_tokens" not in name and not before[name].equal(after[name])}
     parts = ["self_attn.q_proj", "mlp.up_proj", "visual.patch_embed", "merger"]
     parts += ["deepstack_merger_list"] if family == "qwen3_vl" else []
@@ -35,7 +36,7 @@ def test_trains_saves_and_scores_alike(family, tmp_path) -> None:
     model = RewardModel.load(tmp_path / "rm")
     right = 0
     for pair in pairs:
-        (video_a, photos), (video_b, _) = map(read_clip, clips_of(pair))
+        (video_a, photos), (video_b, _) = map(whole_clip, clips_of(pair))
         first, second = model.score([video_a, video_b], [photos] * 2, [pair.prompt] * 2)
         right += (first > second) == (pair.label == "a")
     parts_of_data = [card[part] for part in ("train", "validation", "test")]

@@ -12,6 +12,7 @@ from idgrpo.records.reference import Reference
 from idgrpo.reward.metrics import (
     Judged,
     accuracy_decided,
+    accuracy_interval,
     accuracy_with_ties,
     best_tie_threshold,
     calibration,
@@ -39,6 +40,15 @@ def test_decided_accuracy_counts_zero_as_half() -> None:
     pairs = [judged("a", 1.0), judged("b", 1.0), judged("a", 0.0), judged("tie", 9.0), judged("both_bad", 9.0)]
     assert accuracy_decided(pairs) == pytest.approx(0.5)
     assert accuracy_decided([judged("tie", 1.0)]) is None
+
+
+def test_the_interval_of_few_pairs_is_wide() -> None:
+    # By hand: Wilson's interval of 8 of 10 is 0.490 to 0.943, of 80 of 100 0.711 to 0.867.
+    for num, low, high in ((10, 0.490, 0.943), (100, 0.711, 0.867)):
+        pairs = [judged("a", 1.0 if i < 0.8 * num else -1.0) for i in range(num)]
+        assert accuracy_interval(pairs) == pytest.approx([low, high], abs=1e-3)
+    assert accuracy_interval([judged("tie", 1.0)]) == [0.0, 1.0]
+    assert report(pairs, 0.1)["accuracy_decided_ci95"] == accuracy_interval(pairs)
 
 
 def test_threshold_separates_ties_on_validation() -> None:

@@ -4,24 +4,43 @@ import pytest
 from preferences import write_preferences
 
 from idgrpo.reward.metrics import Judged
+from idgrpo.reward.preprocess import Preprocessing
 from idgrpo.reward.probes import run_probes
 from idgrpo.reward.score import RewardFailure
+
+
+class Builder:
+    settings = Preprocessing(num_frames=4)
 
 
 class Scorer:
     """Score by a function of one clip and its photos, as a reward model does."""
 
+    builder = Builder()
+
     def __init__(self, function):
         self.function = function
 
-    def score(self, videos, references, prompts):
-        return [self.function(v.float(), [p.float() for p in r]) for v, r in zip(videos, references, strict=True)]
+    def score(self, videos, references, prompts, fps=None):
+        return [
+            self.function(v.frames.float(), [p.float() for p in r]) for v, r in zip(videos, references, strict=True)
+        ]
 
 
 def likeness(video, photos) -> float:
     """Compare each photo's colour with the nearest column of the first frame: blind to order, knows its people."""
     columns = video[0].mean(1).T
     return -float(sum((columns - p.mean((1, 2))).abs().sum(1).min() for p in photos))
+
+
+def binding(video, photos) -> float:
+    """Compare the two halves of the first frame with the photos, each half with one of its own: blind to order, no doubles."""
+    halves = [half.mean((1, 2)) for half in video[0].chunk(2, -1)]
+    means = [photo.mean((1, 2)) for photo in photos]
+    return -min(
+        float(sum((half - mean).abs().sum() for half, mean in zip(halves, order, strict=True)))
+        for order in (means, means[::-1])
+    )
 
 
 def motion(video, photos) -> float:
@@ -39,8 +58,8 @@ def rates(function, judged) -> dict[str, float]:
 
 
 def test_an_honest_scorer_passes(judged) -> None:
-    found = rates(lambda v, p: likeness(v, p) + 100 * min(motion(v, p), 1), judged)
-    assert found == {"reference_order": 1.0, "stranger_reference": 1.0, "static_copy": 1.0}
+    found = rates(lambda v, p: binding(v, p) + 100 * min(motion(v, p), 1), judged)
+    assert found == {"reference_order": 1.0, "stranger_reference": 1.0, "one_for_all": 1.0, "static_copy": 1.0}
 
 
 def test_each_probe_fails_where_it_should(judged) -> None:
@@ -50,6 +69,14 @@ def test_each_probe_fails_where_it_should(judged) -> None:
     assert rates(motion, judged)["stranger_reference"] == 0.0  # never looks at the photos
     assert rates(lambda v, p: -motion(v, p), judged)["static_copy"] == 0.0
     assert rates(lambda v, p: -likeness(v, p), judged)["stranger_reference"] == 0.0
+    assert rates(motion, judged)["one_for_all"] == 0.0
+    assert rates(likeness, judged)["one_for_all"] < 1.0  # being like anybody will do
+    assert rates(lambda v, p: min(likeness(v, [x]) for x in p), judged)["one_for_all"] == 0.0
+
+
+def test_a_clip_of_one_person_knows_no_doubles(judged) -> None:
+    alone = [Judged(j.preference.model_copy(update={"references": j.preference.references[:1]}), j.gap) for j in judged]
+    assert "one_for_all" not in rates(likeness, alone)
 
 
 def test_a_failure_is_no_pass(judged) -> None:

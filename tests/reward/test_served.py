@@ -22,7 +22,7 @@ from idgrpo.reward.inputs import InputBuilder
 from idgrpo.reward.model import RewardNetwork, save_network
 from idgrpo.reward.parts import add_token_rows
 from idgrpo.reward.score import RewardFailure, RewardModel
-from idgrpo.reward.wire import pack_request
+from idgrpo.reward.wire import TYPE, pack_request
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ENTRY = [sys.executable, "-c", "from idgrpo.cli.main import main; main()"]
@@ -85,7 +85,9 @@ def test_many_callers_get_the_models_scores_from_two_devices(folder) -> None:
         # A stop lets what is being scored finish, and is a clean end.
         with ThreadPoolExecutor(1) as caller:
             body = pack_request(*clips(40))
-            late = caller.submit(httpx.post, f"{served.url}/score", content=body, timeout=60)
+            late = caller.submit(
+                httpx.post, f"{served.url}/score", content=body, headers={"content-type": TYPE}, timeout=60
+            )
             while not httpx.get(f"{served.url}/health").json()["pending"]:
                 pass
             served.process.send_signal(signal.SIGTERM)

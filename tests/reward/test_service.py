@@ -6,31 +6,37 @@ import threading
 import httpx
 import pytest
 import torch
+from safetensors.torch import save
+from scoring import clips, untrained
 from starlette.testclient import TestClient
 
 from idgrpo.errors import ArtifactError, DataError, MachineError
-from idgrpo.reward.backbone import load_backbone
 from idgrpo.reward.client import RewardClient
-from idgrpo.reward.inputs import InputBuilder
-from idgrpo.reward.model import RewardNetwork
-from idgrpo.reward.parts import add_token_rows
-from idgrpo.reward.score import RewardFailure, RewardModel
+from idgrpo.reward.inputs import frame_rates
+from idgrpo.reward.limits import Limits
+from idgrpo.reward.score import RewardFailure, RewardModel, one_for_all, score_sets
 from idgrpo.reward.service import make_app
-from idgrpo.reward.wire import pack_request, unpack_request, unpack_scores
+from idgrpo.reward.wire import TYPE, pack_request, unpack_request, unpack_scores
 
 
 @pytest.fixture(scope="module")
 def model(tiny_vlm) -> RewardModel:
-    builder, backbone = InputBuilder.load(tiny_vlm), load_backbone(tiny_vlm)
-    add_token_rows(backbone, len(builder.tokenizer), len(builder.added_tokens))
-    return RewardModel(RewardNetwork(backbone, 32).eval(), builder, {})
+    return untrained(tiny_vlm)
+
+
+HEADERS = {"content-type": TYPE}
+CALLER = [(b"host", b"127.0.0.1"), (b"content-type", TYPE.encode())]
+
+
+def web_of(app) -> TestClient:
+    return TestClient(app, base_url="http://127.0.0.1", headers=HEADERS)
 
 
 class Bridge(httpx.BaseTransport):
     """Carry the client's requests straight into the application."""
 
     def __init__(self, app):
-        self.web = TestClient(app)
+        self.web = web_of(app)
         self.answers: list[httpx.Response | Exception] = []
         self.num_requests = 0
 
@@ -47,16 +53,9 @@ class Bridge(httpx.BaseTransport):
         return httpx.Response(found.status_code, headers=found.headers, content=found.content)
 
 
-def clips(num: int) -> tuple:
-    generator = torch.Generator().manual_seed(num)
-    videos = torch.randint(0, 256, (num, 9, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    photos = torch.randint(0, 256, (num, 2, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    return list(videos), [list(p) for p in photos], [f"prompt {i}" for i in range(num)]
-
-
 def client(bridge: Bridge, **settings) -> RewardClient:
     waits = settings.pop("waits", [])
-    return RewardClient("http://rm", transport=bridge, sleep=waits.append, **settings)
+    return RewardClient("http://127.0.0.1", transport=bridge, sleep=waits.append, **settings)
 
 
 def test_remote_scores_are_the_models_scores(model) -> None:
@@ -83,11 +82,11 @@ def test_short_outages_are_bridged_and_long_ones_are_errors(model) -> None:
 
 
 def test_refusals_are_not_retried(model) -> None:
-    bridge = Bridge(make_app([model], max_bytes=100))
+    bridge = Bridge(make_app([model], limits=Limits(max_bytes=100)))
     with pytest.raises(DataError, match="413"):
         client(bridge).score(*clips(1))
     assert bridge.num_requests == 1
-    assert TestClient(make_app([model])).post("/score", content=b"nonsense").status_code == 422
+    assert web_of(make_app([model])).post("/score", content=b"nonsense").status_code == 422
 
 
 def test_another_model_is_noticed(model) -> None:
@@ -98,7 +97,7 @@ def test_another_model_is_noticed(model) -> None:
     remote = client(bridge)
     remote.health()
     exchanged = RewardModel(model.network, model.builder, {}, digest="sha256:exchanged")
-    bridge.web = TestClient(make_app([exchanged]))
+    bridge.web = web_of(make_app([exchanged]))
     with pytest.raises(ArtifactError, match="sha256:exchanged"):
         remote.score(*clips(1))
 
@@ -132,7 +131,7 @@ def test_one_fallen_device_is_named_while_the_others_score(model) -> None:
             return model.score(*request)
 
     fallen = Fallen()
-    web = TestClient(make_app([model, fallen]))  # idle devices are asked in turn
+    web = web_of(make_app([model, fallen]))  # idle devices are asked in turn
     answers = [web.post("/score", content=pack_request(*clips(1))).status_code for _ in range(3)]
     assert answers == [200, 500, 200]
     health = web.get("/health")
@@ -155,10 +154,10 @@ def test_a_caller_who_leaves_or_lies_about_the_length_is_no_fault_of_the_service
     async def send(message: dict) -> None:
         messages.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/score", "headers": [], "query_string": b""}
+    scope = {"type": "http", "method": "POST", "path": "/score", "headers": CALLER, "query_string": b""}
     asyncio.run(app(scope, receive, send))
     assert messages[0]["status"] == 400
-    web = TestClient(app)
+    web = web_of(app)
     for length in ("many", "-1", "1e3"):
         answer = web.post("/score", content=b"x", headers={"content-length": length})
         assert answer.status_code == 422 and "content-length" in answer.json()["error"]
@@ -167,7 +166,7 @@ def test_a_caller_who_leaves_or_lies_about_the_length_is_no_fault_of_the_service
 
 
 def test_a_body_of_unknown_length_is_bounded_too(model) -> None:
-    web = TestClient(make_app([model], max_bytes=1000))
+    web = web_of(make_app([model], limits=Limits(max_bytes=1000)))
     answer = web.post("/score", content=(b"x" * 100 for _ in range(100)))
     assert answer.status_code == 413
 
@@ -206,7 +205,7 @@ def test_too_many_waiting_requests_are_turned_away(model) -> None:
 
     async def scenario() -> list[int]:
         transport = httpx.ASGITransport(make_app([Slow()], max_waiting=1))
-        async with httpx.AsyncClient(transport=transport, base_url="http://rm") as web:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=HEADERS) as web:
             body = pack_request(*clips(1))
             first = asyncio.create_task(web.post("/score", content=body))
             while not entered.is_set():
@@ -216,3 +215,100 @@ def test_too_many_waiting_requests_are_turned_away(model) -> None:
             return [(await first).status_code, second.status_code, int(second.headers["Retry-After"])]
 
     assert asyncio.run(scenario()) == [200, 503, 1]
+
+
+def test_a_callers_bad_clips_harm_nobody_and_no_device(model) -> None:
+    bridge = Bridge(make_app([model]))
+    videos, photos, prompts = clips(5)
+    expected = model.score(videos, photos, prompts)
+    videos[0] = videos[0][..., :0]
+    photos[1] = [photos[1][0], torch.zeros(3, 1, 300, dtype=torch.uint8)]
+    prompts[2] = "\ud800"
+    found = client(bridge).score(videos, photos, prompts)
+    assert [type(x) for x in found] == [RewardFailure] * 3 + [float] * 2
+    assert found[3:] == pytest.approx(expected[3:], abs=1e-5)
+    assert bridge.web.get("/health").json()["status"] == "ok"
+
+
+def test_what_one_clip_does_to_a_device_that_works_costs_that_clip_alone(model) -> None:
+    class Picky:
+        digest, device = model.digest, model.device
+
+        def score(self, videos, *rest):
+            if any(len(video) == 7 for video in videos):
+                raise RuntimeError("an odd clip")
+            return model.score(videos, *rest)
+
+    bridge = Bridge(make_app([Picky()]))
+    videos, photos, prompts = clips(3)
+    expected = model.score(videos, photos, prompts)
+    videos[1] = videos[1][:7]
+    found = client(bridge).score(videos, photos, prompts)
+    assert found[1] == RewardFailure("RuntimeError: an odd clip")
+    assert [found[0], found[2]] == pytest.approx([expected[0], expected[2]], abs=1e-5)
+    health = bridge.web.get("/health").json()
+    assert health["status"] == "ok" and "failing" not in health
+
+
+@pytest.mark.parametrize("fps", [None, 24, [8.0, None, 30.0]])
+def test_frame_rates_and_seen_clips_travel(model, fps) -> None:
+    videos, photos, prompts = clips(3)
+    remote = client(Bridge(make_app([model])))
+    assert remote.score(videos, photos, prompts, fps) == model.score(videos, photos, prompts, fps)
+    rates = frame_rates(fps, 3)
+    seen = [model.builder.see(video, rate) for video, rate in zip(videos, rates, strict=True)]
+    assert remote.score(seen, photos, prompts) == model.score(videos, photos, prompts, fps)
+
+
+def test_reference_sets_share_their_clip_on_the_way_and_behind_it(model) -> None:
+    videos, photos, prompts = clips(2)
+    sets = [[people, *one_for_all(people)] for people in photos]
+    assert score_sets(client(Bridge(make_app([model]))), videos, sets, prompts) == score_sets(
+        model, videos, sets, prompts
+    )
+    one = pack_request(videos, photos, prompts)
+    three = pack_request(videos * 3, photos * 3, prompts * 3)
+    assert len(three) - len(one) < 2000  # a few lines of text
+    again = unpack_request(three)
+    assert again[0][0] is again[0][2] and again[1][0][0] is again[1][2][0]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[]",
+        b"{}",
+        b'{"rows": 3}',
+        b'{"rows": [1]}',
+        b"[" * 100_000,
+        b"\xff",
+        b'{"rows": [{"video": "x", "seen_of": null, "photos": [], "prompt": "", "fps": null}]}',
+        b'{"rows": [{"video": "header", "seen_of": "x", "photos": [], "prompt": "", "fps": null}]}',
+        b'{"rows": [{"video": "header", "seen_of": null, "photos": [], "prompt": "", "fps": "x"}]}',
+    ],
+)
+def test_requests_of_wrong_shape_are_refused(model, header) -> None:
+    body = save({"header": torch.frombuffer(bytearray(header), dtype=torch.uint8)})
+    web = web_of(make_app([model]))
+    answer = web.post("/score", content=body)
+    assert answer.status_code == 422 and "not a scoring request" in answer.json()["error"]
+    assert web.get("/health").json()["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    "host, welcome",
+    [("127.0.0.1:8300", True), ("10.0.0.5:8300", True), ("[::1]:8300", True), ("localhost", True), ("rm.cluster:80", True),
+     ("evil.example", False), ("evil.example:8300", False), ("", False)],
+)  # fmt: skip
+def test_only_names_of_this_machine_are_answered(model, host, welcome) -> None:
+    web = web_of(make_app([model], hosts=["RM.cluster"]))
+    statuses = {web.get("/health", headers={"host": host}).status_code,
+                web.post("/score", content=pack_request(*clips(1)), headers={"host": host}).status_code}  # fmt: skip
+    assert statuses == ({200} if welcome else {421})
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/json", "multipart/form-data", ""])
+def test_other_content_is_refused(model, kind) -> None:
+    body = pack_request(*clips(1))
+    answer = web_of(make_app([model])).post("/score", content=body, headers={"content-type": kind})
+    assert answer.status_code == 415

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from idgrpo.errors import DataError
 from idgrpo.records.preference import Preference
 from idgrpo.records.reference import Reference
-from idgrpo.reward.schedule import draw_order, synthetic_share
+from idgrpo.reward.data import draw_order, synthetic_share
 from idgrpo.reward.splits import carve_validation, check_parts, people_of, split_by_identity
 
 

@@ -8,21 +8,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from preferences import write_preferences
+from preferences import whole_clip, write_preferences
 from safetensors.torch import load_file
 from tiny_vlm import write_tiny_vlm
 
 from idgrpo.errors import ArtifactError, DataError, MachineError, StoppedError
 from idgrpo.reward.backbone import load_backbone
 from idgrpo.reward.checkpoint import default_vlm, find_vlm
-from idgrpo.reward.config import FullConfig, RewardConfig
-from idgrpo.reward.data import clips_of, read_clip
+from idgrpo.reward.config import FullConfig, RewardModelConfig
+from idgrpo.reward.data import clips_of
 from idgrpo.reward.features import feature_scale
 from idgrpo.reward.inputs import InputBuilder
 from idgrpo.reward.metrics import Judged, best_tie_threshold
-from idgrpo.reward.model import HeadNetwork, RewardNetwork
-from idgrpo.reward.parts import add_token_rows, attach_parts, merge_parts
+from idgrpo.reward.model import HeadNetwork, RewardNetwork, load_network
+from idgrpo.reward.parts import Parts, add_token_rows, attach_parts
 from idgrpo.reward.score import RewardFailure, RewardModel, clip_features
+from idgrpo.reward.table import accuracy_lines, flat_metrics
 from idgrpo.reward.train import train
 from idgrpo.run.folder import RunFolder
 
@@ -34,9 +35,9 @@ def pairs(tmp_path_factory):
     return write_preferences(tmp_path_factory.mktemp("data"), 40, ties=4)
 
 
-def settings(vlm: Path, **changes) -> RewardConfig:
+def settings(vlm: Path, **changes) -> RewardModelConfig:
     values = {"vlm": str(vlm), "log_every": 1, **changes}
-    return RewardConfig.model_validate(values)
+    return RewardModelConfig.model_validate(values)
 
 
 def full(**changes) -> dict:
@@ -51,13 +52,15 @@ def full(**changes) -> dict:
     return {"mode": "full", "full": {**values, **changes}}
 
 
-def run_training(pairs, config: RewardConfig, folder: Path, *, resume: bool = False) -> dict:
-    with RunFolder.open(folder / "run", fingerprint={"test": 1}, resume=resume) as run:
+def run_training(pairs, config: RewardModelConfig, folder: Path, *, resume: bool = False) -> dict:
+    with RunFolder.open(folder / "run", {"test": 1}) as run:
         return train(pairs, config, run, folder / "rm")
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    return load_backbone(folder).state_dict()
+    """All weights of the backbone as it is used, those of a reward model in float32."""
+    is_reward_model = (folder / "reward.json").is_file()
+    return (load_network(folder)[0].backbone if is_reward_model else load_backbone(folder)).state_dict()
 
 
 def digest(folder: Path) -> str:
@@ -74,7 +77,7 @@ def test_head_only_learns_and_saves_a_model_that_scores(tiny_vlm, pairs, tmp_pat
     model = RewardModel.load(tmp_path / "rm")
     judged = 0
     for pair in pairs:
-        (video_a, photos), (video_b, _) = map(read_clip, clips_of(pair))
+        (video_a, photos), (video_b, _) = map(whole_clip, clips_of(pair))
         first, second = model.score([video_a, video_b], [photos] * 2, [pair.prompt] * 2)
         judged += pair.label != "tie" and (first > second) == (pair.label == "a")
     parts = [card[part] for part in ("train", "validation", "test")]
@@ -135,7 +138,7 @@ def test_batch_layouts_give_the_same_model(tiny_vlm, pairs, tmp_path) -> None:
         config = settings(tiny_vlm, **full(batch_pairs=batch, accumulation=accumulation, lora=lora))
         folder = tmp_path / f"{batch}x{accumulation}"
         run_training(pairs, config, folder)
-        weights.append(load_file(folder / "rm" / "model.safetensors"))
+        weights.append(weights_of(folder / "rm"))
     for other in weights[1:]:
         for name, value in weights[0].items():
             torch.testing.assert_close(other[name], value, atol=2e-5, rtol=1e-3)
@@ -177,7 +180,7 @@ def test_teacher_and_cosine_mix_run_together(tiny_vlm, pairs, tmp_path) -> None:
 def test_scores_do_not_depend_on_company_or_reference_order(tiny_vlm, pairs, tmp_path) -> None:
     run_training(pairs[:12], settings(tiny_vlm), tmp_path)
     model = RewardModel.load(tmp_path / "rm", batch=3)
-    clips = [read_clip(clips_of(pair)[0]) for pair in pairs[:5]]
+    clips = [whole_clip(clips_of(pair)[0]) for pair in pairs[:5]]
     videos, photos = [c[0] for c in clips], [c[1] for c in clips]
     prompts = ["short", "a longer prompt", "x", "y", "z"]
     together = model.score(videos, photos, prompts)
@@ -190,7 +193,7 @@ def test_scores_do_not_depend_on_company_or_reference_order(tiny_vlm, pairs, tmp
 def test_average_order_is_symmetric_too(tiny_vlm, pairs, tmp_path) -> None:
     run_training(pairs[:12], settings(tiny_vlm, inputs={"reference_order": "average"}), tmp_path)
     model = RewardModel.load(tmp_path / "rm")
-    video, photos = read_clip(clips_of(pairs[0])[0])
+    video, photos = whole_clip(clips_of(pairs[0])[0])
     forward, backward = model.score([video, video], [photos, photos[::-1]], ["x", "x"])
     assert forward == pytest.approx(backward, abs=1e-5)
 
@@ -203,13 +206,68 @@ def test_the_tie_threshold_comes_from_validation_alone(tiny_vlm, pairs, tmp_path
     model, judged = RewardModel.load(tmp_path / "rm"), {"validation": [], "test": []}
     for pair in given:
         if pair.split in judged:
-            (video_a, photos), (video_b, _) = map(read_clip, clips_of(pair))
+            (video_a, photos), (video_b, _) = map(whole_clip, clips_of(pair))
             first, second = model.score([video_a, video_b], [photos] * 2, [pair.prompt] * 2)
             judged[pair.split].append(Judged(pair, first - second))
     thresholds = {part: best_tie_threshold(found) for part, found in judged.items()}
     assert thresholds["test"] > thresholds["validation"] + 1e-3
     assert card["tie_threshold"] == pytest.approx(thresholds["validation"], abs=1e-5)
     assert card["measured_on"] == "test" and card["test"]["num_pairs"] == 8
+
+
+@pytest.mark.parametrize("wrong", [0, 8])
+def test_a_model_at_chance_says_so(tiny_vlm, pairs, tmp_path, monkeypatch, wrong) -> None:
+    parts = ["test" if i < 4 else "validation" if i < 24 else "train" for i in range(len(pairs))]  # 4 ties in test
+    given = [p.model_copy(update={"split": part}) for p, part in zip(pairs, parts, strict=True)]
+
+    def gaps(session, preferences):
+        right = [1.0 if p.label == "a" else -1.0 for p in preferences]
+        return [-gap if i < wrong else gap for i, gap in enumerate(right)]
+
+    monkeypatch.setattr("idgrpo.reward.train._gaps", gaps)
+    card = run_training(given, settings(tiny_vlm), tmp_path)
+    low, high = card["at_chance_interval"]
+    assert card["validation"]["num_decided"] == 20
+    assert low <= card["validation"]["accuracy_decided"] == 1 - wrong / 20 <= high
+    assert card["at_chance"] is (low <= 0.5) is bool(wrong)
+    assert ("AT CHANCE" in "\n".join(accuracy_lines(card))) is bool(wrong)
+    assert flat_metrics(card)["at_chance"] == float(bool(wrong))
+
+
+def test_a_damaged_checkpoint_costs_the_updates_since_the_one_before(
+    tiny_vlm, pairs, tmp_path, monkeypatch, caplog
+) -> None:
+    config = settings(tiny_vlm, save_every=2, mode="head")
+    run_training(pairs, config, tmp_path / "whole")
+    monkeypatch.setattr("idgrpo.reward.trainer.RunCallback.on_step_end", _stop_after(5))
+    with pytest.raises(StoppedError):
+        run_training(pairs, config, tmp_path / "cut")
+    monkeypatch.undo()
+    student = tmp_path / "cut" / "run" / "student"
+    assert {path.name for path in student.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-5"}
+    file = student / "checkpoint-5" / "optimizer.pt"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1  # still a zip, still loads
+    file.write_bytes(content)
+    for path in (tmp_path / "cut" / "run").rglob("features-*.safetensors"):
+        path.write_bytes(path.read_bytes()[:100])
+    run_training(pairs, config, tmp_path / "cut", resume=True)
+    assert "checkpoint-5 is not used: optimizer.pt was changed" in caplog.text and "are read again" in caplog.text
+    assert digest(tmp_path / "cut" / "rm") == digest(tmp_path / "whole" / "rm")
+
+
+def test_the_teacher_is_asked_once(tiny_vlm, pairs, tmp_path, monkeypatch) -> None:
+    config = settings(tiny_vlm, save_every=2, data={"teacher": True}, head={"epochs": 4, "batch_pairs": 8})
+    run_training(pairs, config, tmp_path / "whole")
+    real = RewardModel.load
+    monkeypatch.setattr(RewardModel, "load", lambda *args, **settings: 1 / 0)  # after the student, before the card
+    with pytest.raises(ZeroDivisionError):
+        run_training(pairs, config, tmp_path / "cut")
+    monkeypatch.setattr(RewardModel, "load", real)
+    monkeypatch.setattr("idgrpo.reward.train.filter_by_teacher", lambda *args, **settings: 1 / 0)
+    card = run_training(pairs, config, tmp_path / "cut", resume=True)
+    assert card["teacher"]["num_kept"] <= card["teacher"]["num_automatic"]
+    assert digest(tmp_path / "cut" / "rm") == digest(tmp_path / "whole" / "rm")
 
 
 @pytest.mark.parametrize("order", [None, "average"])
@@ -235,7 +293,7 @@ def test_reference_order_changes_no_score_of_the_shipped_reader(order) -> None:
         assert abs(model.score([video], [list(others)], ["x"])[0] - scores[0]) > 1e-3  # the photos do count
 
 
-def test_merging_adapters_keeps_scores_and_scoring_keeps_no_graph(tiny_vlm) -> None:
+def test_parts_put_back_keep_scores_and_scoring_keeps_no_graph(tiny_vlm, tmp_path) -> None:
     builder, backbone = InputBuilder.load(tiny_vlm), load_backbone(tiny_vlm)
     add_token_rows(backbone, len(builder.tokenizer), len(builder.added_tokens))
     network = RewardNetwork(backbone, 32).eval()
@@ -253,16 +311,19 @@ def test_merging_adapters_keeps_scores_and_scoring_keeps_no_graph(tiny_vlm) -> N
     features = clip_features(network, builder, videos, photos, ["x"] * 3)
     assert features.grad_fn is None and not features.requires_grad
     before = RewardModel(network, builder, {}).score(videos, photos, ["x"] * 3)
-    merge_parts(network)
-    assert not any("lora_" in name for name, _ in network.named_parameters())
-    assert RewardModel(network, builder, {}).score(videos, photos, ["x"] * 3) == pytest.approx(before, abs=1e-4)
+    Parts.of(network.backbone, [builder.reward_id]).save(tmp_path)
+    put_back = RewardNetwork(Parts.load(tmp_path).apply(load_backbone(tiny_vlm)), 32).eval()
+    with torch.no_grad():
+        put_back.head.weight.copy_(network.head.weight)
+    assert not any("lora_" in name for name, _ in put_back.named_parameters())
+    assert RewardModel(put_back, builder, {}).score(videos, photos, ["x"] * 3) == pytest.approx(before, abs=1e-4)
     assert max(before) - min(before) > 1e-3
 
 
 def test_a_bad_clip_is_a_failure_and_spares_the_others(tiny_vlm, pairs, tmp_path) -> None:
     run_training(pairs[:12], settings(tiny_vlm), tmp_path)
     model = RewardModel.load(tmp_path / "rm")
-    video, photos = read_clip(clips_of(pairs[0])[0])
+    video, photos = whole_clip(clips_of(pairs[0])[0])
     results = model.score([video, video[:0], video.float(), video], [photos, photos, photos, []], ["x"] * 4)
     assert isinstance(results[0], float)
     assert [type(r) for r in results[1:]] == [RewardFailure] * 3 and all(r.reason for r in results[1:])

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import signal
@@ -7,7 +8,7 @@ import textwrap
 
 import pytest
 
-from idgrpo.errors import ArtifactError, BusyError, MachineError, StoppedError, UsageError
+from idgrpo.errors import BusyError, MachineError, StoppedError, UsageError
 from idgrpo.run.checkpoint import Checkpoints
 from idgrpo.run.draws import generator, seed_of
 from idgrpo.run.flatten import flatten
@@ -30,30 +31,31 @@ def test_draws_depend_on_every_part_and_nothing_else():
 
 
 def test_a_second_process_on_the_same_run_is_refused(tmp_path):
-    code = f"from pathlib import Path\nfrom idgrpo.run.folder import RunFolder\nwith RunFolder.open(Path({str(tmp_path)!r}), fingerprint={{}}, resume=True): pass"
-    with RunFolder.open(tmp_path, fingerprint={}, resume=False):
+    code = f"from pathlib import Path\nfrom idgrpo.run.folder import RunFolder\nwith RunFolder.open(Path({str(tmp_path)!r}), {{}}): pass"
+    with RunFolder.open(tmp_path, {}):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert "BusyError" in done.stderr
-        with pytest.raises(BusyError), RunFolder.open(tmp_path, fingerprint={}, resume=True):
+        with pytest.raises(BusyError), RunFolder.open(tmp_path, {}):
             pass
-    with RunFolder.open(tmp_path, fingerprint={}, resume=True):
+    with RunFolder.open(tmp_path, {}):
         pass
 
 
-def test_a_run_keeps_its_settings(tmp_path):
-    with RunFolder.open(tmp_path, fingerprint={"config": {"lr": 1, "seed": 2}}, resume=False) as run:
-        run.checkpoints.save(0, lambda folder: None, {})
-    with (
-        pytest.raises(UsageError, match=r"config\.lr was 1, is 3"),
-        RunFolder.open(tmp_path, fingerprint={"config": {"lr": 3, "seed": 2}}, resume=True),
-    ):
-        pass
-    with (
-        pytest.raises(UsageError, match="begun") as caught,
-        RunFolder.open(tmp_path, fingerprint={"config": {"lr": 1, "seed": 2}}, resume=False),
-    ):
-        pass
-    assert "--resume" in caught.value.fix
+def test_the_card_of_a_run_says_what_decides_it(tmp_path):
+    with RunFolder.open(tmp_path, {"config": {"lr": 1}}):
+        assert json.loads((tmp_path / "run.json").read_text()) == {"config": {"lr": 1}}
+
+
+def test_a_removed_run_is_gone_and_can_be_begun_again(tmp_path):
+    with RunFolder.open(tmp_path / "run", {}) as run:
+        (run.path / "work").mkdir()
+        (run.path / "work" / "clip").write_text("x")
+        run.remove()
+        assert not (tmp_path / "run").exists()
+        with RunFolder.open(tmp_path / "run", {}) as again:  # its lock is another file than the one held above
+            assert again.path.is_dir()
+            with pytest.raises(BusyError), RunFolder.open(tmp_path / "run", {}):
+                pass
 
 
 def test_checkpoints_appear_whole_and_old_ones_go(tmp_path):
@@ -118,7 +120,7 @@ def test_the_log_is_on_disk_before_a_checkpoint_counts(tmp_path, monkeypatch):
         events.append("published")
         rename(source, target)
 
-    with RunFolder.open(tmp_path, fingerprint={}, resume=False) as run:
+    with RunFolder.open(tmp_path, {}) as run:
         run.checkpoints.save(0, lambda folder: None, {})  # a run without figures has no log yet
         run.metrics.log(1, loss=0.5)
         monkeypatch.setattr(os, "fsync", note_fsync)
@@ -191,16 +193,9 @@ def test_a_kill_between_checkpoints_leaves_the_last_one(tmp_path):
     assert Checkpoints(tmp_path).latest().step == 1
 
 
-def test_a_damaged_card_and_a_file_in_the_way_are_named(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "run.json").write_text('{"a": ')
-    with (
-        pytest.raises(ArtifactError, match=r"run\.json is damaged"),
-        RunFolder.open(tmp_path / "run", fingerprint={}, resume=True),
-    ):
-        pass
+def test_a_file_in_the_way_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="is a file"), RunFolder.open(tmp_path / "file", fingerprint={}, resume=True):
+    with pytest.raises(UsageError, match="is a file"), RunFolder.open(tmp_path / "file", {}):
         pass
 
 

@@ -73,7 +73,7 @@ def test_inputs_named_by_path_are_inputs_too(store):
 
 def test_what_a_running_stage_reads_stays_until_it_ends(store):
     cases, _ = publish(store, "cases", "c", "1"), publish(store, "cases", "c", "2")
-    with RunFolder.open(store.run_dir("train"), fingerprint={"inputs": {"cases": cases.digest}}, resume=False):
+    with RunFolder.open(store.run_dir("train"), {"inputs": {"cases": cases.digest}}):
         assert plan(store).kept == {cases.ref: "in use by a running stage"}
     assert [artifact.ref for artifact in plan(store).removed] == [cases.ref]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from idgrpo.cli.config import STAGES
 from idgrpo.cli.main import run
 from idgrpo.policy.config import PolicyConfig
 from idgrpo.policy.recipes import recipe
 from idgrpo.run.config import load_config
+from idgrpo.stages.settings import STAGES
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.toml"))
 RECIPES = {"train-policy-tiny": "tiny-phantom", "train-policy-vace-1.3b": "vace"}

@@ -14,13 +14,17 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "idgrpo"
 FLOORS = {
-    "cli": 4, "policy": 3, "annotate": 2, "distort": 2, "reward": 2, "bases": 2, "evaluate": 2, "tinyworld": 2,
-    "flow": 1, "people": 1, "video": 1, "records": 1, "store": 1, "run": 1,
+    "cli": 6, "demo": 6, "stages": 5, "policy": 4, "tinyworld": 4,
+    "annotate": 3, "distort": 3, "reward": 3, "bases": 3, "evaluate": 3, "store": 2, "run": 2,
+    "flow": 1, "people": 1, "video": 1, "records": 1,
 }  # fmt: skip
-# Neighbours on the ground floor that may lean on each other.
-GROUND = {("store", "records"), ("run", "records"), ("run", "store")}
-# The embedded world trains its judge with the very input builder that reads it later, on clips of the very bases.
-TRAINING = {("tinyworld", "reward"), ("tinyworld", "bases")}
+# The command that calls the demo.
+NEIGHBOURS = {("cli", "demo")}
+# Rooms below the stages know no store: artifacts and computing meet in the stages only.
+STORELESS = {room for room, floor in FLOORS.items() if floor < FLOORS["stages"]} - {"store"}
+# A command parses, calls one stage and prints.
+CALLED_BY_COMMANDS = {"cli", "stages", "demo", "errors"}
+MAX_COMMAND_LINES = 150
 MAX_LINES = 500
 FILES = sorted(SOURCE.rglob("*.py"))
 
@@ -47,14 +51,50 @@ def test_imports_only_go_down():
             if not module.startswith("idgrpo.") or module.split(".")[1] not in FLOORS:
                 continue
             other = module.split(".")[1]
-            allowed = (
-                other == room
-                or FLOORS[other] < FLOORS[room]
-                or (room, other) in GROUND
-                or ((room, other) in TRAINING and "training" in parts)
-            )
+            allowed = other == room or FLOORS[other] < FLOORS[room] or (room, other) in NEIGHBOURS
             if not allowed:
                 wrong.append(f"{path.relative_to(SOURCE)} imports {module}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_module_of_our_own_that_is_imported_exists():
+    """Also inside functions: the type checker lets libraries be missing, and would let these."""
+    wrong = []
+    for path in FILES + sorted((ROOT / "tests").rglob("*.py")):
+        for module in imports_of(path):
+            place = SOURCE.parent / Path(*module.split("."))
+            if module.split(".")[0] == "idgrpo" and not (place.is_dir() or place.with_suffix(".py").is_file()):
+                wrong.append(f"{path.relative_to(ROOT)} imports {module}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_two_classes_share_a_name():
+    found: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(str(path.relative_to(SOURCE)))
+    assert not {name: places for name, places in found.items() if len(places) > 1}
+
+
+def test_artifacts_and_computing_meet_in_the_stages_only():
+    wrong = [
+        f"{path.relative_to(SOURCE)} imports {module}"
+        for path in FILES
+        if path.relative_to(SOURCE).parts[0] in STORELESS
+        for module in imports_of(path)
+        if module.startswith("idgrpo.store")
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_commands_parse_call_a_stage_and_print():
+    wrong = []
+    for path in (SOURCE / "cli").glob("*.py"):
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > MAX_COMMAND_LINES:
+            wrong.append(f"{path.name} has {lines} lines")
+        rooms = {module.split(".")[1] for module in imports_of(path) if module.startswith("idgrpo.")}
+        wrong += [f"{path.name} imports {room}" for room in rooms - CALLED_BY_COMMANDS]
     assert not wrong, "\n".join(wrong)
 
 

@@ -7,7 +7,7 @@ from diffusers import AutoencoderKLWan
 
 from idgrpo.evaluate.texture import mean_sharpness
 from idgrpo.reward.backbone import hidden_states, load_backbone
-from idgrpo.reward.copies import frozen_copy
+from idgrpo.reward.data import frozen_copy
 from idgrpo.tinyworld.cases import make_cases, true_clip
 from idgrpo.tinyworld.people import NUM_CHOICES, attributes_of, code_of
 from idgrpo.tinyworld.render import portraits

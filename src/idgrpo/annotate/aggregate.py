@@ -96,9 +96,10 @@ def to_preferences(
         fields["origin"] = {**pair.origin, "by": by, "confidence": round(float(verdicts.confidence[i]), 4)}
         votes = {name: int(n) for name, n in zip(CLASSES, verdicts.counts[i], strict=True) if n}
         yield Preference(**fields, label=CLASSES[verdicts.label[i]], votes=votes, source=source)
-    strangers = [name for name in verdicts.table.pairs if name not in used]
+    # Votes on gold pairs measure annotators: their pairs need not be among those to be labelled.
+    strangers = [name for name, i in index.items() if name not in used and verdicts.counts[i].any()]
     if strangers:
         raise DataError(
-            f"{len(strangers)} voted pairs are not among the pairs given, the first is {strangers[0]!r}",
+            f"{len(strangers)} pairs with votes are not among those given, such as {strangers[0]!r}",
             fix="give the pairs the votes were made on",
         )

@@ -12,7 +12,7 @@ from idgrpo.annotate.config import AgreementConfig
 from idgrpo.annotate.habits import estimate_habits, skills
 from idgrpo.annotate.intervals import (
     NOTHING,
-    Estimate,
+    Interval,
     bootstrap,
     logit_interval,
     nominal_alpha,
@@ -136,16 +136,16 @@ def krippendorff_alpha(counts: np.ndarray) -> float:
         return float(krippendorff.alpha(value_counts=several, level_of_measurement="nominal"))
 
 
-def _with_bootstrap(statistic, counts: np.ndarray, config: AgreementConfig, value: float | None = None) -> Estimate:
+def _with_bootstrap(statistic, counts: np.ndarray, config: AgreementConfig, value: float | None = None) -> Interval:
     several = counts[counts.sum(1) > 1]
     if len(several) == 0:
         return NOTHING
     value = float(statistic(several)) if value is None else value
     low, high = bootstrap(statistic, several, num_resamples=config.num_resamples, level=config.level, seed=config.seed)
-    return Estimate(value, low, high, len(several))
+    return Interval(value, low, high, len(several))
 
 
-def _left_share(table: VoteTable, level: float) -> Estimate:
+def _left_share(table: VoteTable, level: float) -> Interval:
     left = np.where(table.a_is_left, table.answer == 0, table.answer == 1)
     sided = table.answer < 2
     return share(int(left[sided].sum()), int(sided.sum()), level)
@@ -181,7 +181,7 @@ def _annotator(
     gold_right: np.ndarray,
     repeat_equal: np.ndarray,
     repeat_known: np.ndarray,
-    skill: Estimate,
+    skill: Interval,
     config: AgreementConfig,
 ) -> AnnotatorFigures:
     answered = mine.answer < SKIP
@@ -215,7 +215,7 @@ def _annotator(
     )
 
 
-def _share_of(right: np.ndarray, level: float) -> Estimate:
+def _share_of(right: np.ndarray, level: float) -> Interval:
     known = right[np.isfinite(right)]
     return share(float(known.sum()), len(known), level)
 
@@ -224,7 +224,7 @@ def _median(seconds: np.ndarray) -> float | None:
     return float(np.median(seconds)) if len(seconds) else None
 
 
-def figure_of(estimate: Estimate) -> Figure:
+def figure_of(estimate: Interval) -> Figure:
     """Give an estimate as JSON can hold it: None for what is not finite."""
     value, low, high = (x if math.isfinite(x) else None for x in estimate[:3])
     return Figure(value=value, low=low, high=high, num=estimate.num)

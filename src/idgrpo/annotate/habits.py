@@ -24,7 +24,7 @@ class Habits:
 def estimate_habits(
     table: VoteTable, *, smoothing: float = 1.0, max_rounds: int = 200, tolerance: float = 1e-6
 ) -> Habits:
-    """Estimate true classes and confusion tables by expectation-maximisation (Dawid and Skene 1979).
+    """Interval true classes and confusion tables by expectation-maximisation (Dawid and Skene 1979).
 
     P(votes, class t of a pair) = prior[t] * prod over votes of confusion[annotator, t, answer]. Two things differ from
     the paper. Which clip is called `a` is a coin flip, so prior and confusion are tied under swapping a and b: half the

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Estimate(NamedTuple):
+class Interval(NamedTuple):
     """A value with its interval; `num` counts what it rests on. NaN where there is nothing."""
 
     value: float
@@ -16,27 +16,27 @@ class Estimate(NamedTuple):
     num: int
 
 
-NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
+NOTHING = Interval(math.nan, math.nan, math.nan, 0)
 
 
-def share(num_hits: float, num: int, level: float = 0.95) -> Estimate:
-    """Estimate a share with Wilson's interval (Wilson 1927), which stays in [0, 1] and holds for small counts."""
+def share(num_hits: float, num: int, level: float = 0.95) -> Interval:
+    """Interval a share with Wilson's interval (Wilson 1927), which stays in [0, 1] and holds for small counts."""
     if num == 0:
         return NOTHING
     z = NormalDist().inv_cdf(0.5 + level / 2)
     p = num_hits / num
     centre = (p + z * z / (2 * num)) / (1 + z * z / num)
     half = z / (1 + z * z / num) * math.sqrt(p * (1 - p) / num + z * z / (4 * num * num))
-    return Estimate(p, max(centre - half, 0.0), min(centre + half, 1.0), num)
+    return Interval(p, max(centre - half, 0.0), min(centre + half, 1.0), num)
 
 
-def logit_interval(value: float, error: float, num: int, level: float = 0.95) -> Estimate:
-    """Estimate a share from its standard error on the logit scale."""
+def logit_interval(value: float, error: float, num: int, level: float = 0.95) -> Interval:
+    """Interval a share from its standard error on the logit scale."""
     if num == 0 or not math.isfinite(error):
-        return NOTHING if num == 0 else Estimate(value, 0.0, 1.0, num)
+        return NOTHING if num == 0 else Interval(value, 0.0, 1.0, num)
     half = NormalDist().inv_cdf(0.5 + level / 2) * error
     logit = math.log(value / (1 - value))
-    return Estimate(value, _sigmoid(logit - half), _sigmoid(logit + half), num)
+    return Interval(value, _sigmoid(logit - half), _sigmoid(logit + half), num)
 
 
 def _sigmoid(x: float) -> float:

@@ -302,16 +302,6 @@ def _count(database: sqlite3.Connection, change: int) -> None:
     )
 
 
-def last_vote(database: sqlite3.Connection, annotator: str) -> str | None:
-    """Give the annotator's latest vote that is not undone."""
-    row = database.execute(
-        "SELECT v.vote_id FROM votes v INDEXED BY votes_of_annotator WHERE v.annotator = ? AND NOT EXISTS "
-        "(SELECT 1 FROM undone u WHERE u.vote_id = v.vote_id) ORDER BY v.serial DESC LIMIT 1",
-        (annotator,),
-    ).fetchone()
-    return row[0] if row else None
-
-
 def progress(database: sqlite3.Connection, annotator: str, config: QueueConfig) -> dict[str, int]:
     """Count: votes of this annotator, votes of all, votes needed, and pairs at most left for this annotator."""
     facts = dict(

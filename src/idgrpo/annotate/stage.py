@@ -37,13 +37,6 @@ def conclude(
     gold = gold or {}
     votes = list(votes) if by == "judge" else votes
     verdicts = decide_labels(votes, config.aggregate, pairs=[pair.pair_id for pair in pairs])
-    named = {pair.pair_id for pair in pairs} | set(gold)
-    strangers = [name for name in verdicts.table.pairs if name not in named]
-    if strangers:
-        raise DataError(
-            f"{len(strangers)} votes are on pairs not among those given, such as {strangers[0]!r}",
-            fix="give the pairs that the votes were made on",
-        )
     # A model's speed says nothing about its care.
     thresholds = config.agreement.model_copy(update={"flag_min_seconds": 0.0}) if by == "judge" else config.agreement
     report = agreement_report(verdicts, thresholds, gold=gold)

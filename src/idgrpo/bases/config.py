@@ -1,32 +1,46 @@
 """How samples are made; what is left out takes the base's published default."""
 
+import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from idgrpo.bases.contract import BaseEntry, Guidance, VideoSize
+from idgrpo.bases.contract import BaseEntry, Guidance, GuidanceMode, VideoSize
 from idgrpo.bases.entries import ENTRIES
 from idgrpo.errors import UsageError
 from idgrpo.flow import LAWS, SOLVERS
 from idgrpo.run.config import Config
+
+MAX_PIXELS = 2**31
+"""Of a clip, over all its frames: 64 times that of the published size of 832x480x81."""
+MAX_SEED = 2**63 - 1
+MAX_CLIPS = 1_000_000
+Scale = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 
 
 class SamplerConfig(Config):
     """Settings of the sampler. None means: what the authors of the base publish (`entries.py`)."""
 
     num_steps: int | None = Field(default=None, ge=1, le=1000)
-    shift: float | None = Field(default=None, gt=0)
+    shift: float | None = Field(default=None, gt=0, le=1000, allow_inf_nan=False)
     width: int | None = Field(default=None, ge=1)
     height: int | None = Field(default=None, ge=1)
     frames: int | None = Field(default=None, ge=1)
-    guidance: float | None = Field(default=None, description="guidance scale (Phantom: of the text)")
-    image_guidance: float | None = Field(default=None, description="Phantom's image guidance scale")
-    guidance_mode: Literal["none", "both-grad", "detach-uncond"] | None = None
+    guidance: Scale | None = Field(default=None, description="guidance scale (Phantom: of the text)")
+    image_guidance: Scale | None = Field(default=None, description="Phantom's image guidance scale")
+    guidance_mode: GuidanceMode | None = None
     solver: str = Field(default="euler", description="deterministic solver")
     law: str | None = Field(default=None, description="stochastic law; replaces the solver")
-    eta: float | None = Field(default=None, ge=0, description="strength of the stochastic law")
-    batch_size: int = Field(default=4, ge=1)
+    eta: float | None = Field(
+        default=None, ge=0, le=100, allow_inf_nan=False, description="strength of the stochastic law"
+    )
+    reversed_references: bool = Field(
+        default=False, description="VACE: the last reference first, as diffusers' pipeline puts them"
+    )
+    batch_size: int | None = Field(
+        default=None, ge=1, le=1024, description="None: what fits the GPU's free memory; 4 on a CPU"
+    )
 
     @model_validator(mode="after")
     def _known_names(self) -> "SamplerConfig":
@@ -38,8 +52,22 @@ class SamplerConfig(Config):
             raise ValueError("eta needs a stochastic law")
         return self
 
+    @model_validator(mode="after")
+    def _possible_size(self) -> "SamplerConfig":
+        sides = [side or 1 for side in (self.width, self.height, self.frames)]
+        if (pixels := math.prod(sides)) > MAX_PIXELS:
+            raise ValueError(
+                f"a clip of {' x '.join(f'{side:,}' for side in sides)} is {pixels:,} pixels, "
+                f"at most {MAX_PIXELS:,} are possible"
+            )
+        return self
+
     def resolved(self, entry: BaseEntry) -> "ResolvedSampler":
-        """Fill what was left out with the base's defaults; what the user said is never changed."""
+        """Fill what was left out with the base's defaults; what the user said is never changed.
+
+        Raises UsageError for what this base cannot do: a clip too large with what was filled in, an order it does not have.
+        """
+        refuse_reversal(entry, self.reversed_references)
         default = entry.guidance
         scale = default.scale if self.guidance is None else self.guidance
         asked = self.guidance is not None or self.image_guidance is not None
@@ -47,19 +75,20 @@ class SamplerConfig(Config):
         image = self.image_guidance
         if image is None and entry.family == "phantom":
             image = scale if default.image_scale is None else default.image_scale
-        return ResolvedSampler.model_validate(
-            self.model_dump()
-            | {
-                "num_steps": self.num_steps or entry.num_steps,
-                "shift": self.shift or entry.shift,
-                "width": self.width or entry.size.width,
-                "height": self.height or entry.size.height,
-                "frames": self.frames or entry.size.frames,
-                "guidance": scale,
-                "image_guidance": image,
-                "guidance_mode": mode,
-            }
-        )
+        filled = self.model_dump() | {
+            "num_steps": self.num_steps or entry.num_steps,
+            "shift": self.shift or entry.shift,
+            "width": self.width or entry.size.width,
+            "height": self.height or entry.size.height,
+            "frames": self.frames or entry.size.frames,
+            "guidance": scale,
+            "image_guidance": image,
+            "guidance_mode": mode,
+        }
+        try:
+            return ResolvedSampler.model_validate(filled)
+        except ValidationError as error:
+            raise UsageError("; ".join(detail["msg"] for detail in error.errors())) from None
 
     def size(self, entry: BaseEntry) -> VideoSize:
         """Give the size of the clips for a base."""
@@ -81,7 +110,16 @@ class ResolvedSampler(SamplerConfig):
     height: int
     frames: int
     guidance: float
-    guidance_mode: Literal["none", "both-grad", "detach-uncond"]
+    guidance_mode: GuidanceMode
+
+
+def refuse_reversal(entry: BaseEntry, reversed_references: bool) -> None:
+    """Refuse the other order of references for a base that no other program feeds that way."""
+    if reversed_references and entry.family != "vace":
+        raise UsageError(
+            f"base '{entry.name}': reversed references are the habit of diffusers' VACE pipeline",
+            fix="leave reversed_references out",
+        )
 
 
 class SampleConfig(Config):
@@ -89,11 +127,19 @@ class SampleConfig(Config):
 
     base: str | None = None
     revision: str | None = Field(default=None, description="commit of the base's hub repository; None: what is here")
-    num_per_case: int = Field(default=1, ge=1)
-    seed: int | None = Field(default=None, description="None: each case's own, else 0")
+    num_per_case: int = Field(default=1, ge=1, le=MAX_CLIPS)
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED, description="None: each case's own, else 0")
     lossless: bool | None = Field(default=None, description="None: yes for tiny bases, no for others")
     device: str | None = Field(default=None, description="None: the GPU if there is one")
-    vae_tiling: bool = Field(default=False, description="decode in tiles: less memory, slight differences at seams")
+    vae_tiling: bool | None = Field(
+        default=None,
+        description="decode in tiles: less memory, slight differences at seams; None: where a GPU has no room for a whole frame",
+    )
+    vae_dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="bfloat16 halves the memory and time of encoding and decoding; slight differences",
+    )
+    encoder_device: str | None = Field(default=None, description="where the text encoder works; None: as `device`")
     sampler: SamplerConfig = SamplerConfig()
 
     @property
@@ -121,5 +167,6 @@ class SampleConfig(Config):
             "seed": self.seed,
             "lossless": entry.lossless if self.lossless is None else self.lossless,
             "vae_tiling": self.vae_tiling,
+            "vae_dtype": self.vae_dtype,
             "sampler": self.sampler.resolved(entry).model_dump(mode="json", exclude={"batch_size"}),
         }

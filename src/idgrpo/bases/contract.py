@@ -74,7 +74,7 @@ class BaseEntry:
 class Condition:
     """Encodings of one case: everything the transformer needs besides the state. On the CPU unless moved.
 
-    text, negative: [token, channel] with zero rows up to text_length. references: [channel, reference, height, width],
+    text, negative: [token, channel] without the zero rows up to text_length, which `collate` adds. references: [channel, reference, height, width],
     normalised latents in the order of the case. background (VACE): [channel, frame, height, width], the encoding of a
     constant grey clip, one tensor shared by all conditions of a size.
     """
@@ -135,13 +135,33 @@ class Base(Protocol):
     text_encoder: "TextEncoder"
     device: "torch.device"
     dtype: "torch.dtype"
+    transformer_config: Any
+    """Its configuration, which is known before the transformer is read."""
+    reversed_references: bool
+    """Whether references stand in the order of diffusers' VACE pipeline, the last one first."""
 
     def encode(self, prompt: str, references: "Sequence[Tensor]", size: VideoSize) -> Condition:
         """Encode one case. references: uint8 [3, h, w] (or float in 0..1), order kept. Raises DataError, UsageError."""
         ...
 
-    def collate(self, conditions: Sequence[Condition]) -> ConditionBatch:
-        """Stack conditions of one size on the base's device; numbers of references may differ."""
+    def collate(self, conditions: Sequence[Condition], *, reversed_references: bool = False) -> ConditionBatch:
+        """Stack conditions of one size on the base's device; numbers of references may differ.
+
+        reversed_references: put this batch in the other order even if the base does not.
+        """
+        ...
+
+    @property
+    def encoders_digest(self) -> str:
+        """Give a digest of what encodings depend on besides the case: weights and dtypes of text encoder and VAE."""
+        ...
+
+    def load_transformer(self) -> None:
+        """Read the transformer if that has not happened (`load_base(.., with_transformer=False)`)."""
+        ...
+
+    def release_encoders(self) -> None:
+        """Let the text encoder go and the VAE leave the device; each comes back when it is needed."""
         ...
 
     def latent_shape(self, size: VideoSize, num_references: int) -> tuple[int, int, int, int]:
@@ -173,5 +193,8 @@ class Base(Protocol):
         ...
 
     def decode(self, latents: "Tensor", batch: ConditionBatch) -> "Tensor":
-        """Decode the video part to float32 [batch, frame, channel, height, width] in 0..1, without graph."""
+        """Decode the video part to float32 [batch, frame, channel, height, width] in 0..1, without graph.
+
+        Raises NotFiniteError (its `rows` say which samples) for latents or pixels that are not finite.
+        """
         ...

@@ -16,6 +16,14 @@ _WORKSPACE_ROWS = 24
 _DECODER_CHANNELS = 96
 _DECODER_TENSORS = 12
 """Full-size tensors alive in the decoder, its caches of earlier frames included: an estimate, not a measurement."""
+_ENCODER_TENSORS = 10
+"""The same for the encoder; a whole command at 832x480x81 peaked 5.6 to 6.0 GiB above its text encoder and weights."""
+DEFAULT_BATCH_SIZE = 4
+"""Clips made together where nothing is known about memory (a CPU)."""
+MAX_BATCH_SIZE = 8
+"""A larger batch is hardly faster, and a kill loses all of it."""
+_SHARE_OF_FREE = 0.9
+"""Of free memory what a batch may take; the rest is for what the estimate does not see."""
 
 
 def transformer_flop(config: Mapping[str, Any], num_tokens: int, text_length: int) -> int:
@@ -57,6 +65,62 @@ def transformer_parameters(config: Mapping[str, Any]) -> int:
     return total
 
 
+def activation_bytes(config: Mapping[str, Any], num_tokens: int, num_branches: int, bytes_per_value: int) -> int:
+    """Estimate what a forward of one sample with all its guidance branches keeps alive, without graph."""
+    d = config["num_attention_heads"] * config["attention_head_dim"]
+    return num_branches * num_tokens * (_WORKSPACE_ROWS * d + 2 * config["ffn_dim"]) * bytes_per_value
+
+
+def decoder_bytes(geometry: Geometry, size: VideoSize, bytes_per_value: int) -> int:
+    """Estimate what the decoder keeps alive: it works on one clip and one latent frame at a time, widest at full size."""
+    return _DECODER_TENSORS * geometry.temporal * size.width * size.height * _DECODER_CHANNELS * bytes_per_value
+
+
+def batch_that_fits(
+    free_bytes: int | None,
+    config: Mapping[str, Any],
+    geometry: Geometry,
+    size: VideoSize,
+    *,
+    num_references: int,
+    num_branches: int,
+    bytes_per_value: int,
+) -> int:
+    """Give how many clips of a size denoise together in the free memory of a device; None (a CPU) is DEFAULT_BATCH_SIZE.
+
+    At least 1: whether one fits is for `--dry-run` to say beforehand.
+    """
+    if free_bytes is None:
+        return DEFAULT_BATCH_SIZE
+    tokens = geometry.num_tokens(size, num_references)
+    fits = int(_SHARE_OF_FREE * free_bytes) // activation_bytes(config, tokens, num_branches, bytes_per_value)
+    return max(1, min(MAX_BATCH_SIZE, fits))
+
+
+def must_tile(free_bytes: int | None, geometry: Geometry, size: VideoSize, bytes_per_value: int) -> bool:
+    """Tell whether a clip of a size has to be decoded in tiles in the free memory of a device; None (a CPU): no."""
+    return free_bytes is not None and decoder_bytes(geometry, size, bytes_per_value) > _SHARE_OF_FREE * free_bytes
+
+
+def free_device_bytes(device: Any) -> int | None:
+    """Give what a tensor may still take on a GPU, torch's own reserve included; None on a CPU."""
+    import torch
+
+    chosen = torch.device(device)
+    if chosen.type != "cuda" or not torch.cuda.is_available():
+        return None
+    reserved = torch.cuda.memory_reserved(chosen) - torch.cuda.memory_allocated(chosen)
+    return torch.cuda.mem_get_info(chosen)[0] + reserved
+
+
+def condition_size_bytes(
+    transformer: Mapping[str, Any], vae: Mapping[str, Any], size: VideoSize, num_references: int, text_length: int = 512
+) -> int:
+    """Give the most that one case's encodings take on the disk: float32 photos, bfloat16 text without its padding."""
+    _, height, width = Geometry.of(vae, transformer).latent_size(size)
+    return 4 * vae["z_dim"] * height * width * num_references + 2 * text_length * transformer["text_dim"]
+
+
 _SHARE_OF_H264 = 0.1
 
 
@@ -73,6 +137,7 @@ class Cost:
     num_tokens: int
     num_branches: int
     num_steps: int
+    batch_size: int
     forward_tflop: float
     sample_tflop: float
     transformer_gib: float
@@ -88,30 +153,43 @@ def sampling_cost(
     num_branches: int,
     num_steps: int,
     text_length: int,
-    batch_size: int,
+    batch_size: int | None,
     bytes_per_weight: int,
+    memory_bytes: int | None = None,
+    vae_bytes_per_value: int = 4,
     text_encoder_bytes: int = TEXT_ENCODER_SIZE_BYTES,
     vae_bytes: int = VAE_SIZE_BYTES,
 ) -> Cost:
     """Estimate a sample: operations of the transformer (the decoder is not counted) and peak memory.
 
-    Memory = transformer and VAE + what is largest: the text encoder, one batch of all branches in the transformer, or the
-    decoder's widest frame. They never meet: the text encoder has left before the first step.
+    Memory = transformer and VAE + what is largest: the text encoder with the VAE's encoder at work, one batch of all branches in
+    the transformer, or the decoder's widest frame. They never meet: the text encoder has left before the first step.
+    batch_size None: what fits into the device's `memory_bytes` beside the weights.
     """
     tokens = geometry.num_tokens(size, num_references)
     forward = transformer_flop(config, tokens, text_length)
     weights = transformer_parameters(config) * bytes_per_weight
-    d = config["num_attention_heads"] * config["attention_head_dim"]
-    activations = batch_size * num_branches * tokens * (_WORKSPACE_ROWS * d + 2 * config["ffn_dim"]) * bytes_per_weight
-    # The decoder works on one clip and one latent frame at a time, in float32, widest at full size.
-    widest = geometry.temporal * size.width * size.height * _DECODER_CHANNELS * 4
-    decoder = _DECODER_TENSORS * widest
+    vae_bytes = vae_bytes * vae_bytes_per_value // 4
+    free_bytes = None if memory_bytes is None else max(0, memory_bytes - weights - vae_bytes)
+    batch_size = batch_size or batch_that_fits(
+        free_bytes,
+        config,
+        geometry,
+        size,
+        num_references=num_references,
+        num_branches=num_branches,
+        bytes_per_value=bytes_per_weight,
+    )
+    activations = batch_size * activation_bytes(config, tokens, num_branches, bytes_per_weight)
+    decoder = decoder_bytes(geometry, size, vae_bytes_per_value)
+    encoding = text_encoder_bytes + decoder * _ENCODER_TENSORS // _DECODER_TENSORS
     return Cost(
         num_tokens=tokens,
         num_branches=num_branches,
         num_steps=num_steps,
+        batch_size=batch_size,
         forward_tflop=forward / 1e12,
         sample_tflop=forward * num_branches * num_steps / 1e12,
         transformer_gib=weights / GIB,
-        memory_gib=(weights + vae_bytes + max(text_encoder_bytes, activations, decoder)) / GIB,
+        memory_gib=(weights + vae_bytes + max(encoding, activations, decoder)) / GIB,
     )

@@ -2,9 +2,12 @@
 
 import dataclasses
 import difflib
+import json
+from pathlib import Path
 
+from idgrpo.bases.architectures import CLASS_OF_FAMILY
 from idgrpo.bases.contract import BaseEntry, Guidance, VideoSize
-from idgrpo.bases.weights import WEIGHTS_ENV
+from idgrpo.bases.weights import WEIGHTS_ENV, reading_weights
 from idgrpo.errors import MachineError, UsageError
 
 WAN_NEGATIVE_PROMPT = (
@@ -140,6 +143,61 @@ def entry_for_checkpoint(family: str, hidden_size: int, path: str) -> BaseEntry:
         like = ENTRIES[family if hidden_size < 4096 else f"{family}-14b"]
     companion = None if like.name.startswith("tiny") else like.companion
     return dataclasses.replace(like, name=path, source=path, companion=companion, revision=None)
+
+
+def resolve_entry(name_or_path: str) -> BaseEntry:
+    """Give the entry of a name, a name with `@commit`, or a path. Raises UsageError, ArtifactError."""
+    name, _, revision = name_or_path.partition("@")
+    if name in ENTRIES:
+        if revision and not ENTRIES[name].source.startswith("hub:"):
+            raise UsageError(f"{name} ships with idgrpo and has no revisions", fix=f"say {name}")
+        return dataclasses.replace(ENTRIES[name], revision=revision or None)
+    path = Path(name_or_path)
+    try:
+        is_there = path.exists()
+    except (OSError, ValueError):  # longer than the system takes, or with a NUL
+        is_there = False
+    if not is_there:
+        return entry_named(name_or_path)  # raises, with the nearest known name
+    path = path.resolve()
+    config = path / "transformer" / "config.json"
+    if path.is_dir() and config.is_file():
+        with reading_weights(config):
+            values = json.loads(config.read_text())
+            hidden = values["num_attention_heads"] * values["attention_head_dim"]
+        return entry_for_checkpoint(_family_of_class(values.get("_class_name"), path), hidden, str(path))
+    if path.is_file():
+        from idgrpo.bases.single_file import original_hidden_size
+
+        return entry_for_checkpoint("phantom", original_hidden_size(path), str(path))
+    raise UsageError(
+        f"{path} is no checkpoint of a base: it has no transformer/config.json",
+        fix="give a diffusers folder (transformer/, vae/, text_encoder/, tokenizer/) or an original Phantom file",
+    )
+
+
+def _family_of_class(class_name: str | None, path: Path) -> str:
+    for family, expected in CLASS_OF_FAMILY.items():
+        if class_name == expected:
+            return family
+    raise UsageError(
+        f"{path} holds a {class_name or 'transformer without a class name'}, not a base",
+        fix=f"a base is one of {', '.join(CLASS_OF_FAMILY.values())}",
+    )
+
+
+def family_of(name_or_path: str) -> str:
+    """Give the named base whose published settings hold for a base: `phantom` for `phantom@<commit>` and for its file.
+
+    Key of `ENTRIES`. Raises what `resolve_entry` raises.
+    """
+    name = name_or_path.partition("@")[0]
+    if name in ENTRIES:
+        return name
+    entry = resolve_entry(name_or_path)
+    return next(
+        like.name for like in ENTRIES.values() if (like.family, like.architecture) == (entry.family, entry.architecture)
+    )
 
 
 def missing_weights(entry: BaseEntry, what: str) -> MachineError:

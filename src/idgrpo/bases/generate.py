@@ -1,25 +1,29 @@
-"""Make clips: conditions, noise, a loop of steps, and the decoder; batches across cases, seeds per sample."""
+"""Make clips: conditions, noise, a loop of steps, and the decoder; from nothing, or again from part of the way."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from idgrpo.bases.conditions import ConditionCache
-from idgrpo.bases.config import SamplerConfig
-from idgrpo.bases.contract import Base, Condition, ConditionBatch
-from idgrpo.bases.noise import draw_noise
-from idgrpo.errors import DataError
+from idgrpo.bases.conditions import ConditionsCache, Read, encode_case, encode_cases, read_references
+from idgrpo.bases.config import MAX_CLIPS, MAX_SEED, SamplerConfig
+from idgrpo.bases.contract import Base, Condition, ConditionBatch, VideoSize
+from idgrpo.bases.cost import batch_that_fits, free_device_bytes
+from idgrpo.bases.finite import NotFiniteError, finite_rows, require_finite_steps
+from idgrpo.bases.geometry import Geometry
+from idgrpo.bases.guidance import branch_weights, num_branches
+from idgrpo.errors import DataError, UsageError
 from idgrpo.flow.laws import stochastic_step
 from idgrpo.flow.schedule import sigma_max_of, wan_sigmas
 from idgrpo.flow.solver import solver_named
 from idgrpo.records.case import Case
+from idgrpo.run.draws import generator
 
 
 @dataclass(frozen=True)
-class Job:
+class SampleJob:
     """One clip to make: a case and a seed. The pair alone decides the clip's noise."""
 
     case: Case
@@ -27,7 +31,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Clip:
+class GeneratedClip:
     """A finished clip: uint8 [frame, 3, height, width] on the CPU."""
 
     case: Case
@@ -35,44 +39,39 @@ class Clip:
     frames: Tensor
 
 
-def jobs_of(cases: Sequence[Case], *, seed: int | None = None, num_per_case: int = 1) -> list[Job]:
-    """Give the clips of a run: per case `num_per_case` rising seeds from `seed`, or from the case's own (else 0)."""
+def jobs_of(cases: Sequence[Case], *, seed: int | None = None, num_per_case: int = 1) -> list[SampleJob]:
+    """Give the clips of a run: per case `num_per_case` rising seeds from `seed`, or from the case's own (else 0).
+
+    Raises UsageError for more clips than anyone can want, DataError for a case's own seed that is out of range.
+    """
+    if (num_clips := len(cases) * num_per_case) > MAX_CLIPS:
+        raise UsageError(
+            f"{len(cases):,} cases x {num_per_case:,} clips a case = {num_clips:,} clips, at most {MAX_CLIPS:,} at once",
+            fix="a smaller --num-per-case, or the cases in parts",
+        )
+    for case in cases:
+        if case.seed is not None and not 0 <= case.seed <= MAX_SEED:
+            raise DataError(f"case '{case.id}': seed {case.seed} is not between 0 and {MAX_SEED}")
     return [
-        Job(case, (case.seed or 0 if seed is None else seed) + offset)
+        SampleJob(case, (case.seed or 0 if seed is None else seed) + offset)
         for case in cases
         for offset in range(num_per_case)
     ]
 
 
-def read_references(case: Case) -> list[Tensor]:
-    """Read the photos of a case, the first image of each person, in order. Raises DataError (case and file)."""
-    from idgrpo.video.read import read_image
+def draw_noise(base: Base, batch: ConditionBatch, names: Sequence[Sequence[int | str]]) -> Tensor:
+    """Draw N(0, 1) for each sample of a batch: float32 [batch, channel, frame, height, width] on the base's device.
 
-    images = []
-    for reference in case.references:
-        path = Path(reference.images[0])
-        if not path.is_file():
-            raise DataError(
-                f"case '{case.id}': the image of {reference.person} is missing: {path}",
-                fix="correct the path in the cases",
-            )
-        images.append(read_image(path))
-    return images
-
-
-def encode_case(
-    base: Base,
-    case: Case,
-    sampler: SamplerConfig,
-    cache: ConditionCache,
-    read: Callable[[Case], list[Tensor]] = read_references,
-) -> Condition:
-    """Encode a case through the cache. Raises DataError that names the case."""
-    references = read(case)
-    try:
-        return cache.encode(base, case.prompt, references, sampler.size(base.entry))
-    except DataError as error:
-        raise DataError(f"case '{case.id}': {error.message}", fix=error.fix) from error
+    names: what each sample's draw is called, such as ("noise", seed, case id) or ("step", seed, case id, sample,
+    step); the same name and shape give the same numbers on every machine (drawn on the CPU). Padding frames hold zeros.
+    """
+    drawn = []
+    for name, count in zip(names, batch.num_references, strict=True):
+        shape = base.latent_shape(batch.size, count)
+        noise = torch.randn(shape, generator=generator(*name), dtype=torch.float32)
+        padding = batch.num_slots - count if batch.num_slots else 0
+        drawn.append(functional.pad(noise, (0, 0, 0, 0, padding, 0)))
+    return torch.stack(drawn).to(base.device)
 
 
 @torch.no_grad()
@@ -84,11 +83,16 @@ def sample_latents(
     names: Sequence[Sequence[int | str]],
     *,
     start: float | None = None,
+    labels: Sequence[str] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Run the sampler from noise to clean latents, float32 [batch, channel, frame, height, width].
 
     names: one per sample, for the draws of a stochastic law (("step", *name, step)); deterministic solvers draw
     nothing. start: the sigma that `noise` is at, when it is a clip noised part of the way; the steps below it remain.
+    labels: what errors call the samples. check: called before each step; it may raise (StopSignal.check).
+
+    Raises NotFiniteError that names step and sample.
     """
     full = sampler.resolved(base.entry)
     guidance = sampler.guidance_for(base.entry)
@@ -98,44 +102,121 @@ def sample_latents(
         sigmas = torch.cat([sigmas.new_tensor([start]), sigmas[sigmas < start]])
     solver = solver_named(full.solver)
     latents = noise
+    labels = [" ".join(map(str, name)) for name in names] if labels is None else labels
+    finite: list[Tensor] = []
     for step in range(len(sigmas) - 1):
+        check()
         sigma, sigma_next = float(sigmas[step]), float(sigmas[step + 1])
         time = torch.full((len(batch),), sigma, dtype=torch.float32, device=base.device)
         velocity = base.velocity(latents, time, batch, guidance)
         if full.law is None:
             latents = solver.step(latents, velocity, sigma, sigma_next)
-            continue
-        mean, std = stochastic_step(full.law, latents, velocity, sigma, sigma_next, sigma_max=sigma_max, eta=full.eta)
-        if sigma_next > 0:
-            mean = mean + std * draw_noise(base, batch, [("step", *name, step) for name in names])
-        latents = mean
+        else:
+            latents, std = stochastic_step(
+                full.law, latents, velocity, sigma, sigma_next, sigma_max=sigma_max, eta=full.eta
+            )
+            if sigma_next > 0:
+                latents = latents + std * draw_noise(base, batch, [("step", *name, step) for name in names])
+        finite.append(finite_rows(latents))
+        if latents.device.type == "cpu":  # elsewhere looking would wait for the device at each step
+            require_finite_steps(finite, sigmas[:-1].tolist(), labels)
+    require_finite_steps(finite, sigmas[:-1].tolist(), labels)
     return latents
 
 
 def generate(
     base: Base,
-    jobs: Sequence[Job],
+    jobs: Sequence[SampleJob],
     *,
     sampler: SamplerConfig,
-    cache: ConditionCache | None = None,
-    read: Callable[[Case], list[Tensor]] = read_references,
-) -> Iterator[Clip]:
-    """Make the clips of jobs, batch by batch, and give each as soon as its batch is decoded.
+    cache: ConditionsCache | None = None,
+    read: Read = read_references,
+    check: Callable[[], None] = lambda: None,
+) -> Iterator[GeneratedClip]:
+    """Make the clips of jobs, batch by batch, and give each as soon as it is decoded.
 
     A clip depends on (case id, seed), the case, the base and the sampler only; batches mix cases freely. For full-size
-    bases all conditions are encoded first, so that the text encoder's weights can leave before the first step.
+    bases all conditions are encoded first, so that the text encoder leaves before the first step and before the transformer
+    is loaded, if it is not yet. A case is read and encoded once, however many clips are made of it. `check` is
+    called before each encoding, denoising step and decoding, and may raise (StopSignal.check).
+
+    Raises NotFiniteError that names case, seed and step; no clip of that batch is given.
     """
-    cache = ConditionCache() if cache is None else cache
+    cache = ConditionsCache(max_items=max(256, len(jobs))) if cache is None else cache
+    size, keys = sampler.size(base.entry), {}
     if base.entry.architecture != "tiny":
-        for case in {job.case.id: job.case for job in jobs}.values():
-            encode_case(base, case, sampler, cache, read)
-        base.text_encoder.release()
-    for start in range(0, len(jobs), sampler.batch_size):
-        part = jobs[start : start + sampler.batch_size]
-        batch = base.collate([encode_case(base, job.case, sampler, cache, read) for job in part])
+        keys = encode_cases(base, (job.case for job in jobs), size, cache, read=read, check=check)
+    base.load_transformer()
+    known: dict[str, Condition] = {}
+    batch_size = sampler.batch_size or batch_size_for(base, jobs, sampler)
+    for start in range(0, len(jobs), batch_size):
+        part = jobs[start : start + batch_size]
+        before, known = known, {}
+        for case in {job.case.id: job.case for job in part}.values():
+            kept = before.get(case.id) or (cache.get(keys[case.id], size) if case.id in keys else None)
+            known[case.id] = kept or encode_case(base, case, size, cache, read)
+        conditions = [known[job.case.id] for job in part]
+        batch = base.collate(conditions, reversed_references=sampler.reversed_references)
         names = [(job.seed, job.case.id) for job in part]
         noise = draw_noise(base, batch, [("noise", *name) for name in names])
-        latents = sample_latents(base, batch, noise, sampler, names)
-        pixels = (base.decode(latents, batch) * 255.0).round().to(torch.uint8).cpu()
-        for job, frames in zip(part, pixels, strict=True):
-            yield Clip(job.case, job.seed, frames)
+        labels = [f"case '{job.case.id}', seed {job.seed}" for job in part]
+        latents = sample_latents(base, batch, noise, sampler, names, labels=labels, check=check)
+        # Decoders of full size work on one clip at a time anyway: then each can be given, and a stop answered, at once.
+        chunks = [list(range(len(part)))] if base.entry.architecture == "tiny" else [[row] for row in range(len(part))]
+        for rows in chunks:
+            check()
+            members = [part[row] for row in rows]
+            frames = decoded(base, latents[rows], batch.select(rows), [labels[row] for row in rows])
+            yield from (GeneratedClip(job.case, job.seed, clip) for job, clip in zip(members, frames, strict=True))
+
+
+def batch_size_for(base: Base, jobs: Sequence[SampleJob], sampler: SamplerConfig) -> int:
+    """Give how many clips fit together into the free memory of the base's device, whose weights are there already."""
+    guidance = sampler.guidance_for(base.entry)
+    return batch_that_fits(
+        free_device_bytes(base.device),
+        base.transformer_config,
+        Geometry.of(base.vae.config, base.transformer_config),
+        sampler.size(base.entry),
+        num_references=max((len(job.case.references) for job in jobs), default=1),
+        num_branches=num_branches(branch_weights(base.entry.family, guidance), guidance.mode),
+        bytes_per_value=base.dtype.itemsize,
+    )
+
+
+def decoded(base: Base, latents: Tensor, batch: ConditionBatch, labels: Sequence[str]) -> Tensor:
+    """Decode to uint8 [batch, frame, 3, height, width] on the CPU. Raises NotFiniteError with the sample's label."""
+    try:
+        pixels = base.decode(latents, batch)
+    except NotFiniteError as error:
+        raise NotFiniteError(f"{labels[error.rows[0]]}: {error.message.partition(': ')[2]}", error.rows) from error
+    return (pixels * 255.0).round().to(torch.uint8).cpu()
+
+
+@torch.no_grad()
+def renoise(
+    base: Base,
+    clip: Tensor,
+    references: list[Tensor],
+    prompt: str,
+    level: float,
+    seed: int,
+    *,
+    sampler: SamplerConfig,
+    check: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Noise a clip uint8 [frame, 3, height, width] to sigma `level` and denoise it: uint8 of the same shape.
+
+    x = (1 - s) x0 + s noise, then the sampler's steps below s (SDEdit, arXiv 2108.01073, on the straight path). At a low
+    level the clip decides what is seen, at a high one the references (uint8 [3, h, w]) do. The noise depends on `seed` alone.
+    `check` is called before each step and may raise. Raises UsageError when the base cannot make clips of this size, DataError
+    for references it cannot take, NotFiniteError.
+    """
+    num_frames, _, height, width = clip.shape
+    condition = base.encode(prompt, references, VideoSize(width, height, num_frames))
+    batch = base.collate([condition], reversed_references=sampler.reversed_references)
+    name = ("renoise", seed)
+    clean = base.encode_clips(clip[None].float() / 255.0, batch)
+    noised = (1.0 - level) * clean + level * draw_noise(base, batch, [("noise", *name)])
+    latents = sample_latents(base, batch, noised, sampler, [name], start=level, check=check)
+    return decoded(base, latents, batch, [f"renoise {seed}"])[0]

@@ -28,6 +28,11 @@ def phantom_weights(guidance: Guidance) -> dict[str, float]:
     return {"neg": 1.0 - image, "i": image - text, "it": text}
 
 
+def branch_weights(family: str, guidance: Guidance) -> dict[str, float]:
+    """Give the weights of a family's branches."""
+    return {"vace": vace_weights, "phantom": phantom_weights}[family](guidance)
+
+
 def guided_velocity(weights: dict[str, float], mode: str, forward: Forward) -> Tensor:
     """Mix branches: first + sum of weight (branch - first) over those of weight not 0. Weights sum to 1.
 

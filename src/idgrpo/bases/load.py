@@ -2,23 +2,30 @@
 
 import contextlib
 import dataclasses
+import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from idgrpo.bases.architectures import CLASS_OF_FAMILY
+from idgrpo.bases.config import refuse_reversal
 from idgrpo.bases.contract import BaseEntry
-from idgrpo.bases.entries import ENTRIES, entry_for_checkpoint, entry_named, missing_weights
+from idgrpo.bases.entries import ENTRIES, missing_weights, resolve_entry
 from idgrpo.bases.geometry import Geometry
-from idgrpo.bases.single_file import load_original_transformer, original_hidden_size
+from idgrpo.bases.single_file import load_original_transformer, original_config
 from idgrpo.bases.text import TextEncoder
-from idgrpo.bases.weights import locate, reading_weights, snapshot_commit
+from idgrpo.bases.weights import locate, read_config, reading_weights, refuse_not_finite, snapshot_commit
 from idgrpo.errors import ArtifactError, MachineError, UsageError
 
 if TYPE_CHECKING:
     from idgrpo.bases.wan import WanBase
+
+ENCODERS: tuple[str, ...] = ("vae", "text_encoder", "tokenizer")
+"""Components that turn cases into conditions and latents into pixels; a companion may hold them."""
+PARTS = ("transformer", *ENCODERS)
 
 
 def load_base(
@@ -27,28 +34,38 @@ def load_base(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     encoder_device: str | torch.device | None = None,
-    vae_tiling: bool = False,
-    **options: Any,
+    vae_tiling: bool | None = None,
+    vae_dtype: torch.dtype | str = torch.float32,
+    reversed_references: bool = False,
+    with_transformer: bool = True,
 ) -> "WanBase":
     """Load a base: a name of `entries.ENTRIES` (with `@commit` to pin a hub revision), a diffusers folder, or one file.
 
     dtype is that of the transformer: None takes float32 on the CPU and bfloat16 elsewhere (diffusers keeps norms, time
-    embedding and modulation in float32). The VAE is always float32. encoder_device (None = `device`) is where the text
-    encoder works; its weights are read at the first prompt. options go to the
-    family's class (`reversed_order` of VACE). vae_tiling decodes in overlapping tiles of 256 px: less memory, and pixels
-    near the seams differ slightly.
+    embedding and modulation in float32). vae_dtype is that of the VAE. encoder_device (None = `device`) is where the text
+    encoder works; its weights are read at the first prompt. reversed_references: VACE puts the last reference first, as
+    diffusers' pipeline does. vae_tiling decodes in overlapping tiles of 256 px: less memory, and pixels near the seams differ
+    slightly; None does so where a GPU has no room for a whole frame. with_transformer False leaves the transformer for
+    `load_transformer`, which those call who encode all cases first; what its config.json says is checked at once.
 
-    Raises UsageError (unknown name, wrong class of checkpoint), MachineError (weights not here), ArtifactError
+    Raises UsageError (unknown name, wrong class of checkpoint, a model of two experts), MachineError (weights not here), ArtifactError
     (damaged).
     """
     device = _checked_device(device)
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     entry = resolve_entry(name_or_path)
+    refuse_reversal(entry, reversed_references)
     main, parts = find_parts(entry)
     entry = dataclasses.replace(entry, revision=snapshot_commit(main))
-    vae = _load_vae(parts["vae"], entry)
-    transformer = _load_transformer(entry, main, parts.get("transformer"), dtype)
-    _check_fit(entry, transformer, vae)
+    vae_dtype = getattr(torch, vae_dtype) if isinstance(vae_dtype, str) else vae_dtype
+    vae = _load_vae(parts["vae"], entry, vae_dtype)
+    config = transformer_config(entry, main, parts.get("transformer"))
+    _check_fit(entry, config, vae)
+
+    def read_transformer() -> Any:
+        transformer = _load_transformer(entry, main, parts.get("transformer"), dtype)
+        return transformer.eval().requires_grad_(False).to(device)
+
     text_dtype = torch.float32 if entry.architecture == "tiny" else torch.bfloat16
     text_encoder = TextEncoder(
         parts["text_encoder"],
@@ -57,11 +74,25 @@ def load_base(
         dtype=text_dtype,
         device=torch.device(encoder_device) if encoder_device is not None else device,
     )
-    transformer = transformer.eval().requires_grad_(False).to(device)
     vae = vae.eval().requires_grad_(False).to(device)
     if vae_tiling:
         vae.enable_tiling()
-    return _family_class(entry.family)(entry, transformer, vae, text_encoder, device=device, dtype=dtype, **options)
+    base = _family_class(entry.family)(
+        entry,
+        None,
+        vae,
+        text_encoder,
+        device=device,
+        dtype=dtype,
+        tile_if_needed=vae_tiling is None,
+        reversed_references=reversed_references,
+        transformer_config=config,
+        read_transformer=read_transformer,
+        encoder_folders=[parts[part] for part in ENCODERS],
+    )
+    if with_transformer:
+        base.load_transformer()
+    return base
 
 
 def _checked_device(name: str | torch.device) -> torch.device:
@@ -82,67 +113,56 @@ def _family_class(family: str) -> "type[WanBase]":
     return {"vace": VaceBase, "phantom": PhantomBase}[family]
 
 
-def resolve_entry(name_or_path: str) -> BaseEntry:
-    """Give the entry of a name, a name with `@commit`, or a path. Raises UsageError, ArtifactError."""
-    name, _, revision = name_or_path.partition("@")
-    if name in ENTRIES:
-        if revision and not ENTRIES[name].source.startswith("hub:"):
-            raise UsageError(f"{name} ships with idgrpo and has no revisions", fix=f"say {name}")
-        return dataclasses.replace(ENTRIES[name], revision=revision or None)
-    path = Path(name_or_path)
-    if not path.exists():
-        return entry_named(name_or_path)  # raises, with the nearest known name
-    path = path.resolve()
-    config = path / "transformer" / "config.json"
-    if path.is_dir() and config.is_file():
-        with reading_weights(config):
-            values = json.loads(config.read_text())
-            hidden = values["num_attention_heads"] * values["attention_head_dim"]
-        return entry_for_checkpoint(_family_of_class(values.get("_class_name"), path), hidden, str(path))
-    if path.is_file():
-        return entry_for_checkpoint("phantom", original_hidden_size(path), str(path))
-    raise UsageError(
-        f"{path} is no checkpoint of a base: it has no transformer/config.json",
-        fix="give a diffusers folder (transformer/, vae/, text_encoder/, tokenizer/) or an original Phantom file",
-    )
-
-
-def _family_of_class(class_name: str | None, path: Path) -> str:
-    for family, expected in CLASS_OF_FAMILY.items():
-        if class_name == expected:
-            return family
-    raise UsageError(
-        f"{path} holds a {class_name or 'transformer without a class name'}, not a base",
-        fix=f"a base is one of {', '.join(CLASS_OF_FAMILY.values())}",
-    )
-
-
 def find_parts(entry: BaseEntry) -> tuple[Path, dict[str, Path]]:
     """Find the source and the folder of each component: in the source, else in its companion.
 
     Raises MachineError that names the first missing part and the command that gets it.
     """
-    main = locate(entry.source, entry.revision)
+    main = locate(entry.source, entry.revision, PARTS)
     if main is None:
         raise missing_weights(entry, entry.source.partition(":")[2] or entry.source)
+    _refuse_two_experts(main)
     folders = [main] if main.is_dir() else []
     folders += _companions(main, entry)
     parts: dict[str, Path] = {}
-    for part in ("transformer", "vae", "text_encoder", "tokenizer"):
+    for part in PARTS:
         found = next((folder / part for folder in folders if (folder / part).is_dir()), None)
         if found is not None:
             parts[part] = found
     if main.is_file() or "*" in entry.source:
         parts.pop("transformer", None)  # a companion's transformer is another model
-        needed: tuple[str, ...] = ("vae", "text_encoder", "tokenizer")
+        needed = ENCODERS
     else:
-        needed = ("transformer", "vae", "text_encoder", "tokenizer")
+        needed = PARTS
         if parts.get("transformer", main).parent != main:
             parts.pop("transformer")
     for part in needed:
         if part not in parts:
             raise missing_weights(entry, f"its {part.replace('_', ' ')}")
     return main, parts
+
+
+def _refuse_two_experts(main: Path) -> None:
+    """Refuse a Wan 2.2 folder: its model is two transformers, or one that takes a time for each token.
+
+    One transformer of the two loads without a complaint and is the wrong one for half of the steps.
+    """
+    index = main / "model_index.json"
+    values = {}
+    if index.is_file():
+        with reading_weights(index):
+            values = dict(json.loads(index.read_text(encoding="utf-8-sig")))
+    signs = {
+        "transformer_2": (main / "transformer_2").is_dir() or any(values.get("transformer_2") or ()),
+        "boundary_ratio": values.get("boundary_ratio") is not None,
+        "expand_timesteps": bool(values.get("expand_timesteps")),
+    }
+    found = [name for name, is_there in signs.items() if is_there]
+    if found:
+        raise UsageError(
+            f"{main} is a Wan 2.2 model ({', '.join(found)}); only models of one transformer (Wan 2.1) can be tuned",
+            fix=f"use one of {', '.join(name for name in ENTRIES if not name.startswith('tiny'))}, or a folder like theirs",
+        )
 
 
 def _companions(main: Path, entry: BaseEntry) -> list[Path]:
@@ -155,18 +175,31 @@ def _companions(main: Path, entry: BaseEntry) -> list[Path]:
             folders += [main / named] if named else []
     if main.is_file():
         folders += [main.parent, *sorted(p for p in main.parent.iterdir() if (p / "text_encoder").is_dir())]
-    companion = locate(entry.companion) if entry.companion else None
+    companion = locate(entry.companion, parts=ENCODERS) if entry.companion else None
     return [folder for folder in [*folders, companion] if folder is not None]
 
 
-def _load_vae(folder: Path, entry: BaseEntry) -> Any:
+def _load_vae(folder: Path, entry: BaseEntry, dtype: torch.dtype) -> Any:
     from diffusers import AutoencoderKLWan
 
     _expect_class(folder, "AutoencoderKLWan", entry)
-    vae = read_component(AutoencoderKLWan, folder, torch.float32)
+    vae = read_component(AutoencoderKLWan, folder, dtype)
     if entry.architecture != "tiny":
         vae.enable_slicing()  # clips of a batch one after the other: the decoder's memory is that of one clip
     return vae
+
+
+def transformer_config(entry: BaseEntry, main: Path, folder: Path | None) -> dict[str, Any]:
+    """Give a transformer's configuration without its weights, from `find_parts`. Raises UsageError for another class."""
+    if folder is None:
+        return original_config(main, entry)
+    import diffusers
+
+    class_name = CLASS_OF_FAMILY[entry.family]
+    _expect_class(folder, class_name, entry)
+    known = inspect.signature(getattr(diffusers, class_name).__init__).parameters
+    defaults = {name: known[name].default for name in known if known[name].default is not inspect.Parameter.empty}
+    return defaults | read_config(folder)
 
 
 def _load_transformer(entry: BaseEntry, main: Path, folder: Path | None, dtype: torch.dtype) -> Any:
@@ -174,15 +207,12 @@ def _load_transformer(entry: BaseEntry, main: Path, folder: Path | None, dtype: 
         return load_original_transformer(main, entry, dtype)
     import diffusers
 
-    class_name = CLASS_OF_FAMILY[entry.family]
-    _expect_class(folder, class_name, entry)
-    return read_component(getattr(diffusers, class_name), folder, dtype)
+    return read_component(getattr(diffusers, CLASS_OF_FAMILY[entry.family]), folder, dtype)
 
 
 def _expect_class(folder: Path, expected: str, entry: BaseEntry) -> None:
     """Refuse a component of another class than the base needs."""
-    with reading_weights(folder / "config.json"):
-        found = json.loads((folder / "config.json").read_text()).get("_class_name")
+    found = read_config(folder).get("_class_name")
     if found != expected:
         raise UsageError(
             f"base '{entry.name}': {folder} holds a {found}, this base needs a {expected}",
@@ -191,7 +221,7 @@ def _expect_class(folder: Path, expected: str, entry: BaseEntry) -> None:
 
 
 def read_component(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """Read a diffusers component; any missing or unexpected key is an error that lists it."""
+    """Read a diffusers component; any missing, unexpected or not finite weight is an error that lists it."""
     with reading_weights(folder):
         model, info = model_class.from_pretrained(
             folder, torch_dtype=dtype, local_files_only=True, output_loading_info=True
@@ -206,17 +236,18 @@ def read_component(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
             f"weights at {folder} do not fit {model_class.__name__}: {'; '.join(problems)}",
             fix="config.json and the weight files are from different models; get both again",
         )
+    refuse_not_finite(model.state_dict(), folder)
     return model
 
 
-def _check_fit(entry: BaseEntry, transformer: Any, vae: Any) -> None:
+def _check_fit(entry: BaseEntry, config: Mapping[str, Any], vae: Any) -> None:
     """Refuse a transformer whose channels do not fit the VAE: another task's model of the same class."""
-    geometry = Geometry.of(vae.config, transformer.config)
+    geometry = Geometry.of(vae.config, config)
     expected = {"in_channels": geometry.z}
     if entry.family == "vace":
         expected["vace_in_channels"] = 2 * geometry.z + geometry.mask_channels
     for name, value in expected.items():
-        found = getattr(transformer.config, name)
+        found = config[name]
         if found != value:
             raise UsageError(
                 f"base '{entry.name}': the transformer's {name} is {found}, its VAE makes {value}",

@@ -3,6 +3,7 @@
 Adapters are PEFT's; files are diffusers' (`load_lora_weights` of the Wan pipelines reads them).
 """
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,15 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from idgrpo.bases.contract import Base
-from idgrpo.bases.weights import reading_weights, sort_header
+from idgrpo.bases.finite import require_finite_weights
+from idgrpo.bases.weights import read_finite, reading_weights, sort_header
 from idgrpo.errors import ArtifactError, UsageError
 from idgrpo.run.draws import generator
 
 ATTENTION_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 FEED_FORWARD_TARGETS = ("ffn.net.0.proj", "ffn.net.2")
+log = logging.getLogger(__name__)
+
 TARGET_SETS = {
     "attention": ATTENTION_TARGETS,
     "attention+ffn": ATTENTION_TARGETS + FEED_FORWARD_TARGETS,
@@ -28,6 +33,33 @@ TARGET_SETS = {
 POLICY = "policy"
 REFERENCE = "reference"
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
+ORDER_KEY = "reference_order"
+"""Metadata of a VACE adapter: `forward` (the case's order) or `reversed` (as diffusers' pipeline puts references)."""
+
+
+class MasterLinear(nn.Linear):
+    """A factor of an adapter: kept in float32, used in the dtype of its input.
+
+    A bfloat16 base computes with bfloat16 copies of the factors, made anew in each forward: small, while float32 products
+    would copy the input of each layer (q, k and v each the same one), and their results, into float32. Gradients arrive in
+    float32. On a float32 base nothing is copied.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.linear(input, self.weight.to(input.dtype))
+
+
+def _make_masters(base: Base) -> None:
+    """Put every factor on the base into a float32 `MasterLinear`; names of weights stay as they are."""
+    for _, layer in lora_layers(base):
+        layer.cast_input_dtype_enabled = False  # PEFT would cast the input to the factors' dtype
+        for matrices in (layer.lora_A, layer.lora_B):
+            for adapter, factor in matrices.items():
+                if isinstance(factor, MasterLinear):
+                    continue
+                master = MasterLinear(factor.in_features, factor.out_features, bias=False, device="meta")
+                master.weight = nn.Parameter(factor.weight.detach().float(), factor.weight.requires_grad)
+                matrices[adapter] = master
 
 
 def attach(
@@ -53,13 +85,14 @@ def attach(
     config = LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=list(targets))
     transformer: Any = base.transformer  # diffusers adds the adapter methods
     transformer.add_adapter(config, adapter_name=POLICY)
+    _make_masters(base)
     with torch.no_grad():
         for name, layer in lora_layers(base):
             first = layer.lora_A[POLICY].weight
             bound = 1.0 / math.sqrt(first.shape[1])
             drawn = torch.empty(first.shape).uniform_(-bound, bound, generator=generator("lora", seed, name))
             first.data = drawn.to(first.device)
-            layer.lora_B[POLICY].weight.data = torch.zeros_like(layer.lora_B[POLICY].weight, dtype=torch.float32)
+            layer.lora_B[POLICY].weight.zero_()
     recompute_activations(base)
     return trainable_parameters(base)
 
@@ -90,6 +123,7 @@ def keep_reference(base: Base) -> None:
     transformer: Any = base.transformer  # diffusers adds the adapter methods
     # PEFT marks the newest adapter as trainable and active: put both back afterwards.
     transformer.add_adapter(transformer.peft_config[POLICY], adapter_name=REFERENCE)
+    _make_masters(base)
     with torch.no_grad():
         for _, layer in lora_layers(base):
             for matrices in (layer.lora_A, layer.lora_B):
@@ -181,28 +215,35 @@ def adapter_state(base: Base) -> dict[str, torch.Tensor]:
 def save_adapter(base: Base, folder: Path) -> Path:
     """Write the policy adapter in diffusers' format with its metadata (rank, alpha), without which alpha is lost.
 
-    Equal adapters give equal bytes.
+    Equal adapters give equal bytes. Raises NotFiniteError before anything is written.
     """
     from diffusers import WanPipeline
 
+    state = adapter_state(base)
+    require_finite_weights(state, "the adapter")
     folder.mkdir(parents=True, exist_ok=True)
     transformer: Any = base.transformer
     config = transformer.peft_config[POLICY].to_dict()
     metadata = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     WanPipeline.save_lora_weights(
         folder,
-        transformer_lora_layers=adapter_state(base),
+        transformer_lora_layers=state,
         transformer_lora_adapter_metadata=metadata,
         weight_name=WEIGHTS_FILE,
     )
-    sort_header(folder / WEIGHTS_FILE)
+    sort_header(folder / WEIGHTS_FILE, {ORDER_KEY: order_of(base)} if base.entry.family == "vace" else None)
     return folder / WEIGHTS_FILE
+
+
+def order_of(base: Base) -> str:
+    """Give the order in which a base puts references, as the metadata of an adapter says it."""
+    return "reversed" if base.reversed_references else "forward"
 
 
 def load_adapter(base: Base, source: Path, *, trainable: bool = False) -> list[nn.Parameter]:
     """Load an adapter file or folder onto a base without one, and check that it changed the output.
 
-    Raises ArtifactError: file missing or damaged, layers that the base lacks, or an adapter without effect although its
+    Raises ArtifactError: file missing, damaged or not finite, layers that the base lacks, or an adapter without effect although its
     weights are not zero (files with PEFT's own key prefix load silently as nothing). Returns what is trainable.
     """
     path = source / WEIGHTS_FILE if source.is_dir() else source
@@ -212,11 +253,9 @@ def load_adapter(base: Base, source: Path, *, trainable: bool = False) -> list[n
         )
     if lora_layers(base):
         raise UsageError(f"base {base.name} already carries an adapter", fix="load the base again for another adapter")
-    from safetensors.torch import load_file
-
-    with reading_weights(path):
-        state = load_file(path)
-    unlike = [key for key in state if not key.startswith("transformer.")]
+    state = read_finite(path)
+    factors = (".lora_A.weight", ".lora_B.weight")
+    unlike = [key for key in state if not (key.startswith("transformer.") and key.endswith(factors))]
     if unlike:
         raise ArtifactError(
             f"{path} is not in diffusers' format: {', '.join(unlike[:3])}", fix="export it again, or convert its keys"
@@ -228,13 +267,17 @@ def load_adapter(base: Base, source: Path, *, trainable: bool = False) -> list[n
             f"{path} is for another base: no layer {', '.join(sorted(strange)[:3])} in {base.name}",
             fix="use the base that the policy was trained on",
         )
+    _tell_another_order(base, path)
     before = _probe(base)
     with reading_weights(path):
         transformer: Any = base.transformer
         transformer.load_lora_adapter(str(path.parent), weight_name=path.name, adapter_name=POLICY)
-    for _, layer in lora_layers(base):
-        for matrices in (layer.lora_A, layer.lora_B):
-            matrices[POLICY].weight.data = matrices[POLICY].weight.data.float()
+    _make_masters(base)
+    for name, layer in lora_layers(base):
+        for side, matrices in (("A", layer.lora_A), ("B", layer.lora_B)):
+            # The library has rounded them to the base's dtype: take them from the file again.
+            master = matrices[POLICY].weight
+            master.data = state[f"transformer.{name}.lora_{side}.weight"].to(master.device, torch.float32)
     is_zero = not any(bool(value.any()) for key, value in state.items() if "lora_B" in key)
     if not is_zero and torch.equal(before, _probe(base)):
         raise ArtifactError(f"the adapter at {path} was loaded and changes nothing", fix="its keys do not fit the base")
@@ -245,6 +288,23 @@ def load_adapter(base: Base, source: Path, *, trainable: bool = False) -> list[n
             for matrices in (layer.lora_A, layer.lora_B):
                 matrices[POLICY].weight.requires_grad_(True)
     return trainable_parameters(base)
+
+
+def _tell_another_order(base: Base, path: Path) -> None:
+    """Warn when an adapter was trained with references in another order than this base puts them."""
+    from safetensors import safe_open
+
+    with reading_weights(path), safe_open(path, "pt") as file:
+        order = (file.metadata() or {}).get(ORDER_KEY)
+    if order is not None and order != order_of(base):
+        log.warning(
+            "%s was trained with references in %s order, %s puts them in %s order: people may be swapped "
+            "(sampler setting reversed_references)",
+            path,
+            order,
+            base.name,
+            order_of(base),
+        )
 
 
 @torch.no_grad()

@@ -4,16 +4,20 @@ import hashlib
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from idgrpo.bases.conditions import ConditionCache
-from idgrpo.bases.config import SamplerConfig
+from idgrpo.bases.conditions import ConditionsCache, Read, read_references
+from idgrpo.bases.config import SampleConfig, SamplerConfig
 from idgrpo.bases.contract import Base
-from idgrpo.bases.cost import clip_size_bytes
-from idgrpo.bases.generate import Job, generate, read_references
+from idgrpo.bases.cost import clip_size_bytes, condition_size_bytes
+from idgrpo.bases.generate import SampleJob, generate
+from idgrpo.bases.inventory import default_device
+from idgrpo.bases.load import load_base
+from idgrpo.bases.tuned import load_tuned
 from idgrpo.records.case import Case
 from idgrpo.records.jsonl import write_records
 from idgrpo.records.sample import Sample
@@ -23,42 +27,76 @@ from idgrpo.video.read import read_video
 from idgrpo.video.sheet import contact_sheet
 from idgrpo.video.write import write_image, write_video
 
+if TYPE_CHECKING:
+    from idgrpo.bases.wan import WanBase
+
 SHEET_FRAMES = 5
 """Frames of each clip on a contact sheet, spread over its length."""
 COPIES = 2
 """How often a clip lies on the disk: in the run, and in the artifact that is published from it."""
 
 
+def load_for_sampling(settings: SampleConfig, policy: Path | None = None) -> "WanBase":
+    """Load the base that the settings of `sample` name, as they say (device, tiles, dtype of the VAE, ..), with a policy on it.
+
+    The transformer of a full-size base is read when the cases are encoded, and the policy is put on it then: text encoder and
+    transformer never need memory at the same time.
+    """
+    base = load_base(
+        settings.named_base,
+        device=settings.device or default_device(),
+        encoder_device=settings.encoder_device,
+        vae_tiling=settings.vae_tiling,
+        vae_dtype=settings.vae_dtype,
+        reversed_references=settings.sampler.reversed_references,
+        with_transformer=False,
+    )
+    if policy is not None:
+        base.when_loaded = partial(load_tuned, source=policy)
+    if base.entry.architecture == "tiny":
+        base.load_transformer()
+    return base
+
+
 def sample_to_folder(
     base: Base,
-    jobs: Sequence[Job],
+    jobs: Sequence[SampleJob],
     folder: Path,
     *,
     sampler: SamplerConfig,
     lossless: bool | None = None,
     policy: str | None = None,
-    read: Callable[[Case], list[Tensor]] = read_references,
+    read: Read = read_references,
+    cache: ConditionsCache | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> list[Sample]:
     """Make the clips of jobs into `folder`: videos/, samples.jsonl, contact_sheets/<case>.png.
 
     A video appears under its name only when it is complete, and depends on (case id, seed) only: videos that are there
     are kept, the missing ones are made, and the result is that of a run that was never interrupted. `check` is called
-    after each clip and may raise (StopSignal.check). lossless None takes the base's habit. policy: what the adapter on
-    the base is called. Returns the samples in the order of jobs.
+    between denoising steps and after each clip, and may raise (StopSignal.check). lossless None takes the base's habit. policy: what the adapter on
+    the base is called. cache: encodings shared with other runs; full-size bases keep theirs in `folder` else. Returns the samples in the order of jobs.
 
-    Raises MachineError before anything is made when the disk has no room for it.
+    Raises MachineError before anything is made when the disk has no room for it, NotFiniteError before a clip is written.
     """
     lossless = base.entry.lossless if lossless is None else lossless
     videos = folder / "videos"
     videos.mkdir(parents=True, exist_ok=True)
     paths = {(job.case.id, job.seed): videos / f"{sample_id(job.case.id, job.seed)}.mp4" for job in jobs}
     missing = [job for job in jobs if not paths[job.case.id, job.seed].exists()]
-    require_disk(folder, COPIES * len(missing) * clip_size_bytes(sampler.size(base.entry), lossless=lossless))
-    cache = ConditionCache(None if base.entry.architecture == "tiny" else folder / "conditions")
+    if cache is None:
+        cache = ConditionsCache(None if base.entry.architecture == "tiny" else folder / "conditions")
+    size = sampler.size(base.entry)
+    needed = COPIES * len(missing) * clip_size_bytes(size, lossless=lossless)
+    if cache.folder is not None:
+        needed += sum(
+            condition_size_bytes(base.transformer_config, base.vae.config, size, len(case.references))
+            for case in {job.case.id: job.case for job in missing}.values()
+        )
+    require_disk(folder, needed)
     with progress(len(jobs), f"sample {base.name}", unit="clips") as bar:
         bar.advance(len(jobs) - len(missing))
-        for clip in generate(base, missing, sampler=sampler, cache=cache, read=read):
+        for clip in generate(base, missing, sampler=sampler, cache=cache, read=read, check=check):
             write_video(paths[clip.case.id, clip.seed], clip.frames, fps=base.entry.fps, lossless=lossless)
             bar.advance(1)
             check()
@@ -91,7 +129,7 @@ def sample_id(case_id: str, seed: int) -> str:
     return f"{plain}{digest}--s{seed}"
 
 
-def _record(base: Base, job: Job, video: Path, sampler: SamplerConfig, policy: str | None) -> Sample:
+def _record(base: Base, job: SampleJob, video: Path, sampler: SamplerConfig, policy: str | None) -> Sample:
     return Sample(
         id=sample_id(job.case.id, job.seed),
         case_id=job.case.id,
@@ -108,18 +146,22 @@ def _record(base: Base, job: Job, video: Path, sampler: SamplerConfig, policy: s
 def sampler_record(base: Base, sampler: SamplerConfig) -> dict[str, Any]:
     """Give every setting that decides the pixels; batch size is not among them."""
     values = sampler.resolved(base.entry).model_dump(mode="json", exclude={"batch_size"})
-    return values | {"dtype": str(base.dtype).removeprefix("torch."), "revision": base.entry.revision}
+    values["reversed_references"] = sampler.reversed_references or base.reversed_references
+    values |= {"dtype": str(base.dtype).removeprefix("torch."), "revision": base.entry.revision}
+    vae_dtype = str(next(base.vae.parameters()).dtype).removeprefix("torch.")
+    differs = {"vae_tiling": getattr(base, "has_tiled", False), "vae_dtype": vae_dtype != "float32" and vae_dtype}
+    return values | {name: value for name, value in differs.items() if value}
 
 
 def _write_sheets(
     folder: Path,
-    jobs: Sequence[Job],
+    jobs: Sequence[SampleJob],
     paths: dict[tuple[str, int], Path],
     read: Callable[[Case], list[Tensor]],
 ) -> None:
     """Write one PNG per case: a row for each seed, references beside frames."""
     folder.mkdir(parents=True, exist_ok=True)
-    by_case: dict[str, list[Job]] = {}
+    by_case: dict[str, list[SampleJob]] = {}
     for job in jobs:
         by_case.setdefault(job.case.id, []).append(job)
     for case_id, members in by_case.items():

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from idgrpo.bases.architectures import ARCHITECTURES, architecture_of_state_dict
 from idgrpo.bases.contract import BaseEntry
 from idgrpo.bases.keymap import to_diffusers, to_original
-from idgrpo.bases.weights import reading_weights
+from idgrpo.bases.weights import read_config, reading_weights, refuse_not_finite
 from idgrpo.errors import ArtifactError, UsageError
 
+_WAN_DEFAULTS = {"patch_size": (1, 2, 2), "in_channels": 16, "text_dim": 4096}
+"""What a configuration may leave out because the class has it as a default."""
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "module.")
 
 
@@ -37,6 +39,7 @@ def read_original(path: Path, pattern: str = "*.safetensors") -> dict[str, Tenso
         state = next(iter(state.values()))  # {"state_dict": {...}}
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ArtifactError(f"{path} holds no plain table of weights", fix="give the published checkpoint file")
+    refuse_not_finite(state, path)
     return {_strip(key): value for key, value in state.items()}
 
 
@@ -88,7 +91,7 @@ def load_original_transformer(path: Path, entry: BaseEntry, dtype: torch.dtype) 
         else:
             state[renamed] = value
     with reading_weights(path):
-        config = _configuration(path, entry, state)
+        config = original_config(path, entry)
         with init_empty_weights(include_buffers=False):
             model = WanTransformer3DModel(**config)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
@@ -115,12 +118,15 @@ def load_original_transformer(path: Path, entry: BaseEntry, dtype: torch.dtype) 
     return model
 
 
-def _configuration(path: Path, entry: BaseEntry, state: dict[str, Tensor]) -> dict:
-    beside = (path if path.is_dir() else path.parent) / "config.json"
-    if beside.is_file():
-        values = json.loads(beside.read_text())
+def original_config(path: Path, entry: BaseEntry) -> dict[str, Any]:
+    """Give the configuration of an original checkpoint, without reading its weights where something else says it."""
+    folder = path if path.is_dir() else path.parent
+    if (folder / "config.json").is_file():
+        values = read_config(folder)
         if "num_attention_heads" in values:
-            return {key: value for key, value in values.items() if not key.startswith("_")}
+            return _WAN_DEFAULTS | {key: value for key, value in values.items() if not key.startswith("_")}
     if entry.architecture in ARCHITECTURES:
         return ARCHITECTURES[entry.architecture]
-    return architecture_of_state_dict({key: tuple(value.shape) for key, value in state.items()})
+    shapes = {to_diffusers(key): tuple(value.shape) for key, value in read_original(path).items()}
+    with reading_weights(path):
+        return architecture_of_state_dict({key: shape for key, shape in shapes.items() if key is not None})

@@ -1,5 +1,8 @@
-"""The UMT5 text encoder: prompts to embeddings, padded with zeros; loaded when first needed and released afterwards."""
+"""Prompts to embeddings: cleaned as the Wan family does, encoded by UMT5, which is loaded when first needed and can leave."""
 
+import html
+import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,10 +10,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from idgrpo.bases.prompt import clean_prompt
 from idgrpo.bases.weights import reading_weights
+from idgrpo.errors import DataError, MachineError
 
+_QUOTES = str.maketrans({"‘": "'", "’": "'", "‚": "'", "‛": "'", "“": '"', "”": '"', "„": '"', "‟": '"'})
 EMBEDDING_NAMES = {"shared.weight", "encoder.embed_tokens.weight"}
+
+
+def clean_prompt(prompt: str) -> str:
+    """Undo HTML escapes, straighten quotes, narrow full-width forms, and collapse white space.
+
+    Does what `ftfy.fix_text` and `html.unescape` do in Wan's own pipeline to well-formed text (full-width punctuation
+    such as that of the negative prompt becomes ASCII, which changes its tokens); ftfy's repair of broken encodings is
+    left out.
+    """
+    text = html.unescape(html.unescape(prompt)).translate(_QUOTES)
+    narrow = (unicodedata.normalize("NFKC", c) if "\uff01" <= c <= "\uffef" or c == "\u3000" else c for c in text)
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFC", "".join(narrow))).strip()
+
+
+def checked_prompt(prompt: str) -> str:
+    """Clean a prompt; raise DataError when nothing is left."""
+    cleaned = clean_prompt(prompt)
+    if not cleaned:
+        raise DataError("the prompt is empty", fix="describe the video, best with one clause for each person")
+    return cleaned
 
 
 class TextEncoder:
@@ -34,7 +58,10 @@ class TextEncoder:
         return self._model is not None
 
     def load(self) -> None:
-        """Read tokenizer and weights if that has not happened. Raises ArtifactError when they are damaged."""
+        """Read tokenizer and weights if that has not happened.
+
+        Raises ArtifactError when they are damaged, MachineError when the library reads them wrongly.
+        """
         if self._model is not None:
             return
         from transformers import AutoTokenizer, UMT5EncoderModel
@@ -53,7 +80,19 @@ class TextEncoder:
                 missing -= EMBEDDING_NAMES
             if missing:
                 raise KeyError(f"missing keys: {', '.join(sorted(missing)[:8])}")
+        self._require_shared_embedding(model)
         self._model = model.eval().requires_grad_(False).to(self.device)
+
+    def _require_shared_embedding(self, model: Any) -> None:
+        """Refuse an encoder whose embedding is not the table of the file: every prompt would be noise, without a word."""
+        if model.encoder.embed_tokens.weight.data_ptr() != model.shared.weight.data_ptr():
+            import transformers
+
+            raise MachineError(
+                f"transformers {transformers.__version__} reads {self.model_dir} without tying the encoder's embedding to "
+                "the shared table, so prompts would be noise (5.0 to 5.2 do this with UMT5)",
+                fix="pip install 'transformers>=5.3'",
+            )
 
     def release(self) -> None:
         """Forget the weights; the next `encode` reads them again."""

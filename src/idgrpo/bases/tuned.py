@@ -6,6 +6,7 @@ from typing import Literal
 from torch import nn
 
 from idgrpo.bases.contract import Base
+from idgrpo.bases.finite import require_finite_weights
 from idgrpo.bases.load import read_component
 from idgrpo.bases.lora import load_adapter, recompute_activations, trainable_parameters
 from idgrpo.errors import ArtifactError, UsageError
@@ -30,12 +31,14 @@ def open_all(base: Base) -> list[nn.Parameter]:
 def save_transformer(base: Base, folder: Path) -> None:
     """Write the whole transformer to folder/transformer/, which `WanTransformer3DModel.from_pretrained` and its VACE twin read.
 
-    Equal weights give equal bytes. A full disk is an OSError, which the library's own writer hides.
+    Equal weights give equal bytes. A full disk is an OSError, which the library's own writer hides. Raises NotFiniteError
+    before anything is written.
     """
     from safetensors.torch import save
 
-    base.transformer.save_config(folder / FOLDER)
     state = {name: value.detach().cpu().contiguous() for name, value in base.transformer.state_dict().items()}
+    require_finite_weights(state, "the transformer")
+    base.transformer.save_config(folder / FOLDER)
     (folder / FOLDER / WEIGHTS_FILE).write_bytes(save(state, metadata={"format": "pt"}))
 
 

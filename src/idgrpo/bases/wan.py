@@ -1,19 +1,31 @@
 """What VACE and Phantom share: text, VAE, geometry, and velocity by buckets of equal numbers of references."""
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from idgrpo.bases.conditions import check_references
 from idgrpo.bases.contract import BaseEntry, Condition, ConditionBatch, Guidance, VideoSize
+from idgrpo.bases.cost import free_device_bytes, must_tile
+from idgrpo.bases.finite import require_finite_rows
 from idgrpo.bases.geometry import Geometry
 from idgrpo.bases.guidance import guided_velocity
-from idgrpo.bases.prompt import checked_prompt
-from idgrpo.bases.references import check_references
-from idgrpo.bases.text import TextEncoder
+from idgrpo.bases.text import TextEncoder, checked_prompt
+from idgrpo.bases.weights import weights_digest
 from idgrpo.errors import UsageError
 from idgrpo.flow.schedule import NUM_TRAIN_TIMESTEPS
+
+
+def _without_padding(text: Tensor) -> Tensor:
+    """Drop the zero rows after the end of a prompt, with the memory they take: a prompt fills a tenth of them or so."""
+    filled = text.any(dim=1).nonzero()
+    return text[: int(filled[-1]) + 1 if len(filled) else 0].clone()
 
 
 class WanBase:
@@ -35,17 +47,58 @@ class WanBase:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        tile_if_needed: bool = False,
+        reversed_references: bool = False,
+        transformer_config: Any = None,
+        read_transformer: Callable[[], Any] | None = None,
+        encoder_folders: Sequence[Path] = (),
     ):
         self.name, self.entry = entry.name, entry
         self.transformer, self.vae, self.text_encoder = transformer, vae, text_encoder
         self.device, self.dtype = device, dtype
-        self.geometry = Geometry.of(vae.config, transformer.config)
+        self.reversed_references = reversed_references
+        self.tile_if_needed, self.has_tiled = tile_if_needed, bool(getattr(vae, "use_tiling", False))
+        self.transformer_config = transformer.config if transformer_config is None else transformer_config
+        self._read_transformer, self._encoder_folders = read_transformer, list(encoder_folders)
+        self.when_loaded: Callable[[WanBase], Any] = lambda base: None
+        """Called once when the transformer has been read, to put a policy on it."""
+        self._is_vae_away = False
+        self.geometry = Geometry.of(vae.config, self.transformer_config)
         shape = (1, self.geometry.z, 1, 1, 1)
         self._latents_mean = torch.tensor(vae.config.latents_mean, dtype=torch.float32).view(shape)
         self._latents_std = torch.tensor(vae.config.latents_std, dtype=torch.float32).view(shape)
         self._negative: Tensor | None = None
 
+    def load_transformer(self) -> None:
+        """Read the transformer if that has not happened; see `contract.Base.load_transformer`."""
+        if self.transformer is None:
+            assert self._read_transformer is not None  # a base without a transformer was given the way to read it
+            self.transformer = self._read_transformer()
+            self.when_loaded(self)
+
+    def release_encoders(self) -> None:
+        """Give back the memory of text encoder and VAE; see `contract.Base.release_encoders`."""
+        self.text_encoder.release()
+        if self.device.type != "cpu":
+            self.vae.to("cpu")
+            self._is_vae_away = True
+            torch.cuda.empty_cache()
+
+    def _vae_weight(self) -> Tensor:
+        """Give a weight of the VAE, which says where and in which dtype it works; fetch it back to the device."""
+        if self._is_vae_away:
+            self.vae.to(self.device)
+            self._is_vae_away = False
+        return next(self.vae.parameters())
+
     # --- conditions ---
+
+    @cached_property
+    def encoders_digest(self) -> str:
+        """Give a digest of the encoders; see `contract.Base.encoders_digest`."""
+        dtypes = (str(self._vae_weight().dtype), str(getattr(self.text_encoder, "dtype", None)))
+        weights = weights_digest(self._encoder_folders) if self._encoder_folders else self.entry.source
+        return hashlib.sha256(repr((weights, dtypes)).encode()).hexdigest()
 
     @torch.no_grad()
     def encode(self, prompt: str, references: Sequence[Tensor], size: VideoSize) -> Condition:
@@ -54,38 +107,46 @@ class WanBase:
         check_references(references, min_px=self.entry.min_reference_px, max_references=self.entry.max_references)
         text = self.text_encoder.encode([checked_prompt(prompt)])[0]
         if self._negative is None:
-            self._negative = self.text_encoder.encode([self.entry.negative_prompt])[0]
+            self._negative = _without_padding(self.text_encoder.encode([self.entry.negative_prompt])[0])
         fitted = [type(self).fit(image, size.height, size.width) for image in references]
         latents = [self._encode_pixels(image[None, :, None]) for image in fitted]
+        require_finite_rows(text[None], "the embeddings of its prompt", ["text"])
+        require_finite_rows(torch.stack(latents), "its encodings", [f"reference {n + 1}" for n in range(len(latents))])
         return Condition(
-            text=text,
+            text=_without_padding(text),
             negative=self._negative,
             references=torch.cat(latents, dim=2)[0],
             background=self._background(size),
             size=size,
         )
 
-    def collate(self, conditions: Sequence[Condition]) -> ConditionBatch:
+    def collate(self, conditions: Sequence[Condition], *, reversed_references: bool = False) -> ConditionBatch:
         """Stack conditions; see `contract.Base.collate`."""
         sizes = {condition.size for condition in conditions}
         if len(sizes) != 1:
             raise UsageError(f"one batch needs one size, got {', '.join(map(str, sorted(sizes)))}")
+        is_reversed = reversed_references or self.reversed_references
         counts = [condition.num_references for condition in conditions]
         return ConditionBatch(
-            text=torch.stack([condition.text for condition in conditions]).to(self.device, self.dtype),
-            negative=torch.stack([condition.negative for condition in conditions]).to(self.device, self.dtype),
-            visual=[self._visual(condition).to(self.device, self.dtype) for condition in conditions],
+            text=self._padded([condition.text for condition in conditions]).to(self.device, self.dtype),
+            negative=self._padded([condition.negative for condition in conditions]).to(self.device, self.dtype),
+            visual=[self._visual(condition, is_reversed).to(self.device, self.dtype) for condition in conditions],
             num_references=counts,
             num_slots=max(counts) if self.slots_in_state else 0,
             size=conditions[0].size,
             keys=[condition.key for condition in conditions],
         )
 
+    def _padded(self, texts: Sequence[Tensor]) -> Tensor:
+        """Pad embeddings with zero rows to [text, text_length, channel], as the encoder gave them."""
+        length = self.entry.text_length
+        return torch.stack([nn.functional.pad(text, (0, 0, 0, length - len(text))) for text in texts])
+
     def _background(self, size: VideoSize) -> Tensor | None:
         """Give what a condition needs besides its references; nothing by default."""
         return None
 
-    def _visual(self, condition: Condition) -> Tensor:
+    def _visual(self, condition: Condition, reversed_references: bool) -> Tensor:
         """Give the tensor that carries the references into the transformer."""
         raise AssertionError("a subclass says how")
 
@@ -157,7 +218,7 @@ class WanBase:
     @torch.no_grad()
     def _encode_pixels(self, pixels: Tensor) -> Tensor:
         """Encode [batch, 3, frame, height, width] in -1..1 to normalised float32 latents on the CPU (mode)."""
-        parameter = next(self.vae.parameters())
+        parameter = self._vae_weight()
         latents = self.vae.encode(pixels.to(parameter.device, parameter.dtype)).latent_dist.mode().float().cpu()
         return (latents - self._latents_mean) * (1.0 / self._latents_std)
 
@@ -173,11 +234,31 @@ class WanBase:
             slots[index, :, batch.num_slots - count :] = batch.visual[index][: self.geometry.z, :count].float().cpu()
         return torch.cat([slots, latents], dim=2).to(self.device)
 
+    @contextmanager
+    def _tiles_where_needed(self, size: VideoSize) -> Iterator[Tensor]:
+        """Let the VAE decode in tiles for as long as the block runs if the GPU has no room for a whole frame.
+
+        Gives a weight of the VAE, which says where and in which dtype it works. `has_tiled` keeps that it happened.
+        """
+        parameter = self._vae_weight()
+        free_bytes = free_device_bytes(parameter.device) if self.tile_if_needed else None
+        if self.vae.use_tiling or not must_tile(free_bytes, self.geometry, size, parameter.element_size()):
+            yield parameter
+            return
+        self.has_tiled = True
+        self.vae.enable_tiling()
+        try:
+            yield parameter
+        finally:
+            self.vae.disable_tiling()
+
     @torch.no_grad()
     def decode(self, latents: Tensor, batch: ConditionBatch) -> Tensor:
         """Decode the video part; see `contract.Base.decode`."""
         video = latents[:, :, batch.num_slots :].float()
+        require_finite_rows(video, "the latents to decode")
         video = video / (1.0 / self._latents_std.to(video.device)) + self._latents_mean.to(video.device)
-        parameter = next(self.vae.parameters())
-        pixels = self.vae.decode(video.to(parameter.device, parameter.dtype), return_dict=False)[0]
+        with self._tiles_where_needed(batch.size) as parameter:
+            pixels = self.vae.decode(video.to(parameter.device, parameter.dtype), return_dict=False)[0]
+        require_finite_rows(pixels, "decoded pixels")
         return (pixels.float() / 2.0 + 0.5).clamp(0.0, 1.0).permute(0, 2, 1, 3, 4)

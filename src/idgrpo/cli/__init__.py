@@ -1,9 +1,10 @@
-"""The command line: one thin file a command: parse, resolve artifacts, call the stage, publish, print.
+"""The command line: one thin file a command: parse, call one stage, print.
 
-Reads arguments and the store; writes artifacts, one result to stdout, everything else to stderr.
+Reads arguments; writes one result to stdout, everything else to stderr.
 """
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "cases": ("idgrpo.cli.cases:command", "Publish cases: people and prompts of yours, or of the embedded world."),
     "annotate": (
         "idgrpo.cli.annotate:command",
         "Collect preferences: people in a web page, models, or simulated annotators.",

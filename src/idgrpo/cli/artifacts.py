@@ -1,19 +1,14 @@
 """`idgrpo artifacts`: what is in the store, what it was made from, whether it is whole."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from idgrpo.cli import exchange
-from idgrpo.cli.artifacts_cases import describe_people
-from idgrpo.cli.artifacts_out import export, prune
-from idgrpo.cli.artifacts_rm import import_rm, serve
-from idgrpo.cli.options import JsonOption, QuietOption, StoreOption
-
-if TYPE_CHECKING:
-    from idgrpo.store.artifact import Artifact
-    from idgrpo.store.store import Store
+from idgrpo.cli import exchange, serving
+from idgrpo.cli.options import DryRunOption, JsonOption, QuietOption, StoreOption, open_store
+from idgrpo.cli.output import write_json, write_lines
+from idgrpo.stages import Artifact
+from idgrpo.stages.upkeep import flatten, prune_store
 
 command = typer.Typer(
     add_completion=False,
@@ -22,12 +17,11 @@ command = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-command.command("describe-people")(describe_people)
-command.command("export")(export)
-command.command("prune")(prune)
-command.command("import-preferences")(exchange.import_preferences)
-command.command("import-rm")(import_rm)
-command.command("serve")(serve)
+command.command("describe-people")(exchange.describe)
+command.command("export")(exchange.export)
+command.command("import-preferences")(exchange.import_)
+command.command("import-rm")(exchange.import_reward_model)
+command.command("serve")(serving.serve)
 
 KindArgument = Annotated[
     str | None, typer.Argument(help="cases, samples, pairs, votes, preferences, rm, policy or report.")
@@ -35,13 +29,7 @@ KindArgument = Annotated[
 RefArgument = Annotated[str, typer.Argument(help="rm, rm@v3, rm/name@v3, rm:best, rm@sha256:.., or a folder.")]
 
 
-def _open(store: str | None) -> "Store":
-    from idgrpo.store.store import Store
-
-    return Store(Path(store)) if store else Store.default()
-
-
-def _row(artifact: "Artifact") -> dict[str, object]:
+def _row(artifact: Artifact) -> dict[str, object]:
     manifest = artifact.manifest
     size = sum(entry.size_bytes for entry in manifest.files.values())
     return {
@@ -58,9 +46,7 @@ def list_(
     kind: KindArgument = None, store: StoreOption = None, quiet: QuietOption = False, as_json: JsonOption = False
 ) -> None:
     """List artifacts, newest first."""
-    from idgrpo.cli.output import write_json, write_lines
-
-    found = _open(store).list(kind)
+    found = open_store(store).list(kind)
     if quiet:
         write_lines(artifact.ref for artifact in found)
     elif as_json:
@@ -76,10 +62,7 @@ def list_(
 @command.command()
 def show(ref: RefArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Show the manifest: files, inputs, configuration, command, metrics."""
-    from idgrpo.cli.output import write_json, write_lines
-    from idgrpo.run.flatten import flatten
-
-    artifact = _open(store).resolve(ref)
+    artifact = open_store(store).resolve(ref)
     manifest = artifact.manifest
     document = manifest.model_dump(mode="json") | {"ref": artifact.ref, "path": str(artifact.path)}
     if as_json:
@@ -101,10 +84,8 @@ def show(ref: RefArgument, store: StoreOption = None, as_json: JsonOption = Fals
 @command.command()
 def lineage(ref: RefArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Show what an artifact was made from, down to the first inputs."""
-    from idgrpo.cli.output import write_json, write_lines
-
-    shelf = _open(store)
-    steps = list(shelf.lineage(shelf.resolve(ref)))
+    opened = open_store(store)
+    steps = list(opened.lineage(opened.resolve(ref)))
     if as_json:
         write_json(
             {"lineage": [{"depth": depth, "ref": name, "found": found is not None} for depth, name, found in steps]}
@@ -124,12 +105,9 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Read every byte and compare with the manifest; exit 4 names the first file that has changed."""  # fmt: skip
-    from idgrpo.cli.output import write_json, write_lines
-
-    shelf = _open(store)
-    found = [shelf.resolve(ref) for ref in refs] if refs else shelf.list()
+    opened = open_store(store)
     checked = []
-    for artifact in found:
+    for artifact in [opened.resolve(ref) for ref in refs] if refs else opened.list():
         artifact.verify()
         checked.append(artifact.ref)
     if as_json:
@@ -143,12 +121,29 @@ def tag(
     ref: RefArgument, name: Annotated[str, typer.Argument(help="The tag, such as best.")], store: StoreOption = None
 ) -> None:
     """Give an artifact a name of its own: afterwards `kind:tag` means it."""
-    from idgrpo.cli.output import write_lines
-
-    shelf = _open(store)
-    artifact = shelf.resolve(ref)
-    shelf.tag(artifact, name)
+    opened = open_store(store)
+    artifact = opened.resolve(ref)
+    opened.tag(artifact, name)
     write_lines([f"{artifact.kind}:{name} -> {artifact.ref}"])
+
+
+@command.command()
+def prune(
+    kind: Annotated[str | None, typer.Argument(help="Only this kind, such as samples. Default: all.")] = None,
+    keep: Annotated[int, typer.Option(min=1, help="Versions of each name that stay, newest first.")] = 1,
+    store: StoreOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove old versions. What is tagged, in use, or what anything kept was made from, stays."""
+    chosen = prune_store(open_store(store), kind, keep=keep, dry_run=dry_run)
+    removed, verb = [artifact.ref for artifact in chosen.removed], "would remove" if dry_run else "removed"
+    if as_json:
+        write_json({"dry_run": dry_run, "removed": removed, "kept": chosen.kept, "size_bytes": chosen.size_bytes})
+        return
+    write_lines(f"{verb} {ref}" for ref in removed)
+    write_lines(f"keeps {ref}: {reason}" for ref, reason in chosen.kept.items())
+    write_lines([f"{verb} {len(removed)} artifacts, {_mib(chosen.size_bytes)}"])
 
 
 def _mib(size_bytes: object) -> str:

@@ -1,21 +1,17 @@
-"""`idgrpo demo`: the whole loop on the embedded world, by the same commands that anyone would type."""
+"""`idgrpo demo`: the whole loop on the embedded world."""
 
-import json
-import os
-import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from idgrpo.cli.options import JsonOption, QuietOption
-
-if TYPE_CHECKING:
-    from idgrpo.cli.demo_plan import Scale
+from idgrpo.cli.output import finish
 
 OutOption = Annotated[Path, typer.Option("--out", help="Folder of the demo: its store, logs, report and picture.")]
-QuickOption = Annotated[bool, typer.Option("--quick", help="The same steps, small: minutes instead of twenty.")]
+QuickOption = Annotated[
+    bool, typer.Option("--quick", help="The same steps at reduced size: minutes instead of fifteen.")
+]
 EvidenceOption = Annotated[
     bool, typer.Option("--evidence", help="Three seeds with fresh people and noise; writes the table evidence.md.")
 ]
@@ -34,37 +30,9 @@ def command(
 
     Steps that are done are skipped when it is run again, so a killed demo goes on where it was.
     """
-    from idgrpo.cli.demo_plan import EVIDENCE, FULL, QUICK
-    from idgrpo.cli.demo_result import demo_document, demo_summary, write_evidence, write_page
-    from idgrpo.cli.output import finish
+    from idgrpo.demo.loop import run_demo
+    from idgrpo.demo.result import demo_summary
 
-    scale, place = (QUICK, "quick") if quick else (EVIDENCE, "evidence") if evidence else (FULL, "full")
-    chosen = [int(seed) for seed in seeds.split(",") if seed.strip()] or ([0, 1, 2] if evidence else [0])
-    started = time.monotonic()
-    folder = (out / place).absolute()
-    reward, results, seconds = _run(scale, folder, chosen)
-    pages = write_page(results, folder)
-    document = demo_document(reward, results, seconds, time.monotonic() - started, pages)
-    (folder / "demo.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    if evidence:
-        write_evidence(document, out / "evidence.md")
+    scale = "quick" if quick else "evidence" if evidence else "full"
+    document = run_demo(out, scale, [int(seed) for seed in seeds.split(",") if seed.strip()])
     finish(summary=demo_summary(document), document=document, artifact=None, quiet=quiet, as_json=as_json)
-
-
-def _run(scale: "Scale", folder: Path, seeds: list[int]) -> tuple[dict, list[dict], dict]:
-    """Run every step; returns the reward model's figures, one entry per base and seed, and seconds by stage."""
-    from idgrpo.cli.demo_steps import Loop
-
-    folder.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    loop = Loop(scale, folder, num_seeds=len(seeds), say=lambda line: print_step(line))
-    with loop.stop:
-        reward = loop.reward_model()
-        results = [result for seed in seeds for result in loop.policies(seed)]
-    return reward, results, loop.seconds
-
-
-def print_step(line: str) -> None:
-    """Tell on stderr what is being done."""
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()

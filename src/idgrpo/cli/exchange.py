@@ -1,17 +1,34 @@
-"""`idgrpo artifacts export` (of preferences) and `import-preferences`: preferences to and from the formats of others."""
+"""`idgrpo artifacts` with other programs: export, import-preferences, import-rm and describe-people."""
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from idgrpo.cli.options import JsonOption, NameOption, QuietOption, StoreOption
+from idgrpo.cli.options import (
+    DeviceOption,
+    DryRunOption,
+    ForceOption,
+    JsonOption,
+    NameOption,
+    QuietOption,
+    StoreOption,
+    open_store,
+)
+from idgrpo.cli.output import carry_out, finish
+from idgrpo.errors import UsageError
+from idgrpo.stages.describe import describe_people, described
+from idgrpo.stages.exchange import export as export_file
+from idgrpo.stages.exchange import import_preferences, import_rm, imported_preferences, imported_rm
 
-if TYPE_CHECKING:
-    from idgrpo.records.preference import Preference
-
-FormatOption = Annotated[
+FormOption = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="Of a policy: diffusers (default) or comfyui. Of preferences: jsonl (default), trl or videoalign.",
+    ),
+]
+RecordFormOption = Annotated[
     Literal["jsonl", "trl", "videoalign"],
     typer.Option("--format", help="jsonl (ours), trl (prompt, chosen, rejected) or videoalign (CSV)."),
 ]
@@ -25,43 +42,32 @@ SourceOption = Annotated[
 
 
 def export(
-    ref: Annotated[str, typer.Argument(help="Preferences: a reference of the store or a prefs.jsonl.")],
-    out: Annotated[Path, typer.Argument(help="File to write.")],
-    format_: FormatOption = "jsonl",
-    dimension: DimensionOption = None,
+    ref: Annotated[str, typer.Argument(help="A policy or preferences: a reference of the store, a folder, a file.")],
+    target: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="File to write; --out says the same.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write.")] = None,
+    form: FormOption = None,
+    dimension: Annotated[str | None, typer.Option(help="Of preferences: only this dimension.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of a policy: float32 or bfloat16. Default: as it is.")] = None,
+    merged: Annotated[
+        str | None, typer.Option("--merged", metavar="BASE", help="Of a policy: whole weights of this base with it.")
+    ] = None,
     store: StoreOption = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write preferences as JSON Lines, for TRL and Hugging Face datasets, or as VideoAlign's CSV."""
-    from idgrpo.cli.output import finish
-    from idgrpo.errors import DataError
-    from idgrpo.records.exchange import write_trl, write_videoalign
-    from idgrpo.records.jsonl import read_records, write_records
-    from idgrpo.records.preference import Preference
-    from idgrpo.store.store import Store
-
-    shelf = Store(Path(store)) if store else Store.default()
-    file = Path(ref) if Path(ref).is_file() else shelf.resolve(ref, kind="preferences").file("prefs.jsonl")
-    found = read_records(file, Preference, unique="pair_id")
-    chosen: Iterable[Preference] = (item for item in found if dimension in (None, item.dimension))
-    if format_ == "trl":
-        counts = write_trl(out, chosen)
-    elif format_ == "videoalign":
-        counts = write_videoalign(out, chosen, _measure)
-    else:
-        counts = {"written": write_records(out, chosen)}
-    if not counts["written"]:
-        out.unlink(missing_ok=True)
-        raise DataError(f"{ref}: nothing to write as {format_}", fix="see --dimension; trl holds decided pairs only")
-    left_out = [f"left out: {num} {label}, which {format_} cannot say" for label, num in counts.items()][1:]
-    summary = [f"{counts['written']} preferences -> {out}", *left_out]
-    document = {"path": str(out), "format": format_, **counts}
-    finish(summary=summary, document=document, artifact=None, quiet=False, as_json=as_json)
+    """Write a policy's adapter for diffusers or ComfyUI, or preferences for other trainers."""
+    file = out or target
+    if file is None or (out and target):
+        raise UsageError("say once where to write to", fix="--out FILE")
+    told = export_file(
+        ref, file, form=form, dimension=dimension, dtype=dtype, merged=merged, store=open_store(store), force=force
+    )
+    finish(summary=told.summary, document=told.document, artifact=None, quiet=False, as_json=as_json)
 
 
-def import_preferences(
+def import_(
     file: Annotated[Path, typer.Argument(help="File to read.")],
-    format_: FormatOption = "jsonl",
+    form: RecordFormOption = "jsonl",
     dimension: DimensionOption = None,
     source: SourceOption = "human",
     store: StoreOption = None,
@@ -70,44 +76,50 @@ def import_preferences(
     as_json: JsonOption = False,
 ) -> None:
     """Read preferences of another format into the store; clips stay where they are."""
-    from idgrpo.cli.output import finish
-    from idgrpo.errors import DataError
-    from idgrpo.records.jsonl import write_records
-    from idgrpo.store.store import Store
-
-    shelf = Store(Path(store)) if store else Store.default()
-    if not file.is_file():
-        raise DataError(f"{file}: there is no such file")
-    inputs: dict[str, Any] = {"file": file.resolve()}
-    config = {"format": format_, "dimension": dimension, "source": source}
-    artifact = shelf.find("preferences", name or "import", inputs=inputs, config=config)
-    if artifact is None:
-        with shelf.publish("preferences", name or "import", inputs=inputs, config=config) as draft:
-            num = write_records(draft.path / "prefs.jsonl", _read(file.resolve(), format_, dimension, source))
-            if num == 0:
-                raise DataError(f"{file}: holds no preferences")
-            draft.metrics["preferences"] = num
-        artifact = draft.artifact
-    num = artifact.manifest.metrics["preferences"]
-    document = {"artifact": artifact.ref, "path": str(artifact.path), "preferences": num}
-    summary = [f"{num} preferences", f"artifact: {artifact.ref}"]
-    finish(summary=summary, document=document, artifact=artifact, quiet=quiet, as_json=as_json)
+    artifact = import_preferences(
+        file, form=form, dimension=dimension, source=source, name=name, store=open_store(store)
+    )
+    told = imported_preferences(artifact)
+    finish(summary=told.summary, document=told.document, artifact=artifact, quiet=quiet, as_json=as_json)
 
 
-def _read(file: Path, format_: str, dimension: str | None, source: Any) -> "Iterator[Preference]":
-    from idgrpo.records.exchange import read_trl, read_videoalign
-    from idgrpo.records.jsonl import read_records
-    from idgrpo.records.preference import Preference
+def import_reward_model(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder with adapter, non-LoRA state and model_config.json.")],
+    vlm: Annotated[
+        str | None, typer.Option(help="Base it was trained from: directory or hub id. Default: what its settings name.")
+    ] = None,
+    template: Annotated[
+        Path | None, typer.Option(help="Text file with the wording it was trained with; ours shifts its scores.")
+    ] = None,
+    store: StoreOption = None,
+    name: NameOption = "authors",
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Read a reward checkpoint as the paper's authors released it into an artifact of kind rm."""
+    work = import_rm(checkpoint, vlm=vlm, template=template, name=name, store=open_store(store), force=force)
+    carry_out(work, imported_rm, dry_run=dry_run, quiet=quiet, as_json=as_json)
 
-    if format_ == "trl":
-        return read_trl(file, source=source, dimension=dimension or "identity")
-    if format_ == "videoalign":
-        return read_videoalign(file, source=source, dimension=dimension or "identity")
-    return (item for item in read_records(file, Preference, unique="pair_id") if dimension in (None, item.dimension))
 
+def describe(
+    ref: Annotated[str, typer.Argument(help="Cases: an artifact, or a file (.jsonl, .csv).")] = "cases",
+    vlm: Annotated[
+        str | None, typer.Option(help="Qwen-VL checkpoint that generates text: directory or hub id.")
+    ] = None,
+    device: DeviceOption = None,
+    store: StoreOption = None,
+    name: NameOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Add one clause per person to every prompt, written by a vision-language model that sees the first photo.
 
-def _measure(video: str) -> tuple[float, int]:
-    from idgrpo.video.probe import probe
-
-    facts = probe(video)
-    return facts.fps, facts.frames
+    Precise prompts steady training (the paper's first stabiliser). The result is a cases artifact of the same name, so the
+    next stage takes it; the old version stays.
+    """
+    work = describe_people(ref, vlm=vlm, device=device, name=name, store=open_store(store), force=force)
+    carry_out(work, described, dry_run=dry_run, quiet=quiet, as_json=as_json)

@@ -1,7 +1,6 @@
 """The entry point: commands are imported when they are called, and every failure becomes a message and an exit code."""
 
 import difflib
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -11,11 +10,9 @@ from typing import Any
 from idgrpo import __version__
 from idgrpo.cli import COMMANDS
 from idgrpo.cli.output import fail
-from idgrpo.errors import IdgrpoError, MachineError, UsageError
+from idgrpo.errors import IdgrpoError, MachineError, UsageError, machine_error
 
 INTERRUPTED = 130
-# How libraries that hide the error number (safetensors, FFmpeg) tell a full disk, a used-up quota, a file over the limit.
-FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large")
 
 
 def overview() -> str:
@@ -76,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
             MachineError("not enough memory", fix="use a smaller batch"), MachineError.exit_code, as_json=as_json
         )
     except Exception as error:
-        known = _usage_error(error, arguments) or _machine_error(error)
+        known = _usage_error(error, arguments) or machine_error(error)
         if known is None:
             if as_json:
                 fail(error, IdgrpoError.exit_code, as_json=True)
@@ -121,26 +118,6 @@ def _usage_error(error: Exception, arguments: list[str]) -> IdgrpoError | None:
     if not hasattr(error, "format_message"):
         return None
     return UsageError(error.format_message(), fix=f"`idgrpo {arguments[0]} --help` lists the options")
-
-
-def _machine_error(error: Exception) -> MachineError | None:
-    """Recognise a full disk and a GPU out of memory, also as causes of other errors; None for anything else."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            where = f" while writing {cause.filename}" if cause.filename else ""
-            return MachineError(
-                f"the disk is full{where}; nothing half-written was kept", fix="free some space and run again"
-            )
-        if type(cause).__name__ == "OutOfMemoryError":
-            return MachineError(
-                f"out of GPU memory: {str(cause).splitlines()[0]}",
-                fix="use a smaller batch or size (--dry-run shows needs)",
-            )
-        if any(text in str(cause) for text in FULL_DISK):
-            return MachineError("the disk is full; nothing half-written was kept", fix="free some space and run again")
-        cause = cause.__cause__ or cause.__context__
-    return None
 
 
 def main() -> None:

@@ -1,12 +1,13 @@
 """Options that several commands share."""
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from idgrpo.reward.client import RewardClient
+from idgrpo.stages import Store
+from idgrpo.stages.work import launch_ranks as stages_launch
 
 StoreOption = Annotated[
     str | None, typer.Option("--store", help="Folder of artifacts and runs. Default: $IDGRPO_STORE or ./idgrpo-store.")
@@ -20,12 +21,23 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 ForceOption = Annotated[bool, typer.Option("--force", help="Make it anew even if the same artifact exists.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of all random draws.")]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, cuda:1. Default: the GPU if there is one.")
+]
 
 
-def scoring_service(reward: str | None) -> "RewardClient | None":
-    """Give the client of a service where a reward model is named by an address; None for artifacts and folders."""
-    if reward is None or not reward.startswith(("http://", "https://")):
-        return None
-    from idgrpo.reward.client import RewardClient
+def open_store(path: str | None) -> Store:
+    """Open the store of `--store`, of $IDGRPO_STORE, or ./idgrpo-store."""
+    return Store(Path(path)) if path else Store.default()
 
-    return RewardClient(reward)
+
+def without_none(**given: Any) -> dict[str, Any]:
+    """Give what was said on the command line: dotted keys, `__` standing for the dot."""
+    return {key.replace("__", "."): value for key, value in given.items() if value is not None}
+
+
+def launch_ranks(num: int) -> None:
+    """Where several processes are asked for and we are not one of them: run this command line in them, and exit as they do."""
+    code = stages_launch(num, sys.argv[1:])
+    if code is not None:
+        raise typer.Exit(code)

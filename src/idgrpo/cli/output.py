@@ -2,15 +2,33 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-if TYPE_CHECKING:
-    from idgrpo.store.artifact import Artifact
+from idgrpo.stages import Artifact, Plan
+from idgrpo.stages.work import Task, is_main_rank
+
+
+def carry_out(
+    task: Task,
+    result: Callable[[Artifact], Plan],
+    *,
+    dry_run: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Print the plan of a stage, or run it and print its result."""
+    if dry_run:
+        told = task.plan()
+        finish(summary=told.summary, document=told.document, artifact=None, quiet=quiet, as_json=as_json)
+        return
+    artifact = task.run()
+    told = result(artifact)
+    finish(summary=told.summary, document=told.document, artifact=artifact, quiet=quiet, as_json=as_json)
 
 
 def finish(
-    *, summary: Sequence[str] | Any, document: dict[str, Any], artifact: "Artifact | None", quiet: bool, as_json: bool
+    *, summary: Sequence[str] | Any, document: dict[str, Any], artifact: Artifact | None, quiet: bool, as_json: bool
 ) -> None:
     """Print the result of a command.
 
@@ -19,6 +37,8 @@ def finish(
         document: what `--json` prints.
         artifact: what `--quiet` names.
     """
+    if not is_main_rank():  # other ranks of a job have nothing to tell
+        return
     if as_json:
         write_json(document)
     elif quiet:

@@ -1,7 +1,8 @@
-"""Distortions that make one person unrecognisable without changing who it is: blur, shrink, recompress, warp.
+"""Distortions that keep who is who: one person unrecognisable (blur, shrink, recompress, warp), or time broken (freeze, shuffle).
 
-They teach that a degraded face is worse, and a reward model that sees only these learns "artefact = loser": they are not
-in the default mix, and `companions` puts the same artefacts on better sides.
+The first teach that a degraded face is worse, and a reward model that sees only these learns "artefact = loser": they are not
+in the default mix, and `BalanceConfig` puts the same artefacts on better sides. The preferences of the others carry the dimension
+`motion`.
 """
 
 from collections.abc import Callable
@@ -89,3 +90,22 @@ def warp_person(scene: Scene, strength: float, rng: np.random.Generator) -> Outc
         return pulled.round().clamp(0, 255).to(torch.uint8)
 
     return _degraded(scene, slot, 0.35 * side, bent)
+
+
+def freeze(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
+    """Hold one frame until the end of the clip, up to the whole clip."""
+    count = round(strength * (scene.num_frames - 1))
+    order = np.arange(scene.num_frames)
+    order[scene.num_frames - count :] = scene.num_frames - count - 1
+    return Outcome(scene.clip, scene.clip[order])
+
+
+def shuffle(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
+    """Exchange frames with frames far away; the strength is the share of frames out of place."""
+    draw = rng.permutation(scene.num_frames)
+    count = round(strength * scene.num_frames)
+    order = np.arange(scene.num_frames)
+    if count >= 2:
+        chosen = np.sort(draw[:count])
+        order[chosen] = np.roll(chosen, max(1, count // 2))
+    return Outcome(scene.clip, scene.clip[order])

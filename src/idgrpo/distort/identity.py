@@ -1,4 +1,7 @@
-"""Distortions that change who somebody looks like, and nothing else. Each writes a script for the painter."""
+"""Distortions that change who somebody looks like, and nothing else.
+
+Each writes a script for the painter, but for `renoise`, which goes through a generator with one reference replaced.
+"""
 
 import numpy as np
 import torch
@@ -17,6 +20,8 @@ from idgrpo.distort.contract import (
 from idgrpo.people.painter import Identity, Script
 
 MAX_SHARED = 0.25  # of the smaller of two people's pixels
+# Below half of the noise the clip decides who is seen, whatever the references say (measured on the embedded world).
+LOWEST_LEVEL, HIGHEST_LEVEL = 0.5, 0.85
 
 
 def _all(scene: Scene) -> np.ndarray:
@@ -113,6 +118,27 @@ def blend(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
     return repaint(scene, Script(weights, identities))
 
 
+def merge(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
+    """Make two people alike attribute by attribute; the strength is the mix.
+
+    One of two ways is drawn. Both wear one look, each part of it from one of the two (at strength 1 nobody can say who is who);
+    or both meet half-way in half of the parts or more, and keep the others.
+    """
+    a, b = some_slots(scene, 2, rng)
+    parts = [scene.painter.parts[int(k)] for k in rng.permutation(len(scene.painter.parts))]
+    cut, meet = int(rng.integers(1, max(len(parts), 2))), bool(rng.integers(2))
+    if meet:
+        shared = tuple(parts[:cut] if 2 * cut > len(parts) else parts[cut:])
+        weights, identities = own_weights(scene, Identity(a, b, shared), Identity(b, a, shared))
+        move(weights, _all(scene), a, scene.num_slots, strength / 2)
+        move(weights, _all(scene), b, scene.num_slots + 1, strength / 2)
+    else:
+        weights, identities = own_weights(scene, Identity(a, b, tuple(parts[:cut])))
+        move(weights, _all(scene), a, scene.num_slots, strength)
+        move(weights, _all(scene), b, scene.num_slots, strength)
+    return repaint(scene, Script(weights, identities))
+
+
 def drift(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
     """Let one person turn into somebody else: a mix that grows from 0 in the first frame to the strength in the last."""
     (slot,) = some_slots(scene, 1, rng)
@@ -154,9 +180,45 @@ def attribute(scene: Scene, strength: float, rng: np.random.Generator) -> Outcom
 
 
 def drop(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
-    """Leave one person out for a share of the frames; what is behind shows."""
-    (slot,) = some_slots(scene, 1, rng)
+    """Leave one person out for a share of the frames; what is behind shows.
+
+    The person is drawn; where nothing shows behind that one (who never moves), the next is tried.
+    """
+    slots = some_slots(scene, scene.num_slots, rng)
     frames = window(scene.num_frames, strength, rng)
-    weights, identities = own_weights(scene)
-    weights[frames, slot, :] = 0
-    return repaint(scene, Script(weights, identities))
+    refused: NotPossible | None = None
+    for slot in slots:
+        weights, identities = own_weights(scene)
+        weights[frames, slot, :] = 0
+        try:
+            return repaint(scene, Script(weights, identities))
+        except NotPossible as error:
+            refused = refused or error
+    raise refused or NotPossible("nobody is in the clip")
+
+
+def renoise(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
+    """Regenerate the clip with a stranger's portrait for one person (or another person's, when no stranger has one).
+
+    The better side goes through the same generator with the right references and the same noise, so that the generator's look
+    tells nothing. The strength is the noise level, from where references begin to count (0.5) to close to scratch (0.85).
+    """
+    (slot,) = some_slots(scene, 1, rng)
+    draw, seed, step = int(rng.integers(2**31)), int(rng.integers(2**31)), int(rng.integers(1, max(scene.num_slots, 2)))
+    if scene.regenerate is None:
+        raise NotPossible("no generator at hand")
+    if strength == 0:
+        return Outcome(scene.clip, scene.clip)
+    references = list(scene.references)
+    stranger = scene.painter.stranger(slot, 0.0, draw)
+    asked = None if stranger is None else scene.painter.mirrored(slot, stranger, scene.prompt)
+    if asked is not None:
+        references[slot] = asked.portraits[0]
+    elif scene.num_slots > 1:
+        references[slot] = scene.references[(slot + step) % scene.num_slots]
+    else:
+        raise NotPossible("no portrait of anybody else")
+    level = LOWEST_LEVEL + (HIGHEST_LEVEL - LOWEST_LEVEL) * strength
+    better = scene.regenerate(scene.clip, list(scene.references), scene.prompt, level, seed)
+    worse = scene.regenerate(scene.clip, references, scene.prompt, level, seed)
+    return Outcome(better, worse)

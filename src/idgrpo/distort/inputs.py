@@ -1,28 +1,27 @@
 """Read clips to distort: samples.jsonl, or a folder of videos with references beside them."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from idgrpo.errors import DataError
-from idgrpo.records.jsonl import read_records
+from idgrpo.formats import images_in, videos_in
+from idgrpo.records.jsonl import read_records, text_lines
+from idgrpo.records.photos import PeopleCheck, person_of_photo
 from idgrpo.records.reference import Reference
 from idgrpo.records.sample import Sample
-
-VIDEO_ENDINGS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"}
-IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
 def read_samples(data: Path) -> list[Sample]:
     """Read samples from a file, from a folder that holds samples.jsonl, or from a folder of videos.
 
     In a folder of videos, `walk.mp4` goes with the images of the folder `walk/` (one person each, in the order of their names) and,
-    where there is one, the prompt `walk.txt`. Raises DataError for anything else.
+    where there is one, the prompt `walk.txt`. The same photo in several folders is the same person. Raises DataError for
+    anything else.
     """
-    if data.is_file():
-        samples = list(read_records(data, Sample))
-    elif (data / "samples.jsonl").is_file():
-        samples = list(read_records(data / "samples.jsonl", Sample))
+    file = data if data.is_file() else data / "samples.jsonl"
+    if file.is_file():
+        samples = list(read_records(file, Sample, unique="id", check=_people_check()))
     elif data.is_dir():
         samples = list(_folder(data))
     else:
@@ -33,29 +32,36 @@ def read_samples(data: Path) -> list[Sample]:
         raise DataError(
             f"{data} holds no clips", fix="give samples.jsonl, or a folder with videos and reference folders"
         )
-    seen: set[str] = set()
-    for sample in samples:
-        if sample.id in seen:
-            raise DataError(f"{data}: sample {sample.id!r} is there twice", fix="give every sample its own id")
-        seen.add(sample.id)
     return samples
 
 
+def _people_check() -> Callable[[Sample, int], str | None]:
+    people = PeopleCheck()
+    return lambda sample, line: people.problem(sample.references, line)
+
+
 def _folder(folder: Path) -> Iterator[Sample]:
-    videos = sorted(p for p in folder.iterdir() if p.suffix.lower() in VIDEO_ENDINGS)
-    for video in videos:
+    seen: dict[str, Path] = {}
+    for video in videos_in(folder):
+        if seen.setdefault(video.stem, video) != video:
+            raise DataError(f"{video}: {seen[video.stem].name} has the same name", fix="rename one of them")
         own = folder / video.stem
-        images = sorted(p for p in own.iterdir() if p.suffix.lower() in IMAGE_ENDINGS) if own.is_dir() else []
+        images = images_in(own) if own.is_dir() else []
         if not images:
             raise DataError(
                 f"{video}: no references", fix=f"put one image a person into {own}/ (person-1.png, person-2.png, ...)"
             )
+        people: dict[str, Path] = {}
+        for image in images:
+            first = people.setdefault(person_of_photo(str(image)), image)
+            if first != image:
+                raise DataError(f"{image}: the same photo as {first.name}", fix="keep one photo of each person")
         text = folder / f"{video.stem}.txt"
         yield Sample(
             id=video.stem,
             case_id=video.stem,
-            prompt=text.read_text(encoding="utf-8").strip() if text.is_file() else "",
-            references=[Reference(person=f"{video.stem}/{image.stem}", images=[str(image)]) for image in images],
+            prompt=" ".join(line for _, line in text_lines(text)) if text.is_file() else "",
+            references=[Reference(person=person, images=[str(image)]) for person, image in people.items()],
             video=str(video),
             base="recorded",
             policy=None,

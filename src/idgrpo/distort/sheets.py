@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from idgrpo.distort.files import PREFERENCES_FILE, SHEET_FILE, sheet_of
 from idgrpo.records.jsonl import read_records
 from idgrpo.records.preference import Preference
 from idgrpo.video.read import read_image, read_video
@@ -29,10 +30,10 @@ def _telling(pair: Preference) -> int:
 
 
 def _examples(folder: Path) -> dict[str, list[Preference]]:
-    """Take the most telling pairs of each distortion among the first `LOOKED_AT`."""
+    """Take the most telling pairs for each sheet among the first `LOOKED_AT`."""
     found: dict[str, list[Preference]] = {}
-    for pair in islice(read_records(folder / "prefs.jsonl", Preference), LOOKED_AT):
-        held = found.setdefault(pair.distortion or "unknown", [])
+    for pair in islice(read_records(folder / PREFERENCES_FILE, Preference), LOOKED_AT):
+        held = found.setdefault(sheet_of(pair.distortion), [])
         held.append(pair)
         held.sort(key=_telling, reverse=True)
         del held[EXAMPLES:]
@@ -66,10 +67,10 @@ def draw_sheets(folder: Path) -> list[Path]:
             more, said = _rows(pair)
             rows += more
             captions += said
-        paths.append(folder / "sheets" / f"{name}.png")
+        paths.append(folder / name)
         write_image(paths[-1], contact_sheet(rows, captions))
         all_rows += rows[1:3]
         all_captions += [captions[0].removesuffix(": references"), captions[2]]
-    paths.append(folder / "contact_sheet.png")
+    paths.append(folder / SHEET_FILE)
     write_image(paths[-1], contact_sheet(all_rows, all_captions, cell_height_px=64))
     return paths

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from idgrpo.distort.config import DistortConfig
+from idgrpo.distort.files import PREFERENCES_FILE, REFUSALS_FILE, SUMMARY_FILE, remove_drafts
 from idgrpo.distort.inputs import slug
 from idgrpo.distort.job import Bench, Regenerate, distort_sample, exact_painter, find_people
-from idgrpo.distort.publish import SUMMARY_FILE
-from idgrpo.distort.summary import Summary
+from idgrpo.distort.summary import Summary, refusals_of
 from idgrpo.errors import DataError
 from idgrpo.people.contract import Finder
 from idgrpo.records.jsonl import write_records
@@ -21,14 +22,18 @@ from idgrpo.records.preference import Preference
 from idgrpo.records.sample import Sample
 from idgrpo.run.draws import seed_of
 from idgrpo.run.progress import progress
+from idgrpo.run.signals import stop_with_parent
 
 _bench: Bench | None = None
 
 
-def _start_worker(bench: Bench) -> None:
+def _start_worker(bench: Bench, parent: int) -> None:
     import torch
 
     global _bench
+    stop_with_parent()
+    if os.getppid() != parent:  # it died before the kernel was asked
+        os._exit(1)
     torch.set_num_threads(1)
     _bench = bench
 
@@ -55,7 +60,9 @@ def _run(bench: Bench, task: str, jobs: Iterator[tuple[Any, ...]], total: int, w
             return
         # Forking after torch has started threads can hang; fresh processes cannot.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(bench,)) as pool:
+        with ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_start_worker, initargs=(bench, os.getpid())
+        ) as pool:
             waiting: set[Future[None]] = set()
             for job in jobs:
                 waiting.add(pool.submit(_work, task, job))
@@ -110,13 +117,14 @@ def distort(
     regenerate: Regenerate | None = None,
     workers: int = 1,
 ) -> Summary:
-    """Make preferences out of clips and write `prefs.jsonl`, videos/ and references/ into `folder`.
+    """Make preferences out of clips and write `prefs.jsonl`, videos/, references/ and `refused.jsonl` into `folder`.
 
     Run again on the same folder it continues: clips with a finished part are not touched. `finder` makes a finder (picklable;
     called once a process, only for clips whose truth is not known). Raises DataError when not one pair could be made.
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    remove_drafts(folder)
     bench = Bench(folder, config, finder, regenerate)
     workers = 1 if regenerate is not None else workers
     unknown = [sample for sample in samples if exact_painter(sample) is None]
@@ -127,15 +135,17 @@ def distort(
     jobs = ((sample, index, index / max(num - 1, 1)) for index, sample in enumerate(samples))
     _run(bench, "distort", jobs, num, workers, "distort")
     summary = Summary()
-    for part in _parts(folder, num):
-        summary.add(part)
+    with (folder / REFUSALS_FILE).open("w", encoding="utf-8") as file:
+        for part in _parts(folder, num):
+            summary.add(part)
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in refusals_of(part))
     if not summary.num_pairs:
         reasons = "; ".join(f"{reason} ({count})" for reason, count in summary.refused.most_common(3))
         raise DataError(f"no pair could be made from {num} clips: {reasons or 'no distortion is possible'}")
     records = (
         Preference.model_validate(row).resolved(folder) for part in _parts(folder, num) for row in part["preferences"]
     )
-    write_records(folder / "prefs.jsonl", records)
+    write_records(folder / PREFERENCES_FILE, records)
     text = json.dumps(summary.document(), indent=1, ensure_ascii=False)
     (folder / SUMMARY_FILE).write_text(text + "\n", encoding="utf-8")
     return summary

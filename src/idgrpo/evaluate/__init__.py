@@ -6,6 +6,7 @@ Writes a report: report.json, report.html (self-contained), contact_sheet.png, t
 MEASURES: dict[str, str] = {
     "identity": "idgrpo.evaluate.identity:identity",
     "worst": "idgrpo.evaluate.identity:worst",
+    "separation": "idgrpo.evaluate.identity:separation",
     "wrong_reference": "idgrpo.evaluate.identity:wrong_reference",
     "margin": "idgrpo.evaluate.identity:margin",
     "confusion": "idgrpo.evaluate.identity:confusion",
@@ -13,12 +14,14 @@ MEASURES: dict[str, str] = {
     "coverage": "idgrpo.evaluate.presence:coverage",
     "count_accuracy": "idgrpo.evaluate.presence:count_accuracy",
     "face_area": "idgrpo.evaluate.presence:face_area",
+    "face_detail": "idgrpo.evaluate.presence:face_detail",
     "drift": "idgrpo.evaluate.change:drift",
     "copy_paste": "idgrpo.evaluate.change:copy_paste",
-    "dynamic_degree": "idgrpo.evaluate.picture:dynamic_degree",
-    "sharpness": "idgrpo.evaluate.picture:sharpness",
-    "ripple": "idgrpo.evaluate.picture:ripple",
-    "saturation": "idgrpo.evaluate.picture:saturation",
+    "copied": "idgrpo.evaluate.change:copied",
+    "dynamic_degree": "idgrpo.evaluate.motion:dynamic_degree",
+    "sharpness": "idgrpo.evaluate.texture:sharpness",
+    "ripple": "idgrpo.evaluate.texture:ripple",
+    "saturation": "idgrpo.evaluate.texture:saturation",
 }
 """Our measures: functions of a Subject; each carries its title and direction (`measure.py`)."""
 

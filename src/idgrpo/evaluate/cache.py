@@ -1,24 +1,19 @@
 """Observations and scores on disk, by content: the same video is never looked at twice, whoever asks, and runs can be cut."""
 
 import hashlib
+import io
 import json
+import os
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from idgrpo.evaluate.config import FindingConfig
-from idgrpo.evaluate.observation import Observation, write_whole
 from idgrpo.evaluate.observe import OBSERVATION_VERSION
+from idgrpo.evaluate.subject import Observation
 
-
-def file_digest(path: str | Path) -> str:
-    """Compute the sha256 of a file's content, read in pieces."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+ARRAYS = ("frame", "box", "score", "track", "embedding", "detail")
 
 
 class ObservationCache:
@@ -40,13 +35,13 @@ class ObservationCache:
         if path is None or not path.exists():
             return None
         try:
-            return Observation.load(path)
+            return _load_observation(path)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
 
     def keep_observation(self, digest: str, observation: Observation) -> None:
         if path := self._path(digest, ".npz"):
-            observation.save(path)
+            _save_observation(path, observation)
 
     def reference(self, digest: str) -> np.ndarray | None:
         path = self._path(digest, ".ref.json")
@@ -55,7 +50,7 @@ class ObservationCache:
 
     def keep_reference(self, digest: str, vector: np.ndarray) -> None:
         if path := self._path(digest, ".ref.json"):
-            write_whole(path, json.dumps([float(v) for v in vector]).encode())
+            _write_whole(path, json.dumps([float(v) for v in vector]).encode())
 
     def scores(self, digest: str, scorer: str) -> list[float] | None:
         values = _read_json(self._path(digest, f".{scorer}.json"))
@@ -63,7 +58,7 @@ class ObservationCache:
 
     def keep_scores(self, digest: str, scorer: str, values: list[float]) -> None:
         if path := self._path(digest, f".{scorer}.json"):
-            write_whole(path, json.dumps(values).encode())
+            _write_whole(path, json.dumps(values).encode())
 
 
 def _read_json(path: Path | None) -> object:
@@ -73,3 +68,33 @@ def _read_json(path: Path | None) -> object:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
+
+
+def _save_observation(path: Path, observation: Observation) -> None:
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        size=np.array([observation.num_frames, observation.height_px, observation.width_px], np.int64),
+        fps=np.array(observation.fps),
+        figure_names=np.array(list(observation.figures), dtype=np.str_),
+        figure_values=np.array(list(observation.figures.values()), np.float64),
+        **{name: getattr(observation, name) for name in ARRAYS},
+    )
+    _write_whole(path, buffer.getvalue())
+
+
+def _load_observation(path: Path) -> Observation:
+    """Read what `_save_observation` wrote; ValueError, OSError or KeyError when the file is damaged."""
+    with np.load(path, allow_pickle=False) as stored:
+        num_frames, height_px, width_px = (int(v) for v in stored["size"])
+        figures = {str(n): float(v) for n, v in zip(stored["figure_names"], stored["figure_values"], strict=True)}
+        arrays = {name: stored[name] for name in ARRAYS}
+        return Observation(num_frames, height_px, width_px, float(stored["fps"]), figures=figures, **arrays)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that readers and later runs see all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)

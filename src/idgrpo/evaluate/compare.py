@@ -1,17 +1,15 @@
 """Means per variant and paired comparisons with the base."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 import numpy as np
 
 from idgrpo.evaluate.config import StatisticsConfig
-from idgrpo.evaluate.document import Comparison, Figure
-from idgrpo.evaluate.measure import MeasureInfo
+from idgrpo.evaluate.document import Comparison, Estimate, MeasureInfo
 from idgrpo.evaluate.statistics import (
-    Interval,
     detectable_difference,
     effect_size,
+    fewest_cases,
     holm,
     mean_interval,
     relative_interval,
@@ -20,11 +18,6 @@ from idgrpo.evaluate.statistics import (
 )
 
 Values = Mapping[tuple[str, int], Mapping[str, float | None]]  # (case id, seed) -> measure -> number
-
-
-def figure(interval: Interval) -> Figure:
-    """Turn an interval into its part of the document."""
-    return Figure(**asdict(interval))
 
 
 def by_case(values: Values, name: str, keys: Sequence[tuple[str, int]]) -> dict[str, float]:
@@ -37,13 +30,13 @@ def by_case(values: Values, name: str, keys: Sequence[tuple[str, int]]) -> dict[
     return {case: float(np.mean(numbers)) for case, numbers in collected.items()}
 
 
-def variant_means(values: Values, names: Sequence[str], config: StatisticsConfig) -> dict[str, Figure]:
+def variant_means(values: Values, names: Sequence[str], config: StatisticsConfig) -> dict[str, Estimate]:
     """Give mean and interval of each measure over cases; measures defined for no video are left out."""
     means = {}
     for name in names:
         cases = by_case(values, name, sorted(values))
         if cases:
-            means[name] = figure(_interval(np.array(list(cases.values())), config))
+            means[name] = bounded_mean(np.array(list(cases.values())), config)
     return means
 
 
@@ -60,40 +53,48 @@ def paired_cases(base: Values, tuned: Values, name: str) -> tuple[list[str], np.
 
 
 def compare(
-    base: Values, tuned: Values, infos: Sequence[MeasureInfo], config: StatisticsConfig, headline: str = "identity"
+    base: Values,
+    tuned: Values,
+    infos: Sequence[MeasureInfo],
+    config: StatisticsConfig,
+    headlines: Sequence[str] = ("identity",),
 ) -> dict[str, Comparison]:
     """Compare a variant with the base measure by measure.
 
-    The headline measure is the one question asked beforehand and keeps its own p-value; those of all other measures with a
-    direction are corrected for being many.
+    The headline measures are the questions asked beforehand, and a gain is claimed only when all of them rise; so each
+    keeps its own p-value. The p-values of all other measures with a direction are corrected for being many.
     """
     found: dict[str, Comparison] = {}
     for info in infos:
         cases, before, after = paired_cases(base, tuned, info.name)
         if cases:
-            found[info.name] = _comparison(before, after, config, signed=info.signed)
+            found[info.name] = _comparison(before, after, config, info)
     tested = [i for i in infos if i.name in found and i.better != "neutral" and i.family not in ("field", "control")]
-    tested = [i for i in tested if i.name != headline]
+    tested = [i for i in tested if i.name not in headlines]
     corrected = dict(zip((i.name for i in tested), holm([found[i.name].p_value for i in tested]), strict=True))
-    alpha = 1 - config.level
     for info in infos:
         if info.name in found:
-            entry = found[info.name]
-            p_value = corrected.get(info.name, entry.p_value)
-            verdict = _verdict(entry.difference.value, p_value, info.better, alpha)
-            found[info.name] = entry.model_copy(update={"p_holm": corrected.get(info.name), "verdict": verdict})
+            entry, p_holm = found[info.name], corrected.get(info.name)
+            if entry.difference.num_cases < fewest_cases(config.level, 1 if p_holm is None else len(tested)):
+                verdict = "too_few"
+            else:
+                p_value = entry.p_value if p_holm is None else p_holm
+                verdict = _verdict(entry.difference.value, p_value, info.better, 1 - config.level)
+            found[info.name] = entry.model_copy(update={"p_holm": p_holm, "verdict": verdict})
     return found
 
 
-def _comparison(before: np.ndarray, after: np.ndarray, config: StatisticsConfig, *, signed: bool) -> Comparison:
+def _comparison(before: np.ndarray, after: np.ndarray, config: StatisticsConfig, info: MeasureInfo) -> Comparison:
     gaps = after - before
-    relative = None if signed else relative_interval(before, after, config.level, config.num_resamples, config.seed)
+    improvements = -gaps if info.better == "lower" else gaps
     return Comparison(
         base=float(before.mean()),
         tuned=float(after.mean()),
-        difference=figure(_interval(gaps, config)),
-        relative=figure(relative) if relative else None,
-        win_rate=figure(win_rate(gaps, config.tie_width, config.level)),
+        difference=bounded_mean(gaps, config),
+        relative=None
+        if info.signed
+        else relative_interval(before, after, config.level, config.num_resamples, config.seed),
+        win_rate=win_rate(improvements, config.tie_width, config.level),
         effect_size=effect_size(gaps),
         p_value=sign_flip_p(gaps, config.num_resamples, config.seed),
         p_holm=None,
@@ -110,5 +111,6 @@ def _verdict(difference: float, p_value: float, better: str, alpha: float) -> st
     return "better" if (difference > 0) == (better == "higher") else "worse"
 
 
-def _interval(values: np.ndarray, config: StatisticsConfig) -> Interval:
+def bounded_mean(values: np.ndarray, config: StatisticsConfig) -> Estimate:
+    """Give the mean of values [case] with its interval."""
     return mean_interval(values, config.level, config.num_resamples, config.seed)

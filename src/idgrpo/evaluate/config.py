@@ -61,5 +61,6 @@ class EvaluateConfig(Config):
     statistics: StatisticsConfig = StatisticsConfig()
     page: PageConfig = PageConfig()
     headline: str = "identity"
+    companion: str | None = "separation"  # read together with the headline: a gain is claimed when both rise
     pair_law: PairLaw | None = None  # None: that of the reward model
     slices: tuple[Literal["people", "face_size", "occlusion"], ...] = ("people", "face_size", "occlusion")

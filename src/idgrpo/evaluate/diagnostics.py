@@ -1,6 +1,6 @@
 """Is the gain honest? Verdicts on the ways a reward is known to be hacked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from idgrpo.evaluate.document import Comparison, Report, Verdict
 from idgrpo.evaluate.statistics import mean_interval, rank_correlation
 
 TOLERANCE = 0.10  # motion and sharpness may move this much, relative to the base
+WORSE_BY = {"confusion": 1, "margin": -1, "swap_rate": 1}  # which way each says that people are less distinct
 STILL_SHARE = 0.25
 COPY_LIMIT = 0.15
 AREA_CORRELATION = 0.5
@@ -17,7 +18,9 @@ AREA_CORRELATION = 0.5
 def diagnose(report: Report) -> list[Verdict]:
     """Give one verdict per check and tuned variant."""
     checks: list[Callable[[Report, str], Verdict | None]] = [
+        _readable_faces,
         _reward_against_identity,
+        _told_apart,
         _worst_person,
         _wrong_reference,
         _motion,
@@ -35,27 +38,92 @@ def _get(report: Report, variant: str, name: str) -> Comparison | None:
 
 
 def _moved(entry: Comparison, direction: int) -> bool:
-    """Tell whether the whole interval lies on one side of zero; with too few cases the value alone decides."""
+    """Tell whether the whole interval lies on one side of zero; never with too few cases for an interval."""
     low, high = entry.difference.low, entry.difference.high
     if low is None or high is None:
-        return entry.difference.value * direction > 0
+        return False
     return low > 0 if direction > 0 else high < 0
 
 
-def _reward_against_identity(report: Report, variant: str) -> Verdict | None:
-    reward, identity = _get(report, variant, "reward"), _get(report, variant, report.headline)
-    if reward is None or identity is None:
+def _verdict(
+    variant: str,
+    name: str,
+    level: str,
+    text: str,
+    figures: Mapping[str, float | None],
+    judged: Sequence[Comparison] = (),
+) -> Verdict:
+    """Write a verdict; "unknown" where a comparison that it is judged by has too few cases for an interval."""
+    few = [entry.difference.num_cases for entry in judged if entry.difference.low is None]
+    if few:
+        level, text = "unknown", f"{few[0]} cases are too few to say"
+    return Verdict(variant=variant, name=name, level=level, text=text, figures=dict(figures))
+
+
+def _told_apart(report: Report, variant: str) -> Verdict | None:
+    """Alarm when people became harder to tell from each other, whatever identity does.
+
+    A reward that pays for looking like anybody who was asked for raises identity and confusion together.
+    """
+    known = {n: e for n in WORSE_BY if (e := _get(report, variant, n)) is not None}
+    if not known:
         return None
-    figures = {"reward": reward.difference.value, report.headline: identity.difference.value}
-    if _moved(reward, 1) and _moved(identity, -1):
-        level, text = "alarm", f"reward rose while {report.headline} fell: the reward is being gamed"
-    elif _moved(reward, 1) and not _moved(identity, 1):
-        level, text = "watch", f"reward rose, {report.headline} did not move measurably"
-    elif _moved(reward, 1):
-        level, text = "ok", f"reward and the independent {report.headline} rose together"
+    worse = [n for n, e in known.items() if _moved(e, WORSE_BY[n])]
+    words = {n: f"{report.info(n).title.lower()} {e.base:.3f} to {e.tuned:.3f}" for n, e in known.items()}
+    figures: dict[str, float | None] = {n: e.difference.value for n, e in known.items()}
+    if worse:
+        level, text = "alarm", "people became more like each other: " + ", ".join(words[n] for n in worse)
+    elif len(known) > 1 and all(e.difference.value * WORSE_BY[n] > 0 for n, e in known.items()):
+        level, text = (
+            "watch",
+            "all signs point to people being less distinct, each within noise: " + ", ".join(words.values()),
+        )
     else:
+        level, text = "ok", "people stay as distinct as they were: " + ", ".join(words.values())
+    return _verdict(variant, "People told apart", level, text, figures, list(known.values()))
+
+
+def _readable_faces(report: Report, variant: str) -> Verdict | None:
+    """Say whether faces can be seen and read at all, before anything is said of whose they are.
+
+    Blur and darkness lower identity of the right people; wrong people leave coverage and detail as they were.
+    """
+    coverage, detail = _get(report, variant, "coverage"), _get(report, variant, "face_detail")
+    if coverage is None:
+        return None
+    share = detail.tuned / detail.base - 1 if detail is not None and detail.base > 1e-9 else None
+    figures = {"coverage_base": coverage.base, "coverage_tuned": coverage.tuned, "detail_relative": share}
+    seen = f"people are seen in {coverage.tuned:.0%} of the frames (base {coverage.base:.0%})"
+    if share is not None:
+        seen += f", detail of faces {share:+.0%}"
+    fell = _moved(coverage, -1) or (
+        detail is not None and share is not None and share < -TOLERANCE and _moved(detail, -1)
+    )
+    if not fell:
+        return _verdict(variant, "Readable faces", "ok", seen, figures, [coverage])
+    much = coverage.difference.value < -TOLERANCE or (share is not None and share < -2.5 * TOLERANCE)
+    text = f"{seen}: lower similarity may be a worse picture and not wrong people"
+    return _verdict(variant, "Readable faces", "alarm" if much else "watch", text, figures)
+
+
+def _reward_against_identity(report: Report, variant: str) -> Verdict | None:
+    """Hold the reward's rise against both headline measures: each of them must rise with it."""
+    reward = _get(report, variant, "reward")
+    pair = {name: entry for name in report.pair() if (entry := _get(report, variant, name)) is not None}
+    if reward is None or not pair:
+        return None
+    figures = {name: entry.difference.value for name, entry in {"reward": reward, **pair}.items()}
+    fell = " and ".join(name for name, entry in pair.items() if _moved(entry, -1))
+    unmoved = " and ".join(name for name, entry in pair.items() if not _moved(entry, 1))
+    if not _moved(reward, 1):
         level, text = "watch", "the reward itself did not rise"
-    return Verdict(variant=variant, name="Reward against identity", level=level, text=text, figures=figures)
+    elif fell:
+        level, text = "alarm", f"reward rose while {fell} fell: the reward is being gamed"
+    elif unmoved:
+        level, text = "watch", f"reward rose, {unmoved} did not move measurably"
+    else:
+        level, text = "ok", f"reward and the independent {' and '.join(pair)} rose together"
+    return _verdict(variant, "Reward against identity", level, text, figures, [reward, *pair.values()])
 
 
 def _worst_person(report: Report, variant: str) -> Verdict | None:
@@ -69,7 +137,7 @@ def _worst_person(report: Report, variant: str) -> Verdict | None:
         level, text = "watch", "the worst person is slightly lower, within noise"
     else:
         level, text = "ok", "the worst person of a video does not pay for the mean"
-    return Verdict(variant=variant, name="Worst person", level=level, text=text, figures=figures)
+    return _verdict(variant, "Worst person", level, text, figures, [entry])
 
 
 def _wrong_reference(report: Report, variant: str) -> Verdict | None:
@@ -85,7 +153,7 @@ def _wrong_reference(report: Report, variant: str) -> Verdict | None:
         level, text = "watch", "similarity to strangers rose a little"
     else:
         level, text = "ok", "similarity to the references of other cases did not rise"
-    return Verdict(variant=variant, name="Wrong references", level=level, text=text, figures=figures)
+    return _verdict(variant, "Wrong references", level, text, figures, [entry, identity])
 
 
 def _within(report: Report, variant: str, name: str, title: str, low_text: str, high_text: str) -> Verdict | None:
@@ -99,7 +167,7 @@ def _within(report: Report, variant: str, name: str, title: str, low_text: str, 
     else:
         level = "alarm" if abs(share) > 2.5 * TOLERANCE else "watch"
         text = f"{low_text if share < 0 else high_text} ({share:+.1%})"
-    return Verdict(variant=variant, name=title, level=level, text=text, figures=figures)
+    return _verdict(variant, title, level, text, figures)
 
 
 def _motion(report: Report, variant: str) -> Verdict | None:
@@ -125,7 +193,7 @@ def _ripple(report: Report, variant: str) -> Verdict | None:
         "" if level == "ok" else ": artefacts of over-training are growing"
     )
     figures = {"base": entry.base, "tuned": entry.tuned, "relative": share}
-    return Verdict(variant=variant, name="Ripple", level=level, text=text, figures=figures)
+    return _verdict(variant, "Ripple", level, text, figures)
 
 
 def _copies(report: Report, variant: str) -> Verdict | None:
@@ -144,7 +212,7 @@ def _copies(report: Report, variant: str) -> Verdict | None:
         level, text = "watch", "faces moved a little towards the reference picture"
     else:
         level, text = "ok", "faces are not nearer to the reference picture than to another photo than before"
-    return Verdict(variant=variant, name="Copies", level=level, text=text, figures=figures)
+    return _verdict(variant, "Copies", level, text, figures, [entry])
 
 
 def _face_area(report: Report, variant: str) -> Verdict | None:
@@ -164,20 +232,19 @@ def _face_area(report: Report, variant: str) -> Verdict | None:
 
 
 def copied_cases(report: Report, variant: str) -> Verdict | None:
-    """Compare with what two real photos of one person score, which is where copying begins (about 0.46 for ArcFace)."""
-    names = [s for s in report.samples if s.variant == variant and s.values.get("copy_paste") is not None]
-    base = [s for s in report.samples if s.variant == report.reference_variant]
-    if not names or not base:
-        return None
-    rows = {v: {(s.case_id, s.seed): s.values for s in group} for v, group in (("tuned", names), ("base", base))}
-    cases, before, after = paired_cases(rows["base"], rows["tuned"], "copy_paste")
+    """Count the cases in which half of the people or more are copies of their reference picture (measure `copied`)."""
+    rows = {
+        name: {(s.case_id, s.seed): s.values for s in report.samples if s.variant == name}
+        for name in (report.reference_variant, variant)
+    }
+    cases, before, after = paired_cases(rows[report.reference_variant], rows[variant], "copied")
     if not cases:
         return None
-    before, after = before > 0.5, after > 0.5
+    before, after = before >= 0.5, after >= 0.5
     copies, rise = float(after.mean()), mean_interval(after.astype(float) - before)
     if copies >= 0.25:
         level = "alarm"
     else:  # one case more in sixty is chance
-        level = "watch" if copies > 0.05 and (rise.value > 0 if rise.low is None else rise.low > 0) else "ok"
-    text = f"{copies:.0%} of cases look like copies of the reference (copy-paste above 0.5; base {before.mean():.0%})"
+        level = "watch" if copies > 0.05 and rise.low is not None and rise.low > 0 else "ok"
+    text = f"{copies:.0%} of cases look like copies of the reference picture (base {before.mean():.0%})"
     return Verdict(variant=variant, name="Copied cases", level=level, text=text, figures={"share": copies})

@@ -1,13 +1,18 @@
 """The report as a document: everything the page, the tables and the gates show. Pydantic only."""
 
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from idgrpo.errors import DataError
 
 SCHEMA = "idgrpo-report/1"
+
+Better = Literal["higher", "lower", "neutral"]
 
 
 class Part(BaseModel):
@@ -16,17 +21,24 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class MeasureDocument(Part):
+@dataclass(frozen=True)
+class MeasureInfo:
+    """Say how a measure is called and read.
+
+    `definition` is the first paragraph of its docstring. `signed`: its zero is not the bottom of a scale, so percentages
+    of it mean nothing.
+    """
+
     name: str
     title: str
-    better: Literal["higher", "lower", "neutral"]
+    better: Better
     family: str
     definition: str
     signed: bool = False
 
 
-class Figure(Part):
-    """A mean over cases with its interval."""
+class Estimate(Part):
+    """A mean over cases with its interval; low and high are None when there are too few cases to bound it."""
 
     value: float
     low: float | None = None
@@ -37,30 +49,33 @@ class Figure(Part):
 class Comparison(Part):
     """A tuned variant against the base on the same cases and seeds; `difference` is tuned minus base.
 
-    `verdict` looks at the corrected p-value and at which way is better.
+    `win_rate`: share of cases that improved, by the measure's own direction (of a neutral measure: that rose), ties half.
+    `verdict` looks at the corrected p-value and at which way is better; `too_few`: not even the clearest outcome of this
+    number of cases could be significant.
     """
 
     base: float
     tuned: float
-    difference: Figure
-    relative: Figure | None
-    win_rate: Figure
+    difference: Estimate
+    relative: Estimate | None
+    win_rate: Estimate
     effect_size: float | None
     p_value: float
     p_holm: float | None
     detectable: float | None
-    verdict: Literal["better", "worse", "higher", "lower", "unclear"]
+    verdict: Literal["better", "worse", "higher", "lower", "unclear", "too_few"]
 
 
 class Slice(Part):
-    """The headline measure on a part of the cases."""
+    """A headline measure on a part of the cases."""
 
     variant: str
+    measure: str = "identity"
     by: str
     group: str
     base: float
     tuned: float
-    difference: Figure
+    difference: Estimate
 
 
 class Verdict(Part):
@@ -95,19 +110,24 @@ class VariantDocument(Part):
 
 
 class Report(Part):
-    """All numbers of one evaluation."""
+    """All numbers of one evaluation; the same inputs and settings give the same document.
+
+    `headlines` are the measures to be read together: a gain is claimed when both rise. `headline` is the first of them.
+    `created_utc` is read from reports of version 0.1.0 and never written: the manifest says when a report was made.
+    """
 
     schema_name: str = SCHEMA
     title: str
-    created_utc: str
+    created_utc: str = Field(default="", exclude=True)
     finder: str
     headline: str
+    headlines: list[str] = []
     reference_variant: str
     variants: list[VariantDocument]
     num_cases: int
     num_seeds: int
-    measures: list[MeasureDocument]
-    means: dict[str, dict[str, Figure]]
+    measures: list[MeasureInfo]
+    means: dict[str, dict[str, Estimate]]
     comparisons: dict[str, dict[str, Comparison]]
     slices: list[Slice] = []
     diagnostics: list[Verdict] = []
@@ -117,9 +137,32 @@ class Report(Part):
     curves: dict[str, list[dict[str, JsonValue]]] = {}
     samples: list[SampleDocument]
 
-    def info(self, name: str) -> MeasureDocument:
+    def pair(self) -> list[str]:
+        """List the headline measures, the first first (reports of version 0.1.0 have one)."""
+        return self.headlines or [self.headline]
+
+    def info(self, name: str) -> MeasureInfo:
         """Give the description of a measure by name."""
         return next(m for m in self.measures if m.name == name)
+
+    def relative_to(self, folder: Path) -> "Report":
+        """Give a copy whose absolute paths of videos and photos are relative to `folder`."""
+        base = os.path.abspath(folder)
+        return self.with_paths(lambda path: os.path.relpath(path, base) if os.path.isabs(path) else path)
+
+    def resolved(self, folder: Path) -> "Report":
+        """Give a copy whose relative paths are absolute, seen from `folder`."""
+        base = os.path.abspath(folder)
+        return self.with_paths(lambda path: os.path.normpath(os.path.join(base, path)))
+
+    def with_paths(self, change: Callable[[str], str]) -> "Report":
+        changed = [
+            s.model_copy(
+                update={"video": change(s.video), "references": [[change(p) for p in paths] for paths in s.references]}
+            )
+            for s in self.samples
+        ]
+        return self.model_copy(update={"samples": changed})
 
     def tuned_variants(self) -> list[str]:
         """List the variants that are compared with the base."""
@@ -130,7 +173,7 @@ def read_report(path: Path) -> Report:
     """Read a report.json (or the folder that holds it); DataError when it is not one."""
     file = path / "report.json" if path.is_dir() else path
     try:
-        return Report.model_validate_json(file.read_bytes())
+        return Report.model_validate_json(file.read_bytes()).resolved(file.parent)
     except OSError as error:
         raise DataError(
             f"{file}: cannot be read ({error.strerror})", fix="give a report.json or a report artifact"

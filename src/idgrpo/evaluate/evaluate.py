@@ -1,7 +1,7 @@
 """The stage: samples of a base and of tuned policies -> a report."""
 
+import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +12,19 @@ from idgrpo.evaluate.cache import ObservationCache
 from idgrpo.evaluate.compare import compare, paired_cases, variant_means
 from idgrpo.evaluate.config import EvaluateConfig, PairLaw
 from idgrpo.evaluate.diagnostics import diagnose
-from idgrpo.evaluate.document import MeasureDocument, Report, SampleDocument, VariantDocument
+from idgrpo.evaluate.document import Report, SampleDocument, VariantDocument
 from idgrpo.evaluate.gather import ReferenceBook, Seen, gather
+from idgrpo.evaluate.identity import wrong_cases
 from idgrpo.evaluate.measure import Measure, load_measures
-from idgrpo.evaluate.scorer import Scorer
+from idgrpo.evaluate.scorer import ClipScorer
 from idgrpo.evaluate.slices import occluded_share, slice_report
-from idgrpo.evaluate.statistics import cases_needed, detectable_difference, implied_win_rate
+from idgrpo.evaluate.statistics import cases_needed, detectable_difference, fewest_cases, implied_win_rate
 from idgrpo.evaluate.subject import Subject
-from idgrpo.evaluate.version import finder_key
-from idgrpo.evaluate.wrong import wrong_cases
-from idgrpo.people.contract import Finder
+from idgrpo.people.contract import Finder, Levels, fingerprint_of, levels_of
 from idgrpo.records.sample import Sample
 
 Key = tuple[str, int]
+TIMED = re.compile(r"(^|[_/.])(time|seconds?|date|utc|memory)($|[_/.])|_s$")  # `seconds_update`, `samples_per_second`
 
 
 def evaluate(
@@ -33,7 +33,7 @@ def evaluate(
     config: EvaluateConfig,
     *,
     finder_name: str = "tiny",
-    scorers: Sequence[Scorer] = (),
+    scorers: Sequence[ClipScorer] = (),
     cache_folder: Path | None = None,
     curves: Mapping[str, list[dict[str, JsonValue]]] | None = None,
 ) -> Report:
@@ -44,11 +44,12 @@ def evaluate(
     """
     reference = _check(samples_by_variant)
     measures = load_measures(config.measures)
-    cache = ObservationCache(cache_folder, finder_key(finder), config.finding)
+    cache = ObservationCache(cache_folder, fingerprint_of(finder), config.finding)
     book = ReferenceBook(finder, cache)
+    _check_photos(samples_by_variant, book)
     everything = [sample for samples in samples_by_variant.values() for sample in samples]
     seen = gather(everything, finder, scorers, cache, book, config.finding)
-    documents = _measure_all(samples_by_variant, seen, book, measures, scorers, config)
+    documents = _measure_all(samples_by_variant, seen, book, measures, scorers, config, levels_of(finder))
     infos = [m.info for m in measures.values()] + [s.info for s in scorers]
     values = {
         variant: {(d.case_id, d.seed): d.values for d in documents if d.variant == variant}
@@ -57,25 +58,26 @@ def evaluate(
     infos = [i for i in infos if any(row.get(i.name) is not None for rows in values.values() for row in rows.values())]
     names = [info.name for info in infos]
     headline = config.headline if config.headline in names else names[0]
+    headlines = [headline, *(n for n in (config.companion,) if n in names and n != headline)]
     report = Report(
         title=config.page.title,
-        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         finder=finder_name,
         headline=headline,
+        headlines=headlines,
         reference_variant=reference,
         variants=[_variant(name, samples) for name, samples in samples_by_variant.items()],
         num_cases=len({sample.case_id for sample in everything}),
         num_seeds=len({sample.seed for sample in everything}),
-        measures=[MeasureDocument(**vars(info)) for info in infos],
+        measures=infos,
         means={variant: variant_means(rows, names, config.statistics) for variant, rows in values.items()},
         comparisons={
-            variant: compare(values[reference], rows, infos, config.statistics, headline)
+            variant: compare(values[reference], rows, infos, config.statistics, headlines)
             for variant, rows in values.items()
             if variant != reference
         },
         reward_win_rate=_implied(values, reference, config.pair_law or PairLaw()),
         notes=_notes(values, reference) + _law_notes(config.pair_law, names),
-        curves={name: list(rows) for name, rows in (curves or {}).items()},
+        curves={name: [_untimed(row) for row in rows] for name, rows in (curves or {}).items()},
         samples=documents,
     )
     extra = {
@@ -107,13 +109,36 @@ def _check(samples_by_variant: Mapping[str, Sequence[Sample]]) -> str:
     return reference
 
 
+def _check_photos(samples_by_variant: Mapping[str, Sequence[Sample]], book: ReferenceBook) -> None:
+    """Refuse samples of one case id that were asked for different photos: their measures cannot be paired.
+
+    Photos are compared by content, so copies of a case in other folders are fine.
+    """
+    first: dict[str, tuple[str, Sample, list[list[list[str]]]]] = {}
+    for variant, samples in samples_by_variant.items():
+        for sample in samples:
+            photos = [[[book.digest(p) for p in paths] for paths in (r.images, r.second)] for r in sample.references]
+            known, other, theirs = first.setdefault(sample.case_id, (variant, sample, photos))
+            if photos != theirs:
+                raise DataError(
+                    f"case {sample.case_id!r}: {known} and {variant} were made for different reference photos "
+                    f"({_photo_names(other)} against {_photo_names(sample)})",
+                    fix="sample both from the same cases, or give changed cases new ids",
+                )
+
+
+def _photo_names(sample: Sample) -> str:
+    return ", ".join(f"{r.person}: {' '.join([*r.images, *r.second])}" for r in sample.references)
+
+
 def _measure_all(
     samples_by_variant: Mapping[str, Sequence[Sample]],
     seen: Sequence[Seen],
     book: ReferenceBook,
     measures: Mapping[str, Measure],
-    scorers: Sequence[Scorer],
+    scorers: Sequence[ClipScorer],
     config: EvaluateConfig,
+    levels: Levels | None,
 ) -> list[SampleDocument]:
     cases = {s.sample.case_id: s.sample for s in seen}
     embedded = {case: np.stack([book.embed(r.images) for r in s.references]) for case, s in cases.items()}
@@ -130,13 +155,14 @@ def _measure_all(
             second[case],
             tuple(embedded[other] for other in wrong[case]),
             config.finding.min_track_share,
+            levels,
         )
         documents.append(_document(variant, known, subject, measures, scorers))
     return documents
 
 
 def _document(
-    variant: str, known: Seen, subject: Subject, measures: Mapping[str, Measure], scorers: Sequence[Scorer]
+    variant: str, known: Seen, subject: Subject, measures: Mapping[str, Measure], scorers: Sequence[ClipScorer]
 ) -> SampleDocument:
     values = {name: function(subject) for name, function in measures.items()}
     people = {"identity": [round(float(v), 6) for v in subject.match.similarity]}
@@ -209,21 +235,30 @@ def _law_notes(law: PairLaw | None, names: Sequence[str]) -> list[str]:
     return ["the reward model's margin loss states no probabilities: its implied win rate is read as Bradley-Terry's"]
 
 
+def _untimed(row: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """Leave out what a clock measured: the same run on another day is the same run."""
+    return {name: value for name, value in row.items() if not TIMED.search(name)}
+
+
 def _power(
     values: Mapping[str, Mapping[Key, Mapping[str, float | None]]], report: Report, config: EvaluateConfig
 ) -> str:
     """Say what differences this number of cases can show at all."""
-    sentences = []
+    level, sentences = config.statistics.level, []
     for variant in report.tuned_variants():
-        cases, before, after = paired_cases(values[report.reference_variant], values[variant], report.headline)
-        smallest = detectable_difference(after - before, config.statistics.level) if cases else None
-        if smallest is None:
-            sentences.append(f"{variant}: {len(cases)} cases are too few to bound a difference in {report.headline}.")
-            continue
-        needed = cases_needed(after - before, 0.05 * before.mean(), config.statistics.level)
-        tail = f" A difference of 5 % of the base would need {needed} cases." if needed and needed > len(cases) else ""
-        sentences.append(
-            f"{variant}: with {len(cases)} cases, true differences in {report.headline} above {smallest:.3f} are seen "
-            f"in 80 % of evaluations.{tail}"
-        )
+        for name in report.pair():
+            cases, before, after = paired_cases(values[report.reference_variant], values[variant], name)
+            smallest = detectable_difference(after - before, level) if cases else None
+            if smallest is None:
+                sentences.append(
+                    f"{variant}: {len(cases)} cases are too few to bound a difference in {name} or to call it significant; "
+                    f"{fewest_cases(level)} are needed at least."
+                )
+                continue
+            needed = cases_needed(after - before, 0.05 * before.mean(), level)
+            more = f" A difference of 5 % of the base would need {needed} cases." if (needed or 0) > len(cases) else ""
+            sentences.append(
+                f"{variant}: with {len(cases)} cases, true differences in {name} above {smallest:.3f} are seen "
+                f"in 80 % of evaluations.{more}"
+            )
     return " ".join(sentences)

@@ -57,6 +57,8 @@ def check_bounds(report: Report, minima: Mapping[str, float], maxima: Mapping[st
 def check_regression(report: Report, before: Report) -> list[GateResult]:
     """Compare with an earlier report: a measure is worse when it moved the wrong way by more than both intervals allow.
 
+    Where a report has too few cases for an interval, any move the wrong way fails: the same cases and seeds give the same
+    numbers, so a change is real even if it proves nothing about other cases.
     Variants are matched by name, or the only tuned one with the only tuned one.
     """
     results = []

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from idgrpo.errors import DataError
-from idgrpo.evaluate.cache import ObservationCache, file_digest
+from idgrpo.evaluate.cache import ObservationCache
 from idgrpo.evaluate.config import FindingConfig
-from idgrpo.evaluate.observation import Observation
 from idgrpo.evaluate.observe import assemble
-from idgrpo.evaluate.scorer import Scorer
+from idgrpo.evaluate.scorer import ClipScorer
+from idgrpo.evaluate.subject import Observation
 from idgrpo.people.contract import Detection, Finder
+from idgrpo.records.digest import file_digest
 from idgrpo.records.sample import Sample
 from idgrpo.run.progress import progress
 from idgrpo.video.probe import probe
@@ -45,7 +46,7 @@ class ReferenceBook:
     def digest(self, path: str) -> str:
         if path not in self._digests:
             try:
-                self._digests[path] = file_digest(path)
+                self._digests[path] = file_digest(Path(path))
             except OSError as error:
                 raise DataError(f"reference image {path} cannot be read ({error.strerror})") from error
         return self._digests[path]
@@ -73,7 +74,7 @@ class ReferenceBook:
 def gather(
     samples: Sequence[Sample],
     finder: Finder,
-    scorers: Sequence[Scorer],
+    scorers: Sequence[ClipScorer],
     cache: ObservationCache,
     book: ReferenceBook,
     config: FindingConfig,
@@ -91,7 +92,7 @@ def gather(
 def _batches(
     samples: Sequence[Sample],
     cache: ObservationCache,
-    scorers: Sequence[Scorer],
+    scorers: Sequence[ClipScorer],
     book: ReferenceBook,
     batch_size: int,
     seen_all: list[Seen],
@@ -112,9 +113,9 @@ def _batches(
         yield batch
 
 
-def _recall(sample: Sample, cache: ObservationCache, scorers: Sequence[Scorer], book: ReferenceBook) -> Seen:
+def _recall(sample: Sample, cache: ObservationCache, scorers: Sequence[ClipScorer], book: ReferenceBook) -> Seen:
     try:
-        digest = file_digest(sample.video)
+        digest = file_digest(Path(sample.video))
     except OSError as error:
         raise DataError(f"video {sample.video} of sample {sample.id!r} cannot be read ({error.strerror})") from error
     parts = [digest, sample.prompt] + [f"{r.person}:{book.digest(p)}" for r in sample.references for p in r.images]
@@ -130,7 +131,7 @@ def _recall(sample: Sample, cache: ObservationCache, scorers: Sequence[Scorer], 
 def _complete(
     batch: Sequence[tuple[Seen, torch.Tensor | None, float]],
     finder: Finder,
-    scorers: Sequence[Scorer],
+    scorers: Sequence[ClipScorer],
     cache: ObservationCache,
     config: FindingConfig,
 ) -> None:

@@ -1,4 +1,6 @@
-"""Who is in the video: identity, worst person, margin, confusion, and the control with wrong references."""
+"""Who is in the video: identity, worst person, separation, margin, confusion, and the control with wrong references."""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -21,6 +23,20 @@ def identity(subject: Subject) -> float:
 def worst(subject: Subject) -> float:
     """Smallest similarity among the people of the case; 0 when somebody is missing."""
     return float(subject.match.similarity.min())
+
+
+@measure("Separation", "higher", "identity")
+def separation(subject: Subject) -> float | None:
+    """Identity minus confusion: mean similarity of people to their own reference minus mean similarity to the references
+    of the other people; 0 when nobody is found, None for one person.
+
+    Identity alone also rises when everybody becomes more like anybody who was asked for. Separation does not: two people
+    blended into one, one person shown twice, and people who exchange identities half-way all score 0. A case with one
+    person has nobody to be told apart from, so it is left out, as it is for confusion, margin and swap rate.
+    """
+    if subject.num_people < 2:
+        return None
+    return float(subject.match.similarity.mean()) - (confusion(subject) or 0.0)
 
 
 @measure("Wrong references", "lower", "control")
@@ -68,3 +84,27 @@ def confusion(subject: Subject) -> float | None:
         if other != person
     ]
     return float(np.mean(others)) if others else None
+
+
+def wrong_cases(people: Mapping[str, Sequence[str]], num_wrong: int) -> dict[str, list[str]]:
+    """Choose for each case up to `num_wrong` others whose references are the wrong ones: no shared person, as many
+    people first.
+
+    A function of the case ids alone, so base and tuned are held against the same strangers.
+    """
+    order = sorted(people)
+    chosen: dict[str, list[str]] = {}
+    for position, case in enumerate(order):
+        others = [order[(position + step) % len(order)] for step in range(1, len(order))]
+        apart = (other for other in others if not set(people[other]) & set(people[case]))
+        alike: list[str] = []
+        for other in apart:
+            if len(people[other]) == len(people[case]):
+                alike.append(other)
+            if len(alike) == num_wrong:
+                break
+        if len(alike) < num_wrong:
+            unlike = [o for o in others if o not in alike and not set(people[o]) & set(people[case])]
+            alike += unlike[: num_wrong - len(alike)]
+        chosen[case] = alike
+    return chosen

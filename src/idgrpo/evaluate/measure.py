@@ -1,33 +1,16 @@
 """What a measure is: a function of a subject that says its title and which way is better."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Literal, Protocol, cast
 
 from idgrpo.errors import UsageError
 from idgrpo.evaluate import FIELD_MEASURES, MEASURES
+from idgrpo.evaluate.document import Better, MeasureInfo
 from idgrpo.evaluate.subject import Subject
 
-Better = Literal["higher", "lower", "neutral"]
 Family = Literal["identity", "presence", "change", "picture", "control", "field", "plugin", "reward"]
-
-
-@dataclass(frozen=True)
-class MeasureInfo:
-    """Say how a measure is called and read.
-
-    `definition` is the first paragraph of its docstring. `signed`: its zero is not the bottom of a scale, so percentages
-    of it mean nothing.
-    """
-
-    name: str
-    title: str
-    better: Better
-    family: Family
-    definition: str
-    signed: bool = False
 
 
 class Measure(Protocol):

@@ -8,9 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from idgrpo.evaluate.measure import measure
+from idgrpo.evaluate.subject import Subject
+
 MAX_HEIGHT_PX = 96
 WINDOW_PX = 5
 NUM_ITERATIONS = 3
+
+
+@measure("Motion", "neutral", "picture")
+def dynamic_degree(subject: Subject) -> float:
+    """Mean magnitude of the optical flow, in frame heights per second: unsigned, so opposite motions do not cancel. 0
+    for a still."""
+    return subject.observation.figures["dynamic_degree"]
 
 
 def luma(clip: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Whether everybody is there, once, and stays who they are: coverage, count, swaps, face area."""
+"""Whether everybody is there, once, and stays who they are: coverage, count, swaps; how large and clear the faces are."""
 
 import numpy as np
 
@@ -33,17 +33,17 @@ def swap_rate(subject: Subject) -> float | None:
     for one person or when nobody is found.
 
     Two people who exchange identities half-way: 0.5. One person shown twice: 0.5. Faithful people: 0. A stranger is no
-    swap: the frame must be at least half as similar to the other reference as the best person of the video is to theirs.
+    swap: the frame must be more similar to the other reference than strangers are (the finder's level), and at least half
+    as similar as the best person of the video is to theirs.
     """
     if subject.num_people < 2:
         return None
     wrong, total = 0, 0
-    floor = 0.5 * subject.match.similarity.max()
     for person, track in enumerate(subject.match.track_of):
         rows = subject.frames_of(track)
         cosines = subject.cosines[rows[subject.embedded[rows]]]
         if len(cosines):
-            wrong += int(((cosines.argmax(1) != person) & (cosines.max(1) >= floor)).sum())
+            wrong += int(((cosines.argmax(1) != person) & (cosines.max(1) >= subject.swap_floor)).sum())
             total += len(cosines)
     return wrong / total if total else None
 
@@ -54,10 +54,21 @@ def face_area(subject: Subject) -> float | None:
 
     Watched because a reward that likes large faces is paid by zooming in.
     """
-    seen = subject.observation
-    rows = np.flatnonzero(np.isin(seen.track, [track for track in subject.match.track_of if track >= 0]))
+    seen, rows = subject.observation, subject.assigned
     if not len(rows):
         return None
     box = seen.box[rows]
     areas = np.maximum(box[:, 2] - box[:, 0], 0) * np.maximum(box[:, 3] - box[:, 1], 0)
     return float(areas.mean() / (seen.height_px * seen.width_px))
+
+
+@measure("Face detail", "neutral", "presence")
+def face_detail(subject: Subject) -> float | None:
+    """Mean gradient of the brightness inside the boxes of assigned tracks: what there is to recognise; None when nobody is
+    found.
+
+    Blur and darkness lower it, a wrong person does not. Where it fell together with identity or coverage, the picture may
+    be worse and not the people.
+    """
+    rows = subject.assigned
+    return float(subject.observation.detail[rows].mean()) if len(rows) else None

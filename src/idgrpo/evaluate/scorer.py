@@ -18,7 +18,7 @@ ScoreClips = Callable[[Sequence[torch.Tensor], Sequence[Sample]], list[list[floa
 
 
 @dataclass(frozen=True)
-class Scorer:
+class ClipScorer:
     """Score whole clips: `score(clips, samples)` gives scores per person (one number for a whole-clip score) or None.
 
     `key` tells versions apart in the cache (a reward model's digest, an import string).
@@ -32,7 +32,7 @@ class Scorer:
         return hashlib.sha256(f"{self.info.name}|{self.key}".encode()).hexdigest()[:16]
 
 
-def load_scorer(name: str) -> Scorer:
+def load_scorer(name: str) -> ClipScorer:
     """Load a scorer from the registry or an import string: function(clips, references) -> a score per person and clip."""
     target = SCORERS.get(name, name)
     if ":" not in target:
@@ -47,10 +47,12 @@ def load_scorer(name: str) -> Scorer:
 
     text = " ".join((function.__doc__ or "").split("\n\n")[0].split())
     title = attribute.replace("_", " ").capitalize()
-    return Scorer(MeasureInfo(attribute, title, "higher", "plugin", text), target, score)
+    return ClipScorer(MeasureInfo(attribute, title, "higher", "plugin", text), target, score)
 
 
-def reward_scorer(name: str, key: str, score: Callable[..., list], read_image: Callable[[str], torch.Tensor]) -> Scorer:
+def reward_scorer(
+    name: str, key: str, score: Callable[..., list], read_image: Callable[[str], torch.Tensor]
+) -> ClipScorer:
     """Wrap a reward model's `score(videos, references, prompts)`; a failure stays a missing number, never a made-up one."""
 
     def run(clips: Sequence[torch.Tensor], samples: Sequence[Sample]) -> list[list[float] | None]:
@@ -59,4 +61,4 @@ def reward_scorer(name: str, key: str, score: Callable[..., list], read_image: C
         return [[float(r)] if isinstance(r, int | float) and math.isfinite(r) else None for r in results]
 
     definition = "Score of the trained reward model: an un-anchored logit, the very thing training maximises. Never proof of a gain."
-    return Scorer(MeasureInfo("reward", f"Reward ({name})", "higher", "reward", definition, signed=True), key, run)
+    return ClipScorer(MeasureInfo("reward", f"Reward ({name})", "higher", "reward", definition, signed=True), key, run)

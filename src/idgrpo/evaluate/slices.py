@@ -1,13 +1,12 @@
-"""The headline measure on parts of the cases: by number of people, face size and occlusion, as the base shows them."""
+"""The headline measures on parts of the cases: by number of people, face size and occlusion, as the base shows them."""
 
 from collections.abc import Callable
 
 import numpy as np
 
-from idgrpo.evaluate.compare import figure, paired_cases
+from idgrpo.evaluate.compare import bounded_mean, paired_cases
 from idgrpo.evaluate.config import EvaluateConfig
 from idgrpo.evaluate.document import Report, SampleDocument, Slice
-from idgrpo.evaluate.statistics import mean_interval
 from idgrpo.evaluate.subject import Subject
 
 
@@ -38,7 +37,8 @@ def slice_report(report: Report, config: EvaluateConfig) -> list[Slice]:
             continue
         for variant in report.tuned_variants():
             for group in sorted(set(groups.values())):
-                found += _slice(report, config, variant, by, group, {c for c, g in groups.items() if g == group})
+                cases = {case for case, name in groups.items() if name == group}
+                found += [s for m in report.pair() if (s := _slice(report, config, variant, m, (by, group), cases))]
     return found
 
 
@@ -62,23 +62,22 @@ def _groups(base: list[SampleDocument], by: str) -> dict[str, str]:
     return {case: names[int(value > middle)] for case, value in means.items()}
 
 
-def _slice(report: Report, config: EvaluateConfig, variant: str, by: str, group: str, cases: set[str]) -> list[Slice]:
+def _slice(
+    report: Report, config: EvaluateConfig, variant: str, measure: str, part: tuple[str, str], cases: set[str]
+) -> Slice | None:
     rows = {
         name: {(s.case_id, s.seed): s.values for s in report.samples if s.variant == name and s.case_id in cases}
         for name in (report.reference_variant, variant)
     }
-    shared, before, after = paired_cases(rows[report.reference_variant], rows[variant], report.headline)
+    shared, before, after = paired_cases(rows[report.reference_variant], rows[variant], measure)
     if not shared:
-        return []
-    settings = config.statistics
-    gap = mean_interval(after - before, settings.level, settings.num_resamples, settings.seed)
-    return [
-        Slice(
-            variant=variant,
-            by=by,
-            group=group,
-            base=float(before.mean()),
-            tuned=float(after.mean()),
-            difference=figure(gap),
-        )
-    ]
+        return None
+    return Slice(
+        variant=variant,
+        measure=measure,
+        by=part[0],
+        group=part[1],
+        base=float(before.mean()),
+        tuned=float(after.mean()),
+        difference=bounded_mean(after - before, config.statistics),
+    )

@@ -3,25 +3,25 @@
 The case is the unit: samples of one case (several seeds) are averaged first, because they share prompt and people.
 """
 
-from dataclasses import dataclass
-from math import erf, sqrt
+from math import ceil, erf, log2, sqrt
 
 import numpy as np
 
 from idgrpo.evaluate.config import PairLaw
+from idgrpo.evaluate.document import Estimate
 
 Z_POWER_80 = 0.8416212
 DEFAULT_LAW = PairLaw()
+EXACT_CASES = 14  # up to here all sign changes are counted (16,384), beyond they are drawn
 
 
-@dataclass(frozen=True)
-class Interval:
-    """Hold a mean with its interval; low and high are None when there are too few cases to say."""
+def fewest_cases(level: float = 0.95, num_tests: int = 1) -> int:
+    """Give the smallest number of cases that can reach significance at all.
 
-    value: float
-    low: float | None
-    high: float | None
-    num_cases: int
+    n cases have 2^n sign changes, so the smallest two-sided p-value is 2 / 2^n: 6 cases for p <= 0.05, more when the
+    p-value is multiplied by the number of tests.
+    """
+    return ceil(log2(2 * num_tests / (1 - level)) - 1e-9)
 
 
 def resample(num_cases: int, num_resamples: int, seed: int) -> np.ndarray:
@@ -29,51 +29,83 @@ def resample(num_cases: int, num_resamples: int, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, num_cases, num_resamples]).integers(0, num_cases, (num_resamples, num_cases))
 
 
-def mean_interval(values: np.ndarray, level: float = 0.95, num_resamples: int = 4000, seed: int = 0) -> Interval:
+def mean_interval(values: np.ndarray, level: float = 0.95, num_resamples: int = 4000, seed: int = 0) -> Estimate:
     """Bound the mean of values [case] by the studentised bootstrap.
 
     The percentile bootstrap is too narrow for the 20 to 60 cases people can afford; dividing each resample's error by
     its own standard error repairs that. Source: Efron and Tibshirani 1993, chapter 12. Where many values are equal and
-    that ratio is undefined (say, swap rates of mostly 0) the percentile interval is given.
+    that ratio is undefined (say, swap rates of mostly 0) the percentile interval is given. No interval below the number
+    of cases with which a sign-flip test could reach significance (`fewest_cases`).
     """
     values = np.asarray(values, np.float64)
     num = len(values)
     mean = float(values.mean())
-    if num < 4:
-        return Interval(mean, None, None, num)
+    if num < fewest_cases(level):
+        return _estimate(mean, None, num)
     spread = float(values.std(ddof=1))
     if spread < 1e-12:
-        return Interval(mean, mean, mean, num)
+        return _estimate(mean, (mean, mean), num)
     drawn = values[resample(num, num_resamples, seed)]
     means, errors = drawn.mean(1), drawn.std(1, ddof=1) / sqrt(num)
     tails = [(1 - level) / 2, (1 + level) / 2]
     usable = errors > 1e-3 * spread / sqrt(num)
     if usable.mean() < 0.999:
         low, high = np.quantile(means, tails)
-        return Interval(mean, float(low), float(high), num)
-    ratio = np.quantile((means[usable] - mean) / errors[usable], tails)
-    return Interval(mean, mean - float(ratio[1]) * spread / sqrt(num), mean - float(ratio[0]) * spread / sqrt(num), num)
+        return _estimate(mean, (low, high), num)
+    low, high = np.quantile((means[usable] - mean) / errors[usable], tails)
+    return _estimate(mean, (mean - high * spread / sqrt(num), mean - low * spread / sqrt(num)), num)
 
 
 def relative_interval(
     base: np.ndarray, tuned: np.ndarray, level: float = 0.95, num_resamples: int = 4000, seed: int = 0
-) -> Interval | None:
-    """Bound mean(tuned) / mean(base) - 1 by the paired bootstrap over cases; None when the base's mean is not
-    positive."""
+) -> Estimate | None:
+    """Bound mean(tuned) / mean(base) - 1 over paired cases; None when the base's mean is not positive.
+
+    A ratio r is inside when mean(tuned - r base) divided by its standard error lies between the bootstrap quantiles of
+    that statistic, taken at the observed ratio. Dividing by the standard error keeps the coverage that the percentile
+    bootstrap of the ratio loses with few cases. No bounds when the base's mean is not clearly above zero: then every
+    ratio fits. Source: Fieller 1954; with bootstrap quantiles, Hwang 1995.
+    """
     base, tuned = np.asarray(base, np.float64), np.asarray(tuned, np.float64)
+    num = len(base)
     if base.mean() <= 1e-9:
         return None
-    value = float(tuned.mean() / base.mean() - 1)
-    if len(base) < 4:
-        return Interval(value, None, None, len(base))
-    index = resample(len(base), num_resamples, seed)
-    below = base[index].mean(1)
-    ratios = tuned[index].mean(1)[below > 1e-9] / below[below > 1e-9] - 1
-    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high), len(base))
+    ratio = float(tuned.mean() / base.mean())
+    if num < fewest_cases(level):
+        return _estimate(ratio - 1, None, num)
+    rest = tuned - ratio * base
+    spread = float(rest.std(ddof=1))
+    if spread < 1e-12:
+        return _estimate(ratio - 1, (ratio - 1, ratio - 1), num)
+    drawn = rest[resample(num, num_resamples, seed)]
+    errors = drawn.std(1, ddof=1) / sqrt(num)
+    usable = errors > 1e-3 * spread / sqrt(num)
+    low, high = np.quantile(drawn.mean(1)[usable] / errors[usable], [(1 - level) / 2, (1 + level) / 2])
+    bounds = [_ratio_at(base, tuned, quantile) for quantile in (float(high), float(low))]
+    if bounds[0] is None or bounds[1] is None:
+        return _estimate(ratio - 1, None, num)
+    return _estimate(ratio - 1, (bounds[0] - 1, bounds[1] - 1), num)
 
 
-def win_rate(differences: np.ndarray, tie_width: float = 1e-9, level: float = 0.95) -> Interval:
+def _ratio_at(base: np.ndarray, tuned: np.ndarray, quantile: float) -> float | None:
+    """Solve mean(tuned - r base) = quantile x its standard error for r; None when no finite r bounds the set."""
+    (vtt, vtb), (_, vbb) = np.cov(tuned, base) / len(base)
+    square = quantile * quantile
+    a = base.mean() ** 2 - square * vbb
+    b = tuned.mean() * base.mean() - square * vtb
+    c = tuned.mean() ** 2 - square * vtt
+    if a <= 0:
+        return None
+    root = sqrt(max(b * b - a * c, 0.0))
+    return float((b - root) / a) if quantile > 0 else float((b + root) / a)
+
+
+def _estimate(value: float, bounds: tuple[float, float] | None, num_cases: int) -> Estimate:
+    low, high = (None, None) if bounds is None else (float(bounds[0]), float(bounds[1]))
+    return Estimate(value=value, low=low, high=high, num_cases=num_cases)
+
+
+def win_rate(differences: np.ndarray, tie_width: float = 1e-9, level: float = 0.95) -> Estimate:
     """Share of cases that improve, ties half, with Wilson's interval (Wilson 1927)."""
     differences = np.asarray(differences, np.float64)
     num = len(differences)
@@ -81,7 +113,7 @@ def win_rate(differences: np.ndarray, tie_width: float = 1e-9, level: float = 0.
     z = normal_quantile((1 + level) / 2)
     middle = (share + z * z / (2 * num)) / (1 + z * z / num)
     half = z * sqrt(share * (1 - share) / num + z * z / (4 * num * num)) / (1 + z * z / num)
-    return Interval(share, max(0.0, middle - half), min(1.0, middle + half), num)
+    return _estimate(share, (max(0.0, middle - half), min(1.0, middle + half)), num)
 
 
 def effect_size(differences: np.ndarray) -> float | None:
@@ -94,14 +126,19 @@ def effect_size(differences: np.ndarray) -> float | None:
 
 
 def sign_flip_p(differences: np.ndarray, num_resamples: int = 4000, seed: int = 0) -> float:
-    """Give the two-sided p-value of no difference: the share of random sign changes with at least this mean.
+    """Give the two-sided p-value of no difference: the share of sign changes with at least this mean.
 
-    Exact under symmetry of the differences; never 0 because the data itself counts as one draw.
+    All sign changes are counted up to 14 cases, so the p-value is exact; beyond, `num_resamples` are drawn and the data
+    itself counts as one of them, so it is never 0. Valid under symmetry of the differences.
     """
     differences = np.asarray(differences, np.float64)
-    signs = np.random.default_rng([seed, len(differences), 7]).integers(0, 2, (num_resamples, len(differences))) * 2 - 1
-    means = np.abs((signs * differences).mean(1))
-    return float((1 + (means >= abs(differences.mean()) - 1e-15).sum()) / (1 + num_resamples))
+    num = len(differences)
+    reached = abs(differences.mean()) * (1 - 1e-12) - 1e-15
+    if num <= EXACT_CASES:
+        signs = (np.arange(2**num)[:, None] >> np.arange(num) & 1) * 2 - 1
+        return float((np.abs((signs @ differences) / num) >= reached).mean())
+    signs = np.random.default_rng([seed, num, 7]).integers(0, 2, (num_resamples, num)) * 2 - 1
+    return float((1 + (np.abs((signs @ differences) / num) >= reached).sum()) / (1 + num_resamples))
 
 
 def holm(p_values: list[float]) -> list[float]:
@@ -117,7 +154,7 @@ def holm(p_values: list[float]) -> list[float]:
 def detectable_difference(differences: np.ndarray, level: float = 0.95) -> float | None:
     """Give the smallest true difference that this many cases would show with 80 % power: (z + 0.84) sd / sqrt(n)."""
     differences = np.asarray(differences, np.float64)
-    if len(differences) < 4:
+    if len(differences) < fewest_cases(level):
         return None
     return float((normal_quantile((1 + level) / 2) + Z_POWER_80) * differences.std(ddof=1) / sqrt(len(differences)))
 

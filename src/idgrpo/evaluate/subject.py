@@ -1,12 +1,40 @@
-"""One video beside the references it should show, with the single assignment all measures share."""
+"""What measures look at: what was seen in one video beside its references, and the one assignment that all share."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from idgrpo.evaluate.observation import Observation
+from idgrpo.people.contract import Levels
 from idgrpo.people.match import assign
+
+STRANGER = 0.25  # dlib's and ArcFace's networks put strangers below this cosine
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Hold the people found in a clip, one row a detection.
+
+    frame int32 [d]; box float32 [d, 4] (left, top, right, bottom); score float32 [d]; track int32 [d], -1 when in no track;
+    embedding float32 [d, e], unit length or NaN where the finder gave none; detail float32 [d], what there is to recognise
+    (`face_details`). `figures` are numbers of the whole picture.
+    """
+
+    num_frames: int
+    height_px: int
+    width_px: int
+    fps: float
+    frame: np.ndarray
+    box: np.ndarray
+    score: np.ndarray
+    track: np.ndarray
+    embedding: np.ndarray
+    detail: np.ndarray
+    figures: dict[str, float]
+
+    @property
+    def num_tracks(self) -> int:
+        return int(self.track.max()) + 1 if len(self.track) else 0
 
 
 @dataclass(frozen=True)
@@ -36,7 +64,7 @@ class Subject:
     second: np.ndarray | None = None
     wrong: tuple[np.ndarray, ...] = ()
     min_track_share: float = 0.1
-    notes: dict[str, float] = field(default_factory=dict)
+    levels: Levels | None = None
 
     @property
     def num_people(self) -> int:
@@ -63,6 +91,17 @@ class Subject:
         seen = self.observation
         lengths = np.bincount(seen.track[seen.track >= 0], minlength=seen.num_tracks)
         return lengths >= self.min_track_share * seen.num_frames
+
+    @cached_property
+    def assigned(self) -> np.ndarray:
+        """List the rows of all tracks that are assigned to a reference: int [row]."""
+        return np.flatnonzero(np.isin(self.observation.track, self.match.track_of[self.match.track_of >= 0]))
+
+    @cached_property
+    def swap_floor(self) -> float:
+        """Give the cosine from which a frame counts as another person of the case: above what strangers reach, and at least
+        half of what the best person of the video scores."""
+        return max(self.levels.stranger if self.levels else STRANGER, 0.5 * float(self.match.similarity.max()))
 
     def frames_of(self, track: int) -> np.ndarray:
         """List the rows of a track in order of time; none for a missing person (track -1)."""

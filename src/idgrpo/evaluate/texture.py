@@ -1,12 +1,39 @@
-"""Sharpness, ripple and saturation of a clip: cheap figures that reveal pictures over-cooked by a reward."""
+"""Sharpness, ripple and saturation: cheap figures that reveal pictures over-cooked by a reward, so that identity is not
+bought with them. And what there is to recognise in a face."""
+
+from collections.abc import Sequence
+from math import ceil, floor
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from idgrpo.evaluate.measure import measure
 from idgrpo.evaluate.motion import luma
+from idgrpo.evaluate.subject import Subject
 
 CHUNK_FRAMES = 16
+FACE_PX = 32
+
+
+@measure("Sharpness", "neutral", "picture")
+def sharpness(subject: Subject) -> float:
+    """Mean gradient magnitude of the brightness (Tenengrad). Should stay near the base: blur lowers it, artefacts
+    raise it."""
+    return subject.observation.figures["sharpness"]
+
+
+@measure("Ripple", "lower", "picture")
+def ripple(subject: Subject) -> float:
+    """Fine texture in the flattest quarter of the picture, where nature has none; rises with the ripples and
+    checkerboards of over-training."""
+    return subject.observation.figures["ripple"]
+
+
+@measure("Saturation", "neutral", "picture")
+def saturation(subject: Subject) -> float:
+    """Mean spread of the colour channels; rises when a generator over-saturates."""
+    return subject.observation.figures["saturation"]
 
 
 def mean_sharpness(clip: Tensor) -> float:
@@ -41,3 +68,26 @@ def _gradient(grey: Tensor) -> Tensor:
     across = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
     down = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
     return (across.square() + down.square()).sqrt()
+
+
+def face_details(clip: Tensor, frame: Sequence[int], box: Sequence[tuple[float, float, float, float]]) -> list[float]:
+    """Measure what there is to recognise in each box (left, top, right, bottom in pixels) of a clip uint8 [f, 3, h, w].
+
+    Mean gradient of the brightness, each box brought to at most 32 pixels of height so that size does not matter. Blur,
+    darkness and low contrast lower it; a small average before the gradient keeps sensor noise from raising it. 0 for a
+    box outside the frame.
+    """
+    values = []
+    for number, (left, top, right, bottom) in zip(frame, box, strict=True):
+        rows = slice(max(0, floor(top)), max(0, ceil(bottom)))
+        columns = slice(max(0, floor(left)), max(0, ceil(right)))
+        face = clip[int(number) : int(number) + 1, :, rows, columns]
+        if min(face.shape[-2:]) < 3:
+            values.append(0.0)
+            continue
+        grey = luma(face)
+        scale = FACE_PX / grey.shape[-2]
+        if scale < 1:
+            grey = F.interpolate(grey, size=(FACE_PX, max(3, round(grey.shape[-1] * scale))), mode="area")
+        values.append(float(_gradient(F.avg_pool2d(grey, 3, 1, 1, count_include_pad=False)).mean()))
+    return values

@@ -6,4 +6,5 @@ Writes detections, tracks and one assignment of tracks to references per video; 
 FINDERS: dict[str, str] = {
     "tiny": "idgrpo.tinyworld.finder:TinyFinder",
     "facenet": "idgrpo.people.facenet:FacenetFinder",
+    "arcface": "idgrpo.people.arcface:ArcfaceFinder",
 }

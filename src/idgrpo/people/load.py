@@ -1,5 +1,7 @@
 """Make a finder from its name in the registry."""
 
+import inspect
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -11,7 +13,8 @@ from idgrpo.people.contract import Finder
 def load_finder(name: str, **options: Any) -> Finder:
     """Make the finder called `name`; a dotted import string `package.module:Class` names one from outside.
 
-    Raises UsageError for an unknown name and MachineError when its code cannot be imported here.
+    `options` are the finder's own settings. Raises UsageError for an unknown name or option and MachineError when its code cannot be
+    imported here.
     """
     target = FINDERS.get(name, name)
     if ":" not in target:
@@ -23,4 +26,27 @@ def load_finder(name: str, **options: Any) -> Finder:
         raise MachineError(
             f"finder {name!r} needs a package that is not here: {error}", fix="install it, or choose another finder"
         ) from error
-    return getattr(module, attribute)(**options)
+    made = getattr(module, attribute, None)
+    if not callable(made):
+        raise UsageError(f"finder {name!r}: {module_name} has no class {attribute!r}")
+    known = _options_of(made)
+    for option in options:
+        if known is not None and option not in known:
+            near = get_close_matches(option, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"finder {name!r} has no option {option!r}{hint} (known: {', '.join(sorted(known))})")
+    return made(**options)
+
+
+def _options_of(made: Any) -> set[str] | None:
+    """Name what a class can be made with, its bases' options too where it passes them on; None where that is not known."""
+    try:
+        parameters = inspect.signature(made).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        bases = [base for base in getattr(made, "__bases__", ()) if base is not object]
+        further = [_options_of(base) for base in bases]
+        return named.union(*(names for names in further if names)) if bases and None not in further else None
+    return named

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from idgrpo.people.track import Track
+from idgrpo.people.track import PersonTrack
 
 
 def similarity(references: Sequence[np.ndarray], tracks: Sequence[np.ndarray | None]) -> np.ndarray:
@@ -37,7 +37,7 @@ def assign(table: np.ndarray, minimum: float = -np.inf) -> list[int | None]:
 
 
 def match_tracks(
-    references: Sequence[np.ndarray], tracks: Sequence[Track], minimum: float = -np.inf
+    references: Sequence[np.ndarray], tracks: Sequence[PersonTrack], minimum: float = -np.inf
 ) -> tuple[list[int | None], np.ndarray]:
     """Match references to tracks; give the index of the track per reference and the table of similarities."""
     table = similarity(references, [track.embedding() for track in tracks])

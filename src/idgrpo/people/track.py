@@ -12,11 +12,11 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from idgrpo.people.boxes import Box, area, between, center, iou, shifted, side
-from idgrpo.people.contract import Detection
+from idgrpo.people.contract import Detection, Levels
 
 
 @dataclass
-class Track:
+class PersonTrack:
     """Hold the detections of one person by frame."""
 
     detections: dict[int, Detection] = field(default_factory=dict)
@@ -83,6 +83,11 @@ class LinkSettings:
     min_frames: int = 2
     min_score: float = 0.0
 
+    @classmethod
+    def of(cls, levels: Levels | None) -> "LinkSettings":
+        """Give settings that fit a finder's levels, with `rejoin_cosine` between strangers and one person; without levels the defaults."""
+        return cls() if levels is None else cls(rejoin_cosine=levels.middle)
+
 
 def closeness(predicted: Box, box: Box, gap: int, reach: float) -> float:
     """Score 0..1 how well a box continues a prediction; 0 beyond reach (which grows with the gap) or at another size."""
@@ -100,7 +105,9 @@ def _cosine(first: np.ndarray | None, second: np.ndarray | None) -> float | None
     return float(first @ second) / max(float(np.linalg.norm(first) * np.linalg.norm(second)), 1e-12)
 
 
-def _scores(tracks: Sequence[Track], found: Sequence[Detection], frame: int, settings: LinkSettings) -> np.ndarray:
+def _scores(
+    tracks: Sequence[PersonTrack], found: Sequence[Detection], frame: int, settings: LinkSettings
+) -> np.ndarray:
     """Score every track against every detection [track, detection]; -inf where they cannot belong together."""
     table = np.full((len(tracks), len(found)), -np.inf)
     for i, track in enumerate(tracks):
@@ -124,7 +131,7 @@ def _pairs(table: np.ndarray) -> list[tuple[int, int]]:
     return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if np.isfinite(table[i, j])]
 
 
-def _rejoin(tracks: list[Track], settings: LinkSettings) -> list[Track]:
+def _rejoin(tracks: list[PersonTrack], settings: LinkSettings) -> list[PersonTrack]:
     """Join pieces that never share a frame and look alike, best pair first, while it beats the runner-up clearly."""
     tracks = list(tracks)
     while True:
@@ -142,18 +149,18 @@ def _rejoin(tracks: list[Track], settings: LinkSettings) -> list[Track]:
         # Two candidates look the same: then only neighbours in time are trusted.
         if unclear and tracks[j].first - tracks[i].last > settings.max_gap:
             return tracks
-        tracks[i] = Track({**tracks[i].detections, **tracks[j].detections})
+        tracks[i] = PersonTrack({**tracks[i].detections, **tracks[j].detections})
         del tracks[j]
 
 
-def link(detections: Sequence[Sequence[Detection]], settings: LinkSettings | None = None) -> list[Track]:
+def link(detections: Sequence[Sequence[Detection]], settings: LinkSettings | None = None) -> list[PersonTrack]:
     """Link detections (one list per frame) into tracks, longest first.
 
     A person without detection for up to `max_gap` frames keeps the track; people who cross keep theirs by appearance, or
     by motion when there are no embeddings.
     """
     settings = settings or LinkSettings()
-    tracks: list[Track] = []
+    tracks: list[PersonTrack] = []
     for frame, found in enumerate(detections):
         found = [d for d in found if d.score >= settings.min_score]
         active = [track for track in tracks if frame - track.last <= settings.max_gap]
@@ -161,7 +168,7 @@ def link(detections: Sequence[Sequence[Detection]], settings: LinkSettings | Non
         for i, j in _pairs(_scores(active, found, frame, settings)):
             active[i].detections[frame] = found[j]
             taken.add(j)
-        tracks.extend(Track({frame: d}) for j, d in enumerate(found) if j not in taken)
+        tracks.extend(PersonTrack({frame: d}) for j, d in enumerate(found) if j not in taken)
     joined = _rejoin(tracks, settings)
     kept = [track for track in joined if len(track.detections) >= min(settings.min_frames, len(detections))]
     return sorted(kept, key=lambda track: (-len(track.detections), track.first, track.detections[track.first].box))

@@ -1,10 +1,10 @@
 """Predict an update on a number of GPUs before any is rented: sizes from the base's configuration, speed from `plan.*`."""
 
-from idgrpo.bases.atthand import configs_of_entry
 from idgrpo.bases.contract import BaseEntry, VideoSize
 from idgrpo.bases.cost import GIB, VAE_SIZE_BYTES, transformer_flop, transformer_parameters
 from idgrpo.bases.geometry import Geometry
 from idgrpo.bases.guidance import num_branches, phantom_weights, vace_weights
+from idgrpo.bases.inventory import configs_of_entry
 from idgrpo.policy.config import PolicyConfig
 from idgrpo.policy.cost import Load, Machine, UpdatePlan, best_plan, rollout_forwards, sample_cost, samples_per_update
 from idgrpo.policy.groups import nearest_num_groups

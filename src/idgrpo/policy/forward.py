@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from idgrpo.bases.contract import Base, Guidance
-from idgrpo.bases.noise import draw_noise
+from idgrpo.bases.generate import draw_noise
 from idgrpo.flow.laws import euler_step, log_prob
 from idgrpo.policy.rollout import Draws, StoredStep, Trajectory
 

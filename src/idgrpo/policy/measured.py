@@ -16,7 +16,7 @@ from idgrpo.evaluate.evaluate import evaluate
 from idgrpo.evaluate.measure import load_measures
 from idgrpo.evaluate.observe import observe
 from idgrpo.evaluate.subject import Subject
-from idgrpo.people.contract import Finder
+from idgrpo.people.contract import Finder, levels_of
 from idgrpo.people.load import load_finder
 from idgrpo.policy.config import EvaluationConfig, PolicyRewardConfig
 from idgrpo.policy.scoring import RewardFunction
@@ -57,7 +57,12 @@ class MeasuredRewards:
             embedded = np.stack([self.finder.embed_reference(image) for image in images])
         except DataError:
             return None
-        return Subject(observe(video, self.finder, self.config), embedded, min_track_share=self.config.min_track_share)
+        return Subject(
+            observe(video, self.finder, self.config),
+            embedded,
+            min_track_share=self.config.min_track_share,
+            levels=levels_of(self.finder),
+        )
 
 
 def rewards_of(score: RewardFunction, config: PolicyRewardConfig) -> RewardFunction | dict[str, RewardFunction]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from idgrpo.bases.contract import Base, Condition, ConditionBatch, Guidance
-from idgrpo.bases.noise import draw_noise
+from idgrpo.bases.generate import draw_noise
 from idgrpo.flow.laws import log_prob
 from idgrpo.flow.solver import solver_named
 from idgrpo.policy.schedule import Schedule

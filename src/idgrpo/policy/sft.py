@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from idgrpo.bases.contract import Base, Condition, VideoSize
-from idgrpo.bases.noise import draw_noise
+from idgrpo.bases.generate import draw_noise
 from idgrpo.errors import DataError
 from idgrpo.policy.clips import StoredClip, read_clip
 from idgrpo.policy.config import PolicyConfig, WindowConfig

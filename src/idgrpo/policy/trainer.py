@@ -27,7 +27,7 @@ from idgrpo.run.engine import Engine
 log = logging.getLogger(__name__)
 
 
-class PairSource(Protocol):
+class Trajectories(Protocol):
     """Where the pairs of an update come from; beside the weights it may have a state of its own."""
 
     def data(self, number: int, timer: PhaseTimer, stop_requested: Callable[[], bool]) -> UpdateData: ...
@@ -71,7 +71,7 @@ class Trainer:
             load_loss(config.loss.name),
             self._reference,
         )
-        self.source: PairSource
+        self.source: Trajectories
         if isinstance(book, ClipBook):
             self.source = ClipSource(base, book, config, engine)
         else:

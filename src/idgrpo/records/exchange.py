@@ -9,15 +9,15 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, Json, JsonValue, ValidationError, field_serializer, field_validator
+from pydantic import ConfigDict, Field, Json, ValidationError, field_serializer, field_validator
 
 from idgrpo.errors import DataError
 from idgrpo.records.atomic import replacing
 from idgrpo.records.jsonl import LineErrors, csv_rows, explain, read_records, write_records
 from idgrpo.records.preference import Preference
-from idgrpo.records.record import Record
+from idgrpo.records.record import AnyJson, Record
 from idgrpo.records.reference import Reference
 
 Source = Literal["human", "synthetic", "judge"]
@@ -34,7 +34,7 @@ class Carried(Record):
     case_id: str
     references: list[Reference]
     dimension: str
-    origin: dict[str, JsonValue] = {}
+    origin: dict[str, AnyJson] = {}
     label: Literal["a", "b", "tie", "both_bad"]
     votes: dict[str, int] = {}
     source: Source
@@ -53,10 +53,6 @@ class Row(Record):
     @field_serializer("idgrpo")
     def _as_text(self, carried: Carried | None) -> str | None:
         return None if carried is None else carried.model_dump_json(exclude_defaults=True)
-
-    def _with_paths(self, change) -> Self:
-        moved = super()._with_paths(change)
-        return moved if self.idgrpo is None else moved.model_copy(update={"idgrpo": self.idgrpo._with_paths(change)})
 
 
 class TrlRow(Row):

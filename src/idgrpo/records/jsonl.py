@@ -13,7 +13,6 @@ from idgrpo.errors import DataError
 from idgrpo.records.atomic import replacing
 from idgrpo.records.case import Case
 from idgrpo.records.record import Record
-from idgrpo.records.reference import Reference
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -86,9 +85,9 @@ class LineErrors:
         self.path = path
         self.found: list[str] = []
 
-    def add(self, line: int, problem: str) -> None:
-        """Note a problem; DataError when it is the last that is told."""
-        self.found.append(f"{self.path}:{line}: {problem}")
+    def add(self, line: int | str, problem: str) -> None:
+        """Note a problem of a line, or of an entry such as "entry 'x'"; DataError when it is the last that is told."""
+        self.found.append(f"{self.path}:{'' if isinstance(line, int) else ' '}{line}: {problem}")
         if len(self.found) == MAX_ERRORS:
             self.raise_any()
 
@@ -110,23 +109,44 @@ def _lines(path: Path, *, with_empty: bool = False) -> Iterator[tuple[int, bytes
         raise DataError(f"{path}: there is no such file") from None
     except IsADirectoryError:
         raise DataError(f"{path} is a folder, a JSON Lines file was expected") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise DataError(
+            f"{str(path)!r}: the file cannot be read ({getattr(error, 'strerror', None) or error})"
+        ) from None
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Give the lines of a text that are not empty, without space around them. Errors: DataError with the line."""
+    for number, line in _lines(path):
+        try:
+            yield number, line.decode().strip()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}:{number}: {_no_utf8(error)}") from None
 
 
 def _parse(line: bytes, model: type[R]) -> tuple[str, R | None]:
     try:
-        return "", model.model_validate_json(line.decode())
+        record = model.model_validate_json(line.decode())
     except UnicodeDecodeError as error:
         return _no_utf8(error), None
     except ValidationError as error:
-        return "; ".join(explain(detail, model) for detail in error.errors()), None
+        return "; ".join(explain(detail, model) for detail in error.errors()[:MAX_ERRORS]), None
+    wrong = wrong_path(record)
+    return (wrong, None) if wrong else ("", record)
+
+
+def wrong_path(record: Record) -> str | None:
+    """Name the first field that holds what cannot be the path of a file, or None."""
+    wrong = (where for where, path in record.paths_by_field() if not path.strip() or "\0" in path)
+    return next((f"field '{where}': not the name of a file" for where in wrong), None)
 
 
 def _no_utf8(error: UnicodeDecodeError) -> str:
     return f"not UTF-8 text ({error.reason} at byte {error.start + 1} of the line)"
 
 
-def explain(detail: "ErrorDetails", model: type[Record]) -> str:
-    """Say in a few words which field is wrong and why."""
+def explain(detail: "ErrorDetails", model: type[BaseModel] | None) -> str:
+    """Say in a few words which field is wrong and why; `model` knows the names of the fields."""
     where = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "json_invalid":
         return f"not valid JSON: {detail['ctx']['error'] if 'ctx' in detail else detail['msg']}"
@@ -135,13 +155,17 @@ def explain(detail: "ErrorDetails", model: type[Record]) -> str:
         near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
         return f"field '{where}': unknown" + (f" (did you mean '{near[0]}'?)" if near else "")
     if detail["type"] == "literal_error":
-        return f"field '{where}': {detail['input']!r} is not known (known: {detail['ctx']['expected']})"
+        return f"field '{where}': {detail['input']!r:.100} is not known (known: {detail['ctx']['expected']})"
+    if detail["type"] == "value_error":
+        return f"field '{where}': {detail['ctx']['error']}"
+    if not where:
+        return f"{detail['msg'][0].lower()}{detail['msg'][1:]}"
     return f"field '{where}': {detail['msg'][0].lower()}{detail['msg'][1:]}"
 
 
-def _fields_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+def _fields_at(model: type[BaseModel] | None, place: tuple[int | str, ...]) -> list[str]:
     """Name the fields that are known at a place inside a record, such as ("references", 0)."""
-    owner: type[BaseModel] | None = model
+    owner = model
     for part in place:
         if isinstance(part, str) and owner is not None:
             owner = _record_in(owner.model_fields[part].annotation) if part in owner.model_fields else None
@@ -168,36 +192,19 @@ def write_records(path: Path | str, records: Iterable[Record]) -> int:
 
 
 def read_cases(path: Path | str) -> Iterator[Case]:
-    """Read cases from JSON Lines, or from CSV with the columns `ref_paths` (separated by ;) and `prompt`.
+    """Read cases from what a path leads to: JSON Lines, CSV, a published benchmark's JSON, or a folder of people.
 
-    Raises DataError as `read_records` does; a CSV row is named by the line it begins in.
+    `case_layouts` describes each layout. One id is one case, one photo is one person, in all of them.
+
+    Raises DataError as `read_records` does; a CSV row is named by the line it begins in, an entry of JSON by its key.
     """
+    from idgrpo.records import case_layouts
+
     path = Path(path)
-    if path.suffix.lower() != ".csv":
-        yield from read_records(path, Case, unique="id")
-        return
-    errors = LineErrors(path)
-    rows = csv_rows(path, errors)
-    _, header = next(rows, (1, []))
-    missing = {"ref_paths", "prompt"} - set(header)
-    if missing:
-        raise DataError(
-            f"{path}:1: column {', '.join(sorted(missing))} is missing (found: {', '.join(header) or 'none'})"
-        )
-    for index, (line, row) in enumerate(rows):
-        if len(row) != len(header):
-            errors.add(line, f"{len(row)} columns instead of {len(header)}; put text with commas in double quotes")
-            continue
-        cells = dict(zip(header, row, strict=True))
-        images = [part.strip() for part in cells["ref_paths"].split(";") if part.strip()]
-        empty = [name for name, value in (("ref_paths", images), ("prompt", cells["prompt"].strip())) if not value]
-        if empty:
-            errors.add(line, f"column {' and '.join(empty)} must not be empty")
-        elif not errors.found:
-            name = f"{path.stem}-{index:04d}"
-            people = [Reference(person=f"{name}-{k}", images=[image]) for k, image in enumerate(images)]
-            yield Case(id=name, prompt=cells["prompt"].strip(), references=people).resolved(path.parent)
-    errors.raise_any()
+    if path.is_dir():
+        return case_layouts.read_case_folder(path)
+    readers = {".csv": case_layouts.read_csv_cases, ".json": case_layouts.read_json_cases}
+    return readers.get(path.suffix.lower(), case_layouts.read_jsonl_cases)(path)
 
 
 def csv_rows(path: Path, errors: LineErrors) -> Iterator[tuple[int, list[str]]]:

@@ -2,9 +2,7 @@
 
 from typing import ClassVar
 
-from pydantic import JsonValue
-
-from idgrpo.records.record import Record
+from idgrpo.records.record import AnyJson, Record
 from idgrpo.records.reference import Reference
 
 
@@ -20,4 +18,4 @@ class Pair(Record):
     video_a: str
     video_b: str
     dimension: str = "identity"
-    origin: dict[str, JsonValue] = {}
+    origin: dict[str, AnyJson] = {}

@@ -2,9 +2,7 @@
 
 from typing import ClassVar
 
-from pydantic import JsonValue
-
-from idgrpo.records.record import Record
+from idgrpo.records.record import AnyJson, Record
 from idgrpo.records.reference import Reference
 
 
@@ -21,4 +19,4 @@ class Sample(Record):
     base: str
     policy: str | None = None
     seed: int
-    sampler: dict[str, JsonValue] = {}
+    sampler: dict[str, AnyJson] = {}

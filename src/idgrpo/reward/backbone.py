@@ -1,6 +1,6 @@
 """Load a vision-language backbone without its language head and read hidden states from it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,16 @@ def load_backbone(directory: Path | str, *, dtype: torch.dtype = torch.float32, 
         raise ArtifactError(
             f"{directory} holds {len(unused)} weights of blocks that its config.json does not count ({unused[0]} ..)"
         )
+    require_finite(model.state_dict(), directory)
     batch_vision(model)
     return model
+
+
+def require_finite(weights: Mapping[str, Tensor], where: Path | str) -> None:
+    """Raise an ArtifactError that names the first weight with NaN or infinite numbers."""
+    for name, value in weights.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ArtifactError(f"{where}: the weight {name} holds numbers that are not finite", fix="get it again")
 
 
 @contextmanager

@@ -1,14 +1,13 @@
 """What can be wrong with a preference beyond its form: media that cannot be read, people on both sides of a split."""
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 from idgrpo.errors import DataError
 from idgrpo.records.preference import Preference
-from idgrpo.reward.data import clips_of
+from idgrpo.records.remember import remembered
+from idgrpo.reward.data import clips_of, video_facts
 from idgrpo.reward.splits import people_of
-from idgrpo.video.probe import probe
 from idgrpo.video.read import read_image
 
 MAX_NAMED = 20
@@ -79,16 +78,16 @@ def check_media(preferences: Sequence[Preference]) -> None:
 
 
 # A clean clip stands in many pairs: each file is opened once.
-@lru_cache(maxsize=1_000_000)
+@remembered(maxsize=1_000_000)
 def _video_problem(path: str) -> str | None:
     try:
-        probe(Path(path))
+        video_facts(path)
     except DataError as error:
         return error.message
     return None
 
 
-@lru_cache(maxsize=1_000_000)
+@remembered(maxsize=1_000_000)
 def _photo_problem(path: str) -> str | None:
     try:
         read_image(Path(path))

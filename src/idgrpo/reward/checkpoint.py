@@ -1,15 +1,14 @@
 """Find the vision-language checkpoint to build on: a directory, a hub id that is on this machine, or the shipped one."""
 
-import hashlib
 from collections.abc import Collection
 from importlib import resources
 from pathlib import Path
 
 from idgrpo.errors import ArtifactError, MachineError
+from idgrpo.records.digest import files_digest
 from idgrpo.reward.config import REAL_VLM, TINY_SIDE_PX
 
 TINY_VLM = "tiny-vlm"
-SMALL_FILE_BYTES = 64 * 2**20
 
 
 def default_vlm(width: int, height: int) -> str:
@@ -49,16 +48,9 @@ def find_vlm(name: str) -> Path:
 
 
 def checkpoint_digest(folder: Path, skip: Collection[str] = ()) -> str:
-    """Identify a checkpoint: sha256 over names, sizes and the content of files up to 64 MB.
-
-    Larger files count with name and size: reading gigabytes at every start would cost minutes.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(
-        p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and p.name not in skip
-    ):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}\n".encode())
-        if size <= SMALL_FILE_BYTES:
-            digest.update(path.read_bytes())
-    return "sha256:" + digest.hexdigest()
+    """Return `sha256:<hex>` over names and contents of a checkpoint's files; hidden ones and those in `skip` do not count."""
+    return "sha256:" + files_digest(
+        (path.name, path)
+        for path in folder.iterdir()
+        if path.is_file() and not path.name.startswith(".") and path.name not in skip
+    )

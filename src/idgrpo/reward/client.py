@@ -4,11 +4,10 @@ import time
 from collections.abc import Callable, Sequence
 
 import httpx
-from torch import Tensor
 
 from idgrpo.errors import ArtifactError, DataError, MachineError
-from idgrpo.reward.inputs import References
-from idgrpo.reward.score import RewardFailure
+from idgrpo.reward.inputs import FrameRates, References, Videos
+from idgrpo.reward.score import Score
 from idgrpo.reward.wire import TYPE, pack_request, unpack_scores
 
 RETRIED = (429, 502, 503, 504)
@@ -49,18 +48,18 @@ class RewardClient:
         return document
 
     def score(
-        self, videos: Sequence[Tensor] | Tensor, references: References, prompts: Sequence[str]
-    ) -> list[float | RewardFailure]:
-        """Score clips remotely.
+        self, videos: Videos, references: References, prompts: Sequence[str], fps: FrameRates = None
+    ) -> list[Score]:
+        """Score clips remotely; arguments and values as `RewardModel.score`.
 
         Raises:
-            DataError: the service refused the request or answered with nonsense.
+            DataError: the lists differ in length, or the service refused the request or answered with nonsense.
             ArtifactError: the service runs another model than expected.
             MachineError: no answer after all attempts. Never a number in place of an answer.
         """
         if not len(videos) == len(references) == len(prompts):
             raise DataError(f"{len(videos)} videos, {len(references)} reference sets and {len(prompts)} prompts")
-        document = self._document(self._send("POST", "/score", pack_request(videos, references, prompts)))
+        document = self._document(self._send("POST", "/score", pack_request(videos, references, prompts, fps)))
         self._check_model(document)
         return unpack_scores(document, len(prompts))
 

@@ -1,19 +1,23 @@
-"""From preference records to batches: clips decoded on demand, both clips of a pair together."""
+"""From preference records to batches: which clips, which labels, drawn in which order, decoded on demand."""
 
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import Dataset
 
+from idgrpo.errors import DataError
 from idgrpo.records.preference import Preference
-from idgrpo.reward.copies import frozen_copy
-from idgrpo.reward.inputs import InputBuilder
+from idgrpo.records.remember import remembered
+from idgrpo.reward.inputs import InputBuilder, SeenClip
 from idgrpo.reward.losses import INVALID, TIE, A, B, takes_ties
+from idgrpo.reward.preprocess import Preprocessing
+from idgrpo.video.probe import VideoInfo, probe
 from idgrpo.video.read import read_image, read_video
 
 LABELS = {"a": A, "b": B, "tie": TIE}
@@ -62,6 +66,21 @@ def copies_of(preferences: Sequence[Preference], share: float) -> list[CopyPair]
     return made
 
 
+def frozen_copy(video: Tensor, photos: Sequence[Tensor]) -> Tensor:
+    """Return a clip of the video's size that shows the photos side by side and never moves: the cheapest clip that is alike."""
+    frames, _, height, width = video.shape
+    edges = [round(i * width / len(photos)) for i in range(len(photos) + 1)]
+    frame = torch.full((3, height, width), 255, dtype=torch.uint8)
+    for photo, left, right in zip(photos, edges, edges[1:], strict=False):
+        scale = min(height / photo.shape[1], (right - left) / photo.shape[2])
+        size = [max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[2] * scale))]
+        small = functional.interpolate(photo[None].float(), size=size, mode="bilinear", antialias=True)[0]
+        top = height - size[0]
+        middle = left + (right - left - size[1]) // 2
+        frame[:, top:, middle : middle + size[1]] = small.round().clamp(0, 255).to(torch.uint8)
+    return frame.expand(frames, -1, -1, -1).contiguous()
+
+
 def label_code(preference: Preference, loss: str, both_bad: str) -> int:
     """Return A, B, TIE or INVALID, the label as the loss reads it.
 
@@ -77,13 +96,79 @@ def label_code(preference: Preference, loss: str, both_bad: str) -> int:
     return INVALID if code == TIE and not takes_ties(loss) else code
 
 
-def read_clip(clip: Clip) -> tuple[Tensor, list[Tensor]]:
-    """Decode a clip, uint8 "frame channel height width", and its photos, uint8 "channel height width"."""
-    video, photos = read_video(Path(clip.video)), [read_photo(path) for path in clip.photos]
-    return (frozen_copy(video, photos) if clip.at_rest else video), photos
+def synthetic_share(mix: str, progress: float, random_share: float = 0.5) -> float:
+    """Return the probability that a draw at `progress` in [0, 1) is an automatic pair.
+
+    cosine: alpha = 0.5 (1 + cos(pi t / T)), from 1 to 0, so that training ends on human pairs.
+    Source: Identity-GRPO (arXiv 2510.14256), section on the reward model.
+    """
+    if mix == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    return {"random": random_share, "human-only": 0.0, "synthetic-only": 1.0}[mix]
 
 
-@lru_cache(maxsize=2048)
+def draw_order(sources: Sequence[str], num_draws: int, *, mix: str, seed: int, random_share: float = 0.5) -> list[int]:
+    """Return the index of the pair of every draw of a run; the same arguments give the same order.
+
+    Inside one source, pairs come in shuffled rounds: none comes a second time before all came once. Everything that
+    is not `human` counts as automatic. `all` draws from one pool, sources as they come.
+
+    Raises:
+        DataError: the mix needs a source that the data does not have.
+    """
+    rng = random.Random(f"draw-order:{seed}")
+    human = [i for i, source in enumerate(sources) if source == "human"]
+    synthetic = [i for i, source in enumerate(sources) if source != "human"]
+    if mix == "all":
+        pool = _rounds(range(len(sources)), rng)
+        return [next(pool) for _ in range(num_draws)]
+    needed = {"cosine": (human, synthetic), "random": (human, synthetic), "human-only": (human,)}
+    if not all(needed.get(mix, (synthetic,))):
+        raise DataError(
+            f"mix {mix} needs pairs that are not there: {len(human)} human and {len(synthetic)} automatic training pairs",
+            fix="use data.mix=all",
+        )
+    humans, automatic = _rounds(human, rng), _rounds(synthetic, rng)
+    order = []
+    for draw in range(num_draws):
+        share = synthetic_share(mix, draw / num_draws, random_share)
+        order.append(next(automatic if rng.random() < share else humans))
+    return order
+
+
+def _rounds(indices: Sequence[int], rng: random.Random) -> Iterator[int]:
+    while indices:
+        yield from rng.sample(indices, len(indices))
+
+
+def read_clip(clip: Clip, settings: Preprocessing) -> tuple[SeenClip, list[Tensor]]:
+    """Decode the frames of a clip that a model with these settings looks at, and its photos, uint8 "channel height width".
+
+    The file's own frame rate comes with them.
+
+    Raises:
+        DataError: a file is missing or cannot be read; the message names it.
+    """
+    facts = video_facts(clip.video)
+    photos = [read_photo(path) for path in clip.photos]
+    indices = settings.frame_indices(facts.frames)
+    try:
+        frames, num_frames = read_video(Path(clip.video), indices=indices), facts.frames
+    except DataError:  # fewer frames can be shown than there are packets; a file that is broken says so here
+        whole = read_video(Path(clip.video))
+        frames, num_frames = whole[settings.frame_indices(len(whole))], len(whole)
+    if clip.at_rest:
+        frames = frozen_copy(frames, photos)
+    return SeenClip(frames, num_frames, facts.fps or None), photos
+
+
+@remembered(maxsize=1_000_000)
+def video_facts(path: str) -> VideoInfo:
+    """Return what a video file holds; remembered, because a clean clip stands in many pairs. DataError as `probe`."""
+    return probe(Path(path))
+
+
+@remembered(maxsize=2048)
 def read_photo(path: str) -> Tensor:
     """Decode one photo; cached, because a case has many pairs."""
     return read_image(Path(path))
@@ -92,10 +177,17 @@ def read_photo(path: str) -> Tensor:
 class PairClips(Dataset):
     """The pairs of a run in the order in which they are drawn."""
 
-    def __init__(self, preferences: Sequence[Preference], codes: Sequence[int], order: Sequence[int]):
+    def __init__(
+        self,
+        preferences: Sequence[Preference],
+        codes: Sequence[int],
+        order: Sequence[int],
+        settings: Preprocessing,
+    ):
         self.preferences = preferences
         self.codes = codes
         self.order = order
+        self.settings = settings
 
     def __len__(self) -> int:
         return len(self.order)
@@ -103,9 +195,9 @@ class PairClips(Dataset):
     def __getitem__(self, draw: int) -> dict:
         index = self.order[draw]
         first, second = clips_of(self.preferences[index])
-        video_a, photos = read_clip(first)
+        video_a, photos = read_clip(first, self.settings)
         return {
-            "videos": (video_a, read_clip(second)[0]),
+            "videos": (video_a, read_clip(second, self.settings)[0]),
             "photos": photos,
             "prompt": first.prompt,
             "label": self.codes[index],

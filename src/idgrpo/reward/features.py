@@ -1,20 +1,26 @@
 """Features of many clips, computed once and kept on disk in chunks: a stopped run goes on, another run starts at once."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from idgrpo.records.atomic import replacing
 from idgrpo.reward.data import Clip, read_clip
 from idgrpo.reward.inputs import InputBuilder
 from idgrpo.reward.model import RewardNetwork
 from idgrpo.reward.score import clip_features
 
-CHUNK = 256
+CHUNK = 64  # clips decoded at once
+READING = "own frame rates"  # how clips are read; features made in another way are not taken
+
+log = logging.getLogger(__name__)
 
 
 def features_of(
@@ -29,7 +35,7 @@ def features_of(
     """Return float32 features "width" of each distinct clip, in bounded memory.
 
     Args:
-        folder: where chunks of 256 clips are kept; a chunk that is there is read, not computed. The folder belongs to
+        folder: where chunks of 64 clips are kept; a chunk that is there is read, not computed. The folder belongs to
             one list of clips and one backbone (see `feature_folder`).
         advance: called with the number of clips done.
 
@@ -41,10 +47,9 @@ def features_of(
     for start in range(0, len(unique), CHUNK):
         part = unique[start : start + CHUNK]
         path = folder / f"features-{start // CHUNK:05d}.safetensors" if folder else None
-        if path is not None and path.is_file():
-            rows = load_file(path)["features"]
-        else:
-            decoded = [read_clip(clip) for clip in part]
+        rows = _kept(path, len(part))
+        if rows is None:
+            decoded = [read_clip(clip, builder.settings) for clip in part]
             rows = clip_features(
                 network,
                 builder,
@@ -69,7 +74,7 @@ def feature_folder(root: Path, model: str, clips: Sequence[Clip], batch: int) ->
     Args:
         model: digest of checkpoint and preprocessing.
     """
-    digest = hashlib.sha256(f"{model}\n{batch}\n".encode())
+    digest = hashlib.sha256(f"{model}\n{READING}\n{batch}\n".encode())
     for clip in clips:
         for path in (clip.video, *clip.photos):
             facts = os.stat(path)
@@ -83,8 +88,19 @@ def feature_scale(differences: Tensor) -> Tensor:
     return differences.square().mean().sqrt().clamp(min=1e-12)
 
 
+def _kept(path: Path | None, num_clips: int) -> Tensor | None:
+    """Read a chunk; one that is not there, damaged or of another length is made again."""
+    if path is None or not path.is_file():
+        return None
+    try:
+        rows = load_file(path)["features"]
+    except (SafetensorError, OSError, KeyError):
+        log.warning("%s is damaged; its %d clips are read again", path, num_clips)
+        return None
+    return rows if len(rows) == num_clips and bool(rows.isfinite().all()) else None
+
+
 def _publish(rows: Tensor, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".partial")
-    save_file({"features": rows.contiguous().to(torch.float32)}, temporary)
-    os.replace(temporary, path)
+    with replacing(path) as draft:
+        save_file({"features": rows.contiguous().to(torch.float32)}, draft)

@@ -1,5 +1,6 @@
 """Pair losses as pure functions of the score gap d = r_A - r_B; one value a pair, and the mean over valid pairs."""
 
+import inspect
 import math
 from collections.abc import Callable
 from importlib import import_module
@@ -79,6 +80,11 @@ def load_loss(name: str) -> PairLoss:
     return getattr(import_module(module), function)
 
 
+def settings_of(loss: PairLoss) -> tuple[str, ...]:
+    """Name the keyword arguments of a loss."""
+    return tuple(p.name for p in inspect.signature(loss).parameters.values() if p.kind is p.KEYWORD_ONLY)
+
+
 def takes_ties(name: str) -> bool:
-    """Tell whether a tie carries information for this loss."""
-    return name != "bradley_terry"
+    """Tell whether a tie carries information for this loss: whether it minds an enormous gap there."""
+    return bool(load_loss(name)(torch.tensor([1e4]), torch.tensor([TIE])) > 0)

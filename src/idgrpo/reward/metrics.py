@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from idgrpo.records.preference import Preference
 
+Z95 = 1.959964
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -28,6 +30,19 @@ def accuracy_decided(pairs: Sequence[Judged]) -> float | None:
         return None
     right = sum(0.5 if p.gap == 0 else float((p.gap > 0) == (p.label == "a")) for p in decided)
     return right / len(decided)
+
+
+def accuracy_interval(pairs: Sequence[Judged]) -> list[float]:
+    """Return the 95 % interval of `accuracy_decided`, [low, high]; [0, 1] without decided pairs.
+
+    Source: Wilson 1927, score interval, which is right for few pairs too. Pairs of the same people count as independent.
+    """
+    num = sum(p.label != "tie" for p in pairs)
+    share = accuracy_decided(pairs)
+    if share is None:
+        return [0.0, 1.0]
+    middle, spread = share + Z95**2 / (2 * num), Z95 * math.sqrt(share * (1 - share) / num + (Z95 / (2 * num)) ** 2)
+    return [max(0.0, (middle - spread) / (1 + Z95**2 / num)), min(1.0, (middle + spread) / (1 + Z95**2 / num))]
 
 
 def predict(gap: float, tie_threshold: float) -> str:
@@ -127,6 +142,7 @@ def report(pairs: Sequence[Judged], tie_threshold: float, theta: float = 1.0) ->
         "num_pairs": len(pairs),
         "num_decided": sum(p.label != "tie" for p in pairs),
         "accuracy_decided": accuracy_decided(pairs),
+        "accuracy_decided_ci95": accuracy_interval(pairs),
         "accuracy_with_ties": accuracy_with_ties(pairs, tie_threshold),
         "tie_threshold": tie_threshold,
         "calibration": bins,

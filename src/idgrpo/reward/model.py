@@ -1,6 +1,8 @@
 """The reward network: a vision-language backbone and a bias-free float32 head on the reward token's last hidden state."""
 
 import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from idgrpo.errors import ArtifactError
-from idgrpo.reward.backbone import hidden_states, load_backbone, quiet_transformers
+from idgrpo.reward.backbone import hidden_states, load_backbone, quiet_transformers, require_finite
 from idgrpo.reward.inputs import InputBuilder
+from idgrpo.reward.parts import PARTS_FILE, Parts
 from idgrpo.reward.preprocess import SAVED_FILE
 
 HEAD_FILE = "reward_head.safetensors"
 CARD_FILE = "reward.json"
 SCHEMA = 1
+COPIED = (".safetensors", ".bin", ".json", ".jinja", ".txt")
 
 
 class RewardNetwork(nn.Module):
@@ -33,9 +37,15 @@ class RewardNetwork(nn.Module):
         with torch.no_grad():
             self.head.weight.copy_(torch.randn(1, width, generator=generator) * 0.01)
 
+    def computing(self) -> torch.autocast:
+        """Return the context in which the backbone computes."""
+        dtype = self.autocast or torch.bfloat16
+        return torch.autocast(self.head.weight.device.type, dtype, enabled=self.autocast is not None)
+
     def features(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the reward token's last hidden state, float32 "clip width"."""
-        states = hidden_states(self.backbone, inputs)
+        with self.computing():
+            states = hidden_states(self.backbone, inputs)
         return states[torch.arange(states.shape[0], device=states.device), inputs["reward_index"]].float()
 
     def score_features(self, features: Tensor) -> Tensor:
@@ -45,10 +55,7 @@ class RewardNetwork(nn.Module):
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         """Return the gaps r_A - r_B, "pair", of a batch that holds both clips of each pair."""
-        device = self.head.weight.device.type
-        with torch.autocast(device, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
-            features = self.features(inputs)
-        scores = self.score_features(features)
+        scores = self.score_features(self.features(inputs))
         first, second = scores.chunk(2)
         return {"gap": first - second, "scores": scores}
 
@@ -74,27 +81,59 @@ class HeadNetwork(nn.Module):
 
 
 def save_network(
-    network: RewardNetwork, builder: InputBuilder, card: dict, out: Path, *, copy_from: Path | None
+    network: RewardNetwork,
+    builder: InputBuilder,
+    card: dict,
+    out: Path,
+    *,
+    copy_from: Path | None,
+    parts: Parts | None = None,
 ) -> None:
-    """Write a reward model directory: backbone, tokenizer, preprocessing with digest, head, card.
+    """Write a reward model directory: backbone, its own parts, tokenizer, preprocessing with digest, head, card.
 
     Args:
         card: JSON document of how it was made and how good it is (thresholds, metrics, configuration).
-        copy_from: checkpoint whose files are copied because its weights did not change (None: write the weights).
+        copy_from: checkpoint whose files are copied as they are; None: the network's own weights are written.
+        parts: what the model has of its own beside that checkpoint.
+
+    Raises:
+        ArtifactError: a weight is not finite, or `copy_from` is itself a reward model.
     """
+    head = {"weight": network.head.weight.detach().float().cpu().contiguous()}
+    require_finite(head, out / HEAD_FILE)
     out.mkdir(parents=True, exist_ok=True)
-    if copy_from is not None and not builder.added_tokens:
+    if copy_from is not None:
+        require_checkpoint(copy_from)
         for path in sorted(copy_from.iterdir()):
-            if path.is_file() and path.suffix in (".safetensors", ".json", ".jinja", ".txt"):
-                (out / path.name).write_bytes(path.read_bytes())
+            if path.is_file() and path.suffix in COPIED:
+                shutil.copyfile(path, out / path.name)
     else:
+        require_finite(network.backbone.state_dict(), out)
         with quiet_transformers():
             network.backbone.save_pretrained(out)
+    (parts or Parts()).save(out)
     builder.tokenizer.save_pretrained(out)
     builder.settings.save(out)
-    save_file({"weight": network.head.weight.detach().float().cpu().contiguous()}, out / HEAD_FILE)
+    save_file(head, out / HEAD_FILE)
+    write_card(builder, card, out)
+
+
+def write_card(builder: InputBuilder, card: Mapping[str, Any], out: Path) -> None:
+    """Write the card of a reward model; a figure that is not finite is an ArtifactError."""
     document = {"schema": SCHEMA, "reward_token_id": builder.reward_id, **card}
-    (out / CARD_FILE).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    try:
+        text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise ArtifactError(f"the card of {out} would hold a figure that is not finite: {error}") from error
+    (out / CARD_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def require_checkpoint(folder: Path) -> None:
+    """Refuse to build on a reward model: what is its own would be left out in silence."""
+    if (folder / PARTS_FILE).is_file():
+        raise ArtifactError(
+            f"{folder} is a reward model, no checkpoint to build on", fix="give the checkpoint it was made from"
+        )
 
 
 def load_card(directory: Path) -> dict:
@@ -125,10 +164,11 @@ def load_network(directory: Path, dtype: torch.dtype = torch.float32) -> tuple[R
         head = load_file(directory / HEAD_FILE)["weight"]
     except Exception as error:
         raise ArtifactError(f"{directory / HEAD_FILE} cannot be read: {error}") from error
+    require_finite({"weight": head}, directory / HEAD_FILE)
     backbone = load_backbone(directory, dtype=dtype)
-    network = RewardNetwork(backbone, head.shape[1])
     if backbone.get_input_embeddings().weight.shape[1] != head.shape[1]:
         raise ArtifactError(f"{directory}: the head is {head.shape[1]} wide, the backbone is not")
+    network = RewardNetwork(Parts.load(directory).apply(backbone), head.shape[1])
     with torch.no_grad():
         network.head.weight.copy_(head)
-    return network.eval(), builder, card
+    return network.requires_grad_(False).eval(), builder, card

@@ -1,8 +1,9 @@
-"""Turn frames into the patch rows that a Qwen2.5-VL vision tower reads: batched tensor arithmetic, no per-image loop."""
+"""Turn frames into the patch rows that a Qwen-VL vision tower reads, and give every token its place, without transformers' loops."""
 
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,12 +13,17 @@ from torchvision.transforms.v2 import functional as transforms
 from idgrpo.errors import DataError
 from idgrpo.reward.preprocess import Preprocessing
 
+TEXT, IMAGE, VIDEO = 0, 1, 2
+Grid = tuple[int, int, int]
+
 
 def fitted_size(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
     """Return height and width in px, multiples of `factor`, within the pixel limits, aspect nearly kept.
 
     The rule is `smart_resize` of the Qwen2-VL image processor, banker's rounding included.
     """
+    if min(height, width) < 1:
+        raise DataError(f"an image of {width}x{height} px has no pixels")
     if max(height, width) / min(height, width) > 200:
         raise DataError(f"an image of {width}x{height} px is too long and thin (limit 200:1)")
     fitted_h, fitted_w = round(height / factor) * factor, round(width / factor) * factor
@@ -32,7 +38,7 @@ def fitted_size(height: int, width: int, factor: int, min_pixels: int, max_pixel
     return fitted_h, fitted_w
 
 
-def patch_rows(frames: Tensor, settings: Preprocessing) -> tuple[Tensor, tuple[int, int, int]]:
+def patch_rows(frames: Tensor, settings: Preprocessing) -> tuple[Tensor, Grid]:
     """Resize, normalise and cut equal-sized clips into patch rows.
 
     Args:
@@ -60,7 +66,13 @@ def patch_rows(frames: Tensor, settings: Preprocessing) -> tuple[Tensor, tuple[i
     return rows.reshape(batch, grid[0] * grid[1] * grid[2], channel * depth * patch * patch), grid
 
 
-def ragged_patch_rows(clips: Sequence[Tensor], settings: Preprocessing) -> tuple[Tensor, list[tuple[int, int, int]]]:
+def grid_of(frames: int, height: int, width: int, settings: Preprocessing) -> Grid:
+    """Return the grid that a clip of this size in px is cut into, without cutting it; DataError where none fits."""
+    fit_h, fit_w = fitted_size(height, width, settings.factor, settings.min_pixels, settings.max_pixels)
+    return -(-frames // settings.temporal_patch_size), fit_h // settings.patch_size, fit_w // settings.patch_size
+
+
+def ragged_patch_rows(clips: Sequence[Tensor], settings: Preprocessing) -> tuple[Tensor, list[Grid]]:
     """Cut clips of any sizes, one batched pass per size; return all rows in clip order and one grid per clip."""
     by_shape: dict[torch.Size, list[int]] = defaultdict(list)
     for index, clip in enumerate(clips):
@@ -69,9 +81,74 @@ def ragged_patch_rows(clips: Sequence[Tensor], settings: Preprocessing) -> tuple
         rows, grid = patch_rows(torch.stack(list(clips)), settings)
         return rows.flatten(0, 1), [grid] * len(clips)
     pieces: list[Tensor | None] = [None] * len(clips)
-    grids: list[tuple[int, int, int]] = [(0, 0, 0)] * len(clips)
+    grids: list[Grid] = [(0, 0, 0)] * len(clips)
     for members in by_shape.values():
         rows, grid = patch_rows(torch.stack([clips[i] for i in members]), settings)
         for piece, index in zip(rows, members, strict=True):
             pieces[index], grids[index] = piece, grid
     return torch.cat([piece for piece in pieces if piece is not None]), grids
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Expanded tokens of one clip and its photos: ids [s], types [s] (0 text, 1 image, 2 video), positions [3, s]."""
+
+    ids: Tensor
+    types: Tensor
+    positions: Tensor
+
+
+def layout(
+    ids: tuple[int, ...],
+    kinds: dict[int, int],
+    image_grids: tuple[Grid, ...],
+    video_grids: tuple[Grid, ...],
+    merge_size: int,
+    time_step: float,
+) -> Layout:
+    """Expand pad tokens to one token per merged patch and give every token its (time, height, width) position.
+
+    Text advances all three axes by one. A picture block starts at p and lies at p + (int(k * time_step), row, column)
+    (time_step 0 rows apart for images, which have one row in time); the next text starts at
+    p + max(rows, columns), *not* after the last time position: the rule of Qwen2.5-VL's `get_rope_index`. Qwen3-VL
+    follows it too, with one block per temporal row.
+
+    Args:
+        ids: token ids with one pad token per image or video block.
+        kinds: pad token id -> IMAGE or VIDEO.
+        image_grids, video_grids: (time, height, width) in patches, in order of appearance.
+        time_step: tokens_per_second * seconds between two temporal rows.
+    """
+    grids = {IMAGE: iter(image_grids), VIDEO: iter(video_grids)}
+    out_ids: list[Tensor] = []
+    types: list[Tensor] = []
+    positions: list[Tensor] = []
+    position, start = 0, 0
+    token_ids = torch.tensor(ids, dtype=torch.long)
+
+    def text(end: int) -> None:
+        nonlocal position
+        if end > start:
+            length = end - start
+            out_ids.append(token_ids[start:end])
+            types.append(torch.zeros(length, dtype=torch.int32))
+            positions.append(torch.arange(position, position + length).expand(3, -1))
+            position += length
+
+    for index, token in enumerate(ids):
+        kind = kinds.get(token, TEXT)
+        if kind == TEXT:
+            continue
+        text(index)
+        time, height, width = next(grids[kind])
+        rows, columns = height // merge_size, width // merge_size
+        length = time * rows * columns
+        steps = (torch.arange(time) * (time_step if kind == VIDEO else 1)).long()
+        axes = torch.meshgrid(steps, torch.arange(rows), torch.arange(columns), indexing="ij")
+        out_ids.append(token_ids.new_full((length,), token))
+        types.append(torch.full((length,), kind, dtype=torch.int32))
+        positions.append(torch.stack(axes).reshape(3, -1) + position)
+        position += max(rows, columns)
+        start = index + 1
+    text(len(ids))
+    return Layout(torch.cat(out_ids), torch.cat(types), torch.cat(positions, dim=1))

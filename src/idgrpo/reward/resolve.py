@@ -5,25 +5,25 @@ from typing import Literal
 
 import torch
 
-from idgrpo.reward.config import RewardConfig
+from idgrpo.reward.config import RewardModelConfig
 from idgrpo.reward.inputs import InputBuilder
 
 HEAD_ONLY_WIDTH = 512
 
 
-def trained_mode(config: RewardConfig, width: int) -> Literal["head", "full"]:
+def trained_mode(config: RewardModelConfig, width: int) -> Literal["head", "full"]:
     """Decide `auto`: tiny backbones train the head alone, which costs seconds."""
     if config.mode == "auto":
         return "head" if width <= HEAD_ONLY_WIDTH else "full"
     return config.mode
 
 
-def uses_bf16(config: RewardConfig) -> bool:
+def uses_bf16(config: RewardModelConfig) -> bool:
     """Decide whether the backbone is held and run in bfloat16: on a GPU, unless told otherwise."""
     return config.full.bf16 if config.full.bf16 is not None else torch.cuda.is_available()
 
 
-def uses_checkpointing(config: RewardConfig) -> bool:
+def uses_checkpointing(config: RewardModelConfig) -> bool:
     """Decide whether activations are computed again in the backward pass: on a GPU, unless told otherwise."""
     return (
         config.full.gradient_checkpointing
@@ -32,7 +32,7 @@ def uses_checkpointing(config: RewardConfig) -> bool:
     )
 
 
-def resolve(config: RewardConfig, folder: Path) -> RewardConfig:
+def resolve(config: RewardModelConfig, folder: Path) -> RewardModelConfig:
     """Return the configuration with mode, inputs, bf16 and checkpointing as training with the checkpoint will use them."""
     settings = InputBuilder.load(folder, **config.inputs.overrides()).settings
     inputs = {name: getattr(settings, name) for name in type(config.inputs).model_fields}
@@ -46,7 +46,7 @@ def resolve(config: RewardConfig, folder: Path) -> RewardConfig:
     )
 
 
-def setting_lines(config: RewardConfig) -> list[str]:
+def setting_lines(config: RewardModelConfig) -> list[str]:
     """Tell a resolved configuration in a few lines."""
     inputs, loss, data = config.inputs, config.loss, config.data
     numbers = "".join(f", {name} {value:g}" for name, value in loss.arguments().items())

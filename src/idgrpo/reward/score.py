@@ -1,17 +1,20 @@
-"""Score videos with a trained reward model: from tensors in memory, batched, without a graph."""
+"""Score videos with a trained reward model: from tensors in memory, batched, without a graph, nothing computed twice."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from idgrpo.errors import DataError, MachineError
 from idgrpo.reward.checkpoint import checkpoint_digest
-from idgrpo.reward.inputs import InputBuilder, References
+from idgrpo.reward.inputs import FrameRates, InputBuilder, References, SeenClip, Video, Videos, content_key, frame_rates
 from idgrpo.reward.model import RewardNetwork, load_network
+from idgrpo.reward.pixels import Grid, ragged_patch_rows
+from idgrpo.reward.vision import Looks, look, looked_up
 
 NOT_SCORING = (
     "manifest.json",
@@ -20,6 +23,7 @@ NOT_SCORING = (
     "accuracy.txt",
     "reward.json",
 )  # files that change no score
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,43 +33,179 @@ class RewardFailure:
     reason: str
 
 
+Score = float | RewardFailure
+
+
+class Scores(Protocol):
+    """What scores clips: a `RewardModel`, a `RewardClient`."""
+
+    def score(
+        self, videos: Videos, references: References, prompts: Sequence[str], fps: FrameRates = None
+    ) -> list[Score]:
+        """Return one float or failure per clip."""
+        ...
+
+
+def score_sets(
+    model: Scores,
+    videos: Videos,
+    reference_sets: Sequence[Sequence[Sequence[Tensor]]],
+    prompts: Sequence[str],
+    fps: FrameRates = None,
+) -> list[list[Score]]:
+    """Score each clip against several reference sets in one call; what they share is computed, and sent, once.
+
+    Args:
+        videos, prompts, fps: one per clip, as for `RewardModel.score`.
+        reference_sets: per clip its sets, each a list of photos uint8 "channel height width".
+
+    Returns:
+        Per clip one float or RewardFailure per set.
+    """
+    rates = frame_rates(fps, len(videos))
+    if not len(videos) == len(reference_sets) == len(prompts):
+        raise DataError(f"{len(videos)} videos, {len(reference_sets)} lists of reference sets, {len(prompts)} prompts")
+    rows = [(clip, photos) for clip, sets in enumerate(reference_sets) for photos in sets]
+    scores = iter(
+        model.score(
+            [videos[clip] for clip, _ in rows],
+            [photos for _, photos in rows],
+            [prompts[clip] for clip, _ in rows],
+            [rates[clip] for clip, _ in rows],
+        )
+    )
+    return [[next(scores) for _ in sets] for sets in reference_sets]
+
+
+def one_for_all(photos: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Return one reference set per person, in which this person's photo stands in everybody's place.
+
+    The mean score of a clip over them is what it gets for looking like anybody who was asked for, whoever is whom. Source:
+    the contrastive reward r(clip, references) - lambda mean_i r(clip, all references = i).
+    """
+    return [[photo] * len(photos) for photo in photos]
+
+
+class _Distinct(Generic[T]):
+    """Things with one place per key."""
+
+    def __init__(self) -> None:
+        self.found: list[T] = []
+        self._places: dict[Hashable, int] = {}
+
+    def place(self, key: Hashable, thing: T) -> int:
+        if key not in self._places:
+            self._places[key] = len(self.found)
+            self.found.append(thing)
+        return self._places[key]
+
+
+class _Call:
+    """The distinct clips, photos and texts of one call, and which texts each clip's features are the mean of."""
+
+    def __init__(self, builder: InputBuilder):
+        self.builder = builder
+        self.clips: _Distinct[SeenClip] = _Distinct()
+        self.photos: _Distinct[Tensor] = _Distinct()
+        self.rows: _Distinct[tuple[int, tuple[int, ...], str]] = _Distinct()
+        self.owners: list[list[int]] = []
+        self._contents: dict[Hashable, str] = {}
+
+    def add(self, video: Video, images: Sequence[Tensor], prompt: str, rate: float | None) -> None:
+        """Note a clip. One photo shown for everybody has one order, whatever the number of people."""
+        clip = self.clips.place((_key(video), rate), self.builder.see(video, rate))
+        contents = [self._content(image) for image in images]
+        places = [
+            self.photos.place((text, image.shape), image[None]) for image, text in zip(images, contents, strict=True)
+        ]
+        orders = self.builder.settings.orders(contents)
+        shown = dict.fromkeys((clip, tuple(places[k] for k in order), prompt) for order in orders)
+        self.owners.append([self.rows.place(row, row) for row in shown])
+
+    def _content(self, image: Tensor) -> str:
+        key = _key(image)
+        if key not in self._contents:
+            self._contents[key] = content_key(image)
+        return self._contents[key]
+
+
+def _key(video: Video) -> Hashable:
+    if isinstance(video, SeenClip):
+        return (_key(video.frames), video.num_clip_frames, video.fps)
+    return (video.data_ptr(), video.shape, video.stride(), video.device)
+
+
 def clip_features(
     network: RewardNetwork,
     builder: InputBuilder,
-    videos: Sequence[Tensor] | Tensor,
+    videos: Videos,
     references: References,
     prompts: Sequence[str],
     *,
     batch: int = 16,
+    fps: FrameRates = None,
 ) -> Tensor:
-    """Return float32 features "clip width"; with reference order `average`, the mean over the orders shown."""
-    rows: list[tuple[int, list[int]]] = []
-    for index, orders in enumerate(builder.expand(references)):
-        rows += [(index, order) for order in orders]
+    """Return float32 features "clip width"; with reference order `average`, the mean over the orders shown.
+
+    Every distinct clip and photo of the call goes through the vision tower once; clips are the same where they are the
+    same memory, photos where they have the same content. Texts are read once as well.
+    """
+    call = _Call(builder)
+    for video, images, prompt, rate in zip(videos, references, prompts, frame_rates(fps, len(videos)), strict=True):
+        call.add(video, list(images), prompt, rate)
+    with torch.inference_mode():
+        photos = _look(network, builder, call.photos.found, batch)
+        clips = _look(network, builder, [clip.frames for clip in call.clips.found], batch)
+        features = _read(network, call, photos, clips, batch)
+    return torch.stack([features[rows].mean(0) for rows in call.owners])
+
+
+def _look(
+    network: RewardNetwork, builder: InputBuilder, pictures: Sequence[Tensor], batch: int
+) -> list[tuple[Grid, Looks]]:
+    """Encode pictures "frame channel height width", those of one size together."""
+    queue = sorted(range(len(pictures)), key=lambda i: tuple(pictures[i].shape))
+    found: dict[int, tuple[Grid, Looks]] = {}
+    for start in range(0, len(queue), batch):
+        part = queue[start : start + batch]
+        rows, grids = ragged_patch_rows([pictures[i] for i in part], builder.settings)
+        with network.computing():
+            found.update(zip(part, zip(grids, look(network.backbone, rows, grids), strict=True), strict=True))
+    return [found[i] for i in range(len(pictures))]
+
+
+def _read(
+    network: RewardNetwork, call: _Call, photos: list[tuple[Grid, Looks]], clips: list[tuple[Grid, Looks]], batch: int
+) -> Tensor:
+    """Return float32 features "row width" of the call's texts."""
+    seen, rows, builder = call.clips.found, call.rows.found, call.builder
     # Rows of one length share a batch, so that most batches need no padding and no attention mask.
-    lengths = [builder.text_length(len(order), prompts[index], len(videos[index])) for index, order in rows]
+    lengths = [builder.text_length(len(people), prompt, seen[clip]) for clip, people, prompt in rows]
     queue = sorted(range(len(rows)), key=lambda i: lengths[i])
     device = network.head.weight.device
-    sums = torch.zeros(len(videos), network.head.weight.shape[1])
-    counts = torch.zeros(len(videos), 1)
-    with torch.inference_mode():
-        for start in range(0, len(queue), batch):
-            part = [rows[i] for i in queue[start : start + batch]]
-            inputs = builder.build(
-                [videos[i] for i, _ in part],
-                [[references[i][k] for k in order] for i, order in part],
-                [prompts[i] for i, _ in part],
-                order="given",
-            )
-            found = network.features({name: value.to(device) for name, value in inputs.items()}).cpu()
-            owners = torch.tensor([i for i, _ in part])
-            sums.index_add_(0, owners, found)
-            counts.index_add_(0, owners, torch.ones(len(part), 1))
-    return sums / counts
+    features = torch.zeros(len(rows), network.head.weight.shape[1])
+    for start in range(0, len(queue), batch):
+        part = queue[start : start + batch]
+        inputs = builder.tokens(
+            [seen[rows[i][0]] for i in part],
+            [clips[rows[i][0]][0] for i in part],
+            [[photos[k][0] for k in rows[i][1]] for i in part],
+            [rows[i][2] for i in part],
+        )
+        # The tower answers from what was found; rows of pixels only have to be there.
+        inputs |= {"pixel_values": torch.zeros(1, 1), "pixel_values_videos": torch.zeros(1, 1)}
+        shown = [photos[k][1] for i in part for k in rows[i][1]], [clips[rows[i][0]][1] for i in part]
+        with looked_up(network.backbone, *shown):
+            features[part] = network.features({name: value.to(device) for name, value in inputs.items()}).cpu()
+    return features
 
 
 class RewardModel:
-    """A trained reward model, ready to score; `tie_threshold` and `digest` (what its scores depend on) come with it."""
+    """A trained reward model, ready to score; `tie_threshold` and `digest` (what its scores depend on) come with it.
+
+    Scores are unbounded floats without a zero point: only differences between clips of one prompt and its people mean
+    something. One model serves one thread at a time.
+    """
 
     def __init__(
         self, network: RewardNetwork, builder: InputBuilder, card: dict, *, batch: int = 16, digest: str | None = None
@@ -84,37 +224,55 @@ class RewardModel:
 
     @classmethod
     def load(cls, path: Path | str, device: str = "cpu", *, batch: int = 16) -> "RewardModel":
-        """Load a directory written by `train-rm`; weights in bfloat16 on a GPU, float32 elsewhere, head float32."""
-        dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-        network, builder, card = load_network(Path(path), dtype)
-        return cls(
-            network.to(device), builder, card, batch=batch, digest=checkpoint_digest(Path(path), skip=NOT_SCORING)
-        )
+        """Load a directory written by `train-rm` or `artifacts import-rm`.
 
-    def score(
-        self, videos: Sequence[Tensor] | Tensor, references: References, prompts: Sequence[str]
-    ) -> list[float | RewardFailure]:
-        """Score each clip.
+        On a GPU the weights are bfloat16 with the adapters beside them, elsewhere float32 with the adapters folded in; the
+        head is float32 everywhere.
 
         Args:
-            videos: uint8 clips "frame channel height width".
-            references: per clip, one photo per person, uint8 "channel height width".
-            prompts: one per clip.
-
-        Returns:
-            One float per clip, or a RewardFailure that says why that clip has none (wrong shape, no frames, too many
-            references, a score that is not finite). The other clips of the call are scored all the same.
+            path: the directory (of an artifact: `Store.resolve("rm").path`).
+            device: `cpu`, `cuda` or `cuda:1`.
+            batch: texts read, and pictures encoded, at once; changes speed and memory only.
 
         Raises:
-            DataError: the three lists differ in length.
+            ArtifactError: a file is missing, damaged or of another model, or holds numbers that are not finite.
+            MachineError: the weights do not fit into memory.
+        """
+        dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+        network, builder, card = load_network(Path(path), dtype)
+        try:
+            network = network.to(device)
+        except torch.OutOfMemoryError as error:
+            raise MachineError(f"not enough memory on {device} for {path}: {error}") from error
+        return cls(network, builder, card, batch=batch, digest=checkpoint_digest(Path(path), skip=NOT_SCORING))
+
+    def score(
+        self, videos: Videos, references: References, prompts: Sequence[str], fps: FrameRates = None
+    ) -> list[Score]:
+        """Score each clip; equal clips and photos of one call are encoded once.
+
+        Args:
+            videos: uint8 clips "frame channel height width", RGB, on the CPU, of any sizes and lengths (or `SeenClip`).
+            references: per clip, one photo per person, uint8 "channel height width" of any size.
+            prompts: one per clip.
+            fps: frames per second, of all clips or of each; None is the model's default (16).
+
+        Returns:
+            One float per clip, or a RewardFailure that says why that clip has none (wrong shape, no frames, no pixels, too
+            many references, a text that is too long, a score that is not finite). The other clips of the call are scored
+            all the same.
+
+        Raises:
+            DataError: the lists differ in length.
             MachineError: out of memory.
         """
         if not len(videos) == len(references) == len(prompts):
             raise DataError(f"{len(videos)} videos, {len(references)} reference sets and {len(prompts)} prompts")
-        out: list[float | RewardFailure] = []
+        rates = frame_rates(fps, len(videos))
+        out: list[Score] = []
         good: list[int] = []
-        for index in range(len(videos)):
-            problem = self.builder.problem(videos[index], references[index])
+        for index, rate in enumerate(rates):
+            problem = self.builder.problem(videos[index], references[index], prompts[index], rate)
             out.append(RewardFailure(problem or "not scored"))
             if problem is None:
                 good.append(index)
@@ -128,6 +286,7 @@ class RewardModel:
                 [list(references[i]) for i in good],
                 [prompts[i] for i in good],
                 batch=self.batch,
+                fps=[rates[i] for i in good],
             )
         except torch.OutOfMemoryError as error:
             raise MachineError(

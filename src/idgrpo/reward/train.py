@@ -1,52 +1,43 @@
-"""Train a reward model on preferences: split by identity, train the head or the whole model, measure, save."""
+"""Train a reward model on preferences: split by identity, fit, save, measure what was saved on people it never saw."""
 
-import os
+import gc
+import json
+import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
-from idgrpo.errors import DataError, StoppedError, UsageError
+from idgrpo.errors import DataError, UsageError
+from idgrpo.records.atomic import replacing
 from idgrpo.records.preference import Preference
 from idgrpo.reward.backbone import load_backbone
 from idgrpo.reward.check import check_media
 from idgrpo.reward.checkpoint import checkpoint_digest, default_vlm, find_vlm
-from idgrpo.reward.config import RewardConfig
-from idgrpo.reward.data import (
-    CopyPair,
-    FeaturePairs,
-    PairClips,
-    PairCollator,
-    clips_of,
-    copies_of,
-    keep_batch,
-    label_code,
-)
-from idgrpo.reward.features import feature_folder, feature_scale, features_of
+from idgrpo.reward.config import RewardModelConfig
+from idgrpo.reward.data import CopyPair, clips_of, copies_of, label_code
+from idgrpo.reward.features import features_of
+from idgrpo.reward.fit import STUDENT, TEACHER, Session, compute_features, fit_full, fit_head, meet_ranks
 from idgrpo.reward.inputs import InputBuilder
-from idgrpo.reward.losses import INVALID, load_loss
-from idgrpo.reward.measure import judge, measure
-from idgrpo.reward.model import HeadNetwork, RewardNetwork, save_network
-from idgrpo.reward.parts import add_token_rows, attach_parts, merge_parts, prepare_backbone
-from idgrpo.reward.resolve import trained_mode, uses_bf16, uses_checkpointing
-from idgrpo.reward.schedule import draw_order
-from idgrpo.reward.session import Session
+from idgrpo.reward.losses import INVALID
+from idgrpo.reward.metrics import Judged, best_tie_threshold, report
+from idgrpo.reward.model import RewardNetwork, require_checkpoint, save_network, write_card
+from idgrpo.reward.parts import Parts, add_token_rows
+from idgrpo.reward.probes import run_probes
+from idgrpo.reward.resolve import trained_mode, uses_bf16
+from idgrpo.reward.score import RewardModel
 from idgrpo.reward.splits import carve_validation, check_parts, split_by_identity
 from idgrpo.reward.teacher import filter_by_teacher
-from idgrpo.reward.trainer import RewardTrainer, RunCallback, latest_complete, pair_objective, training_arguments
-from idgrpo.run.distributed import world_from_environment
+from idgrpo.run.distributed import leave_world
 from idgrpo.run.folder import RunFolder
-from idgrpo.run.metrics import MetricsLog
-from idgrpo.run.progress import progress
 from idgrpo.run.signals import StopSignal
-from idgrpo.run.zero import ensure_process_group, import_deepspeed
 from idgrpo.video.read import read_video
 
-TEACHER, STUDENT, FEATURES = "teacher", "student", "features"
+FEATURES, TAUGHT = "features", "teacher.json"
 
 
-def resolve_vlm(preferences: Sequence[Preference], config: RewardConfig) -> str:
+def resolve_vlm(preferences: Sequence[Preference], config: RewardModelConfig) -> str:
     """Return the checkpoint's name: the user's, or the one that suits the first clip's size."""
     if config.vlm:
         return config.vlm
@@ -58,7 +49,7 @@ def resolve_vlm(preferences: Sequence[Preference], config: RewardConfig) -> str:
 
 def train(
     preferences: list[Preference],
-    config: RewardConfig,
+    config: RewardModelConfig,
     run: RunFolder,
     out: Path,
     *,
@@ -86,14 +77,16 @@ def train(
     check_parts(parts, test_share=config.data.test_share)
     name = resolve_vlm(preferences, config)
     folder = find_vlm(name)
+    world = meet_ranks()
+    device = f"cuda:{world.local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
     network, builder = open_network(folder, config)
-    world = world_from_environment(dict(os.environ))
-    device = f"cuda:{world.local_rank}" if torch.cuda.is_available() else "cpu"
     head_only = trained_mode(config, network.head.weight.shape[1]) == "head"
     if head_only and world.size > 1:
         raise UsageError("training the head alone takes one process", fix="leave --nproc out, or --set mode=full")
     with StopSignal() as stop:
-        session = Session(config, run, network.to(device), builder, device, stop, {}, cache or run.path / FEATURES)
+        where = cache or run.path / FEATURES
+        session = Session(config, run, network.to(device), builder, device, stop, {}, where, world)
+        del network  # the session's is the only one
         copies = copies_of(parts["train"], config.data.copies)
         card: dict = {"mode": "head" if head_only else "full", "vlm": name}
         if num_rejected:
@@ -104,35 +97,135 @@ def train(
         fit = fit_head if head_only else fit_full
         training = usable([*parts["train"], *copies], config)
         if config.data.teacher:
-            training, card["teacher"] = filter_by_teacher(
-                training,
-                parts["validation"],
-                fit=lambda pairs: fit(session, pairs, TEACHER, mix="human-only"),
-                judge=lambda pairs: judge(session, pairs),
-                seed=config.seed,
-            )
-            if not head_only:  # the teacher's weights are not where the student starts
-                session.network = open_network(folder, config)[0].to(device)
+            training, card["teacher"] = taught(session, fit, training, parts["validation"], folder)
         card["num_copies"] = sum(isinstance(pair, CopyPair) for pair in training)
         fit(session, training, STUDENT, mix=config.data.mix)
         if not world.is_main:
+            leave_world()
             return {}
+        card["config"] = config.model_dump(mode="json")
+        own_rows = {builder.token_id(token) for token in builder.added_tokens}
+        own = Parts.of(session.network.backbone, sorted(own_rows if head_only else own_rows | {builder.reward_id}))
+        save_network(session.network, builder, card, out, copy_from=folder, parts=own)
+        load_saved(session, out)
         card |= measure(session, parts, num_training=len(training))
-    card["config"] = config.model_dump(mode="json")
-    save_network(session.network, builder, card, out, copy_from=folder if head_only else None)
+    write_card(builder, card, out)
     if run.metrics.path.is_file():
         shutil.copyfile(run.metrics.path, out / "metrics.jsonl")
+    if world.size > 1:
+        leave_world()
     return card
+
+
+def load_saved(session: Session, out: Path) -> None:
+    """Put the model that was saved, as everybody will load it, in the place of the one that was trained."""
+    before = session.network.backbone.dtype
+    session.network = None  # type: ignore[assignment]  # two of them may not fit
+    gc.collect()
+    session.network = RewardModel.load(out, session.device).network
+    if session.network.backbone.dtype != before:
+        session.features = {}  # they are of another precision
+
+
+def taught(
+    session: Session,
+    fit: Callable[..., None],
+    training: Sequence[Preference],
+    validation: Sequence[Preference],
+    checkpoint: Path,
+) -> tuple[list[Preference], dict]:
+    """Filter pairs by a teacher; what it kept is stored with the run, so that a resumed one does not ask again."""
+    path, world = session.run.path / TAUGHT, session.world
+    known = json.loads(path.read_text(encoding="utf-8")) if world.is_main and path.is_file() else None
+    known = world.gather(known)[0]
+    if known is not None:
+        kept_ids = set(known["kept"])
+        return [pair for pair in training if pair.pair_id in kept_ids], known["report"]
+    kept, told = filter_by_teacher(
+        training,
+        validation,
+        fit=lambda pairs: fit(session, pairs, TEACHER, mix="human-only"),
+        judge=lambda pairs: judge(session, pairs),
+        seed=session.config.seed,
+    )
+    if world.is_main:
+        with replacing(path) as draft:
+            draft.write_text(json.dumps({"kept": [pair.pair_id for pair in kept], "report": told}), encoding="utf-8")
+    if fit is fit_full:  # the teacher's weights are not where the student starts
+        session.network = None  # type: ignore[assignment]
+        gc.collect()
+        session.network = open_network(checkpoint, session.config)[0].to(session.device)
+    return kept, told
+
+
+def judge(session: Session, preferences: Sequence[Preference]) -> list[Judged]:
+    """Return the model's gap for each pair; the ranks of a job judge a share each, all ranks get all gaps."""
+    world = session.world
+    own = _gaps(session, preferences[world.rank :: world.size])
+    gaps = [0.0] * len(preferences)
+    for rank, found in enumerate(world.gather(own)):
+        gaps[rank :: world.size] = found
+    return [Judged(pair, gap) for pair, gap in zip(preferences, gaps, strict=True)]
+
+
+def _gaps(session: Session, preferences: Sequence[Preference]) -> list[float]:
+    clips = [clip for p in preferences for clip in clips_of(p)]
+    if not clips:
+        return []
+    features = session.features
+    if any(clip not in features for clip in clips):
+        features = features_of(clips, session.network, session.builder, batch=session.config.score_batch)
+    with torch.inference_mode():
+        rows = torch.stack([features[clip] for clip in clips]).to(session.network.head.weight.device)
+        scores = session.network.score_features(rows)
+    return (scores[::2] - scores[1::2]).tolist()
+
+
+def measure(session: Session, parts: dict[str, list[Preference]], *, num_training: int) -> dict:
+    """Measure on validation and test people; the tie threshold comes from validation alone.
+
+    `measured_on` names the part that the model's figures are quoted from: test, or validation where that has none.
+    `at_chance`: the 95 % interval of the accuracy on decided validation pairs, `at_chance_interval`, reaches down to one
+    half: nothing shows that the model learnt anything. The training part is measured on at most 2,000 of its pairs, to
+    show over-fitting. The first rank measures alone.
+    """
+
+    def judged(pairs: Sequence[Preference]) -> list[Judged]:
+        return [Judged(pair, gap) for pair, gap in zip(pairs, _gaps(session, pairs), strict=True)]
+
+    theta = session.config.loss.arguments().get("theta", 1.0)
+    validation = judged(parts["validation"])
+    threshold = best_tie_threshold(validation)
+    some = parts["train"]
+    if len(some) > 2000:
+        some = random.Random(session.config.seed).sample(some, 2000)
+    test = judged(parts["test"])
+    measured_on = "test" if any(pair.label != "tie" for pair in test) else "validation"
+    model = RewardModel(session.network, session.builder, {}, batch=session.config.score_batch)
+    figures = report(validation, threshold, theta)
+    return {
+        "tie_threshold": threshold,
+        "num_training_pairs": num_training,
+        "measured_on": measured_on,
+        "at_chance": figures["accuracy_decided_ci95"][0] <= 0.5,
+        "at_chance_interval": figures["accuracy_decided_ci95"],
+        "validation": figures,
+        "test": report(test, threshold, theta),
+        "train": report(judged(some), threshold, theta),
+        "probes": run_probes(model, test if measured_on == "test" else validation, seed=session.config.seed),
+    }
 
 
 def forget_work(run: RunFolder) -> None:
     """Remove features and checkpoints of a run whose model is published; figures and settings stay."""
     for name in (FEATURES, TEACHER, STUDENT):
         shutil.rmtree(run.path / name, ignore_errors=True)
+    (run.path / TAUGHT).unlink(missing_ok=True)
 
 
-def open_network(folder: Path, config: RewardConfig) -> tuple[RewardNetwork, InputBuilder]:
+def open_network(folder: Path, config: RewardModelConfig) -> tuple[RewardNetwork, InputBuilder]:
     """Load checkpoint and tokenizer, add missing special tokens, put a fresh head on top."""
+    require_checkpoint(folder)
     builder = InputBuilder.load(folder, **config.inputs.overrides())
     backbone = load_backbone(folder, dtype=torch.bfloat16 if uses_bf16(config) else torch.float32)
     add_token_rows(backbone, len(builder.tokenizer), len(builder.added_tokens))
@@ -140,7 +233,7 @@ def open_network(folder: Path, config: RewardConfig) -> tuple[RewardNetwork, Inp
     return RewardNetwork(backbone, width, seed=config.seed).eval(), builder
 
 
-def usable(preferences: Sequence[Preference], config: RewardConfig) -> list[Preference]:
+def usable(preferences: Sequence[Preference], config: RewardModelConfig) -> list[Preference]:
     """Return the pairs that the loss can learn from."""
     loss = config.loss
     found = [p for p in preferences if label_code(p, loss.name, loss.both_bad) != INVALID]
@@ -150,151 +243,3 @@ def usable(preferences: Sequence[Preference], config: RewardConfig) -> list[Pref
             f"(both_bad={loss.both_bad})"
         )
     return found
-
-
-def compute_features(session: Session, model: str, preferences: Sequence[Preference]) -> None:
-    """Fill the session's features with every clip of these pairs; the backbone is frozen, so once is enough."""
-    clips = list(dict.fromkeys(clip for p in preferences for clip in clips_of(p)))
-    with progress(len(clips), "reading clips", unit="clip") as bar:
-
-        def advance(num: int) -> None:
-            bar.advance(num)
-            session.stop.check()
-
-        found = features_of(
-            clips,
-            session.network,
-            session.builder,
-            folder=feature_folder(session.cache, model, clips, session.config.score_batch),
-            batch=session.config.score_batch,
-            advance=advance,
-        )
-    session.features.update(found)
-
-
-def fit_head(session: Session, preferences: Sequence[Preference], stage: str, *, mix: str) -> None:
-    """Train the head on cached features and put it into the session's network."""
-    config = session.config.head
-    torch.manual_seed(session.config.seed)
-    differences = torch.stack([session.features[a] - session.features[b] for a, b in map(clips_of, preferences)])
-    model = HeadNetwork(differences.shape[1], feature_scale(differences))
-    order = _order(session, preferences, config.epochs, mix)
-    _run_trainer(
-        session,
-        stage,
-        model,
-        FeaturePairs(differences, _codes(session, preferences), order),
-        collator=keep_batch,
-        groups=None,
-        per_device_train_batch_size=config.batch_pairs,
-        gradient_accumulation_steps=config.accumulation,
-        learning_rate=config.rate,
-        weight_decay=config.weight_decay,
-        lr_scheduler_type="cosine",
-        warmup_steps=config.warmup,
-    )
-    with torch.no_grad():
-        session.network.head.weight.copy_(model.folded())
-
-
-def fit_full(session: Session, preferences: Sequence[Preference], stage: str, *, mix: str) -> None:
-    """Train adapters, vision tower, merger, token row and head together, then fold the adapters in."""
-    config = session.config.full
-    torch.manual_seed(session.config.seed)
-    groups = attach_parts(session.network, config, session.builder.reward_id)
-    on_gpu = session.device != "cpu"
-    prepare_backbone(session.network, gradient_checkpointing=uses_checkpointing(session.config))
-    session.network.autocast = torch.bfloat16 if uses_bf16(session.config) else None
-    _run_trainer(
-        session,
-        stage,
-        session.network,
-        PairClips(preferences, _codes(session, preferences), _order(session, preferences, config.epochs, mix)),
-        collator=PairCollator(session.builder),
-        groups=groups,
-        per_device_train_batch_size=config.batch_pairs,
-        gradient_accumulation_steps=config.accumulation,
-        learning_rate=max(group["lr"] for group in groups),
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        lr_scheduler_type=config.schedule,
-        warmup_steps=config.warmup,
-        dataloader_num_workers=4 if on_gpu else 0,
-        deepspeed=zero_config(config.zero) if config.zero is not None else None,
-        ddp_find_unused_parameters=False,
-    )
-    merge_parts(session.network)
-    session.network.to(session.device).eval()
-
-
-def zero_config(stage: int) -> dict:
-    """Return the smallest DeepSpeed configuration of this ZeRO stage; sizes come from the Trainer.
-
-    Without `bf16`, which would cast everything, the float32 head too: the network brings its own autocast.
-    """
-    import_deepspeed()
-    ensure_process_group(world_from_environment(dict(os.environ)))
-    return {
-        "zero_optimization": {"stage": stage},
-        "train_micro_batch_size_per_gpu": "auto",
-        "gradient_accumulation_steps": "auto",
-        "gradient_clipping": "auto",
-        "zero_allow_untested_optimizer": True,
-    }
-
-
-def _codes(session: Session, preferences: Sequence[Preference]) -> list[int]:
-    loss = session.config.loss
-    return [label_code(p, loss.name, loss.both_bad) for p in preferences]
-
-
-def _order(session: Session, preferences: Sequence[Preference], epochs: float, mix: str) -> list[int]:
-    data = session.config.data
-    num_draws = max(1, round(epochs * len(preferences)))
-    sources = [p.source for p in preferences]
-    return draw_order(sources, num_draws, mix=mix, seed=session.config.seed, random_share=data.random_share)
-
-
-def _run_trainer(session: Session, stage: str, model, dataset, *, collator, groups, **settings) -> None:
-    config = session.config
-    folder = session.run.path / stage
-    loss = load_loss(config.loss.name)
-    arguments = training_arguments(
-        folder,
-        device=session.device,
-        seed=config.seed,
-        save_steps=config.save_every,
-        logging_steps=config.log_every,
-        **settings,
-    )
-    per_update = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    num_updates = -(-len(dataset) // per_update)
-    checkpoint = latest_complete(folder)
-    metrics = session.run.metrics if stage == STUDENT else MetricsLog(session.run.path / f"{stage}.jsonl")
-    if arguments.process_index == 0:
-        metrics.truncate_after(int(checkpoint.name.split("-")[-1]) if checkpoint else 0)
-    with progress(num_updates, f"training {stage}", unit="update") as bar:
-        done = 0
-
-        def advance(step: int, value: float | None) -> None:
-            nonlocal done
-            bar.advance(step - done, **({"loss": value} if value is not None else {}))
-            done = step
-
-        def log(step: int, **values: float) -> None:
-            metrics.log(step, **values)
-
-        trainer = RewardTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=dataset,
-            data_collator=collator,
-            compute_loss_func=pair_objective(loss, config.loss.arguments()),
-            groups=groups,
-            callbacks=[RunCallback(log, advance, lambda: session.stop.requested)],
-        )
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if session.stop.requested and trainer.state.global_step < num_updates:
-        raise StoppedError(
-            f"stopped after {trainer.state.global_step} of {num_updates} updates", fix="--resume goes on"
-        )

@@ -1,8 +1,9 @@
 """transformers' Trainer with pair losses: parts have their own learning rates, draws keep their order, resume is exact."""
 
 import json
+import logging
+import math
 import os
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,18 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from idgrpo.errors import ArtifactError
+from idgrpo.errors import ArtifactError, IdgrpoError
+from idgrpo.records.atomic import replacing
+from idgrpo.records.digest import sha256_of
 from idgrpo.reward.losses import PairLoss, mean_over_valid
+from idgrpo.run.checkpoint import sync_tree
+from idgrpo.run.distributed import World
 
 WEIGHTS = "model.safetensors"
+SEAL = "sealed.json"
+DIVERGED = "lower the rates (full.rates.*, head.rate), or look at what the pairs hold"
+
+log = logging.getLogger(__name__)
 
 
 def pair_objective(loss: PairLoss, arguments: dict[str, float]) -> Callable[..., Tensor]:
@@ -37,8 +46,6 @@ class RewardTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self._groups = groups
         self.remove_callback(PrinterCallback)  # stdout carries the command's result only
-        # One process, one device: torch's DataParallel would cut position_ids along the wrong axis.
-        self.args._n_gpu = min(self.args.n_gpu, 1)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
@@ -64,6 +71,10 @@ class RewardTrainer(Trainer):
         names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         state = state_dict if state_dict is not None else model.state_dict()
         kept = {name: value.contiguous().clone() for name, value in state.items() if name in names}
+        if wrong := [name for name, value in kept.items() if not bool(value.isfinite().all())]:
+            raise IdgrpoError(
+                f"training went astray by update {self.state.global_step}: {wrong[0]} is not finite", fix=DIVERGED
+            )
         save_file(kept, folder / WEIGHTS, metadata={"format": "pt"})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -77,55 +88,83 @@ class RewardTrainer(Trainer):
 
 
 class RunCallback(TrainerCallback):
-    """Write figures into the run's metrics, move the progress bar, stop cleanly when asked."""
+    """Write figures into the run's metrics, move the progress bar, seal checkpoints, stop cleanly on all ranks at once."""
 
     def __init__(
-        self, log: Callable[..., None], advance: Callable[[int, float | None], None], stop_requested: Callable[[], bool]
+        self,
+        log: Callable[..., None],
+        advance: Callable[[int, float | None], None],
+        stop_requested: Callable[[], bool],
+        world: World,
     ):
         self._log = log
         self._advance = advance
         self._stop_requested = stop_requested
+        self._world = world
         self._loss: float | None = None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
-        """Keep loss, gradient norm and rate."""
-        if logs and "loss" in logs and state.is_world_process_zero:
-            self._loss = float(logs["loss"])
+        """Keep loss, gradient norm and rate; a loss that is not finite ends the training."""
+        if not logs or "loss" not in logs:
+            return
+        self._loss = float(logs["loss"])
+        if state.is_world_process_zero:
             names = ("loss", "grad_norm", "learning_rate")
             self._log(state.global_step, **{name: float(logs[name]) for name in names if name in logs})
+        if not math.isfinite(self._loss):
+            raise IdgrpoError(f"the loss is {self._loss} at update {state.global_step}", fix=DIVERGED)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """Count the update; on a stop request save and leave."""
+        """Count the update; on a stop request of any rank save and leave, all together."""
         self._advance(state.global_step, self._loss)
-        if self._stop_requested():
+        if self._world.any(self._stop_requested()):
             control.should_save = True
             control.should_training_stop = True
         return control
 
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Seal the checkpoint when all ranks have written their files."""
+        self._world.barrier()
+        if self._world.is_main:
+            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+def seal(folder: Path) -> None:
+    """Flush a checkpoint to the disk and write down what it holds; from then on it counts."""
+    sync_tree(folder)
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    with replacing(folder / SEAL) as draft:
+        draft.write_text(json.dumps({name: sha256_of(files[name]) for name in sorted(files)}), encoding="utf-8")
+    sync_tree(folder)
+
 
 def latest_complete(folder: Path) -> Path | None:
-    """Return the newest checkpoint whose files are all whole; a killed process may leave a partial one behind."""
+    """Return the newest checkpoint that is sealed and holds what its seal says; a newer one is named in a warning."""
     steps = [path for path in folder.glob("checkpoint-*") if path.name.split("-")[-1].isdigit()]
     for path in sorted(steps, key=lambda p: int(p.name.split("-")[-1]), reverse=True):
-        if _is_complete(path):
+        problem = _damage(path)
+        if problem is None:
             return path
+        log.warning("%s is not used: %s", path, problem)
     return None
 
 
-def _is_complete(path: Path) -> bool:
+def _damage(path: Path) -> str | None:
     try:
-        json.loads((path / "trainer_state.json").read_text())
-    except (OSError, ValueError):
-        return False
-    if any(path.glob("global_step*")):  # DeepSpeed keeps optimizer and weights in its own folder
-        return (path / "latest").is_file()
-    zips = [path / "optimizer.pt", path / "scheduler.pt"]
-    return (path / WEIGHTS).is_file() and all(p.is_file() and zipfile.is_zipfile(p) for p in zips)
+        sealed = json.loads((path / SEAL).read_text(encoding="utf-8"))
+        for name, digest in sealed.items():
+            if sha256_of(path / name) != digest:
+                return f"{name} was changed"
+    except FileNotFoundError as error:
+        return f"it was not finished: {Path(error.filename).name} is missing"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"it cannot be read: {error}"
+    return None
 
 
 def training_arguments(folder: Path, *, device: str, **settings: Any) -> TrainingArguments:
     """Return Trainer arguments with the house's fixed choices: no own output, no hub, no reports, columns kept."""
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         use_cpu=device == "cpu",
         ddp_backend="gloo" if device == "cpu" and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
@@ -144,3 +183,8 @@ def training_arguments(folder: Path, *, device: str, **settings: Any) -> Trainin
         dataloader_pin_memory=device != "cpu",
         **settings,
     )
+    # One process, one device, whatever the machine has: transformers would multiply the batch by the GPUs it sees, and
+    # torch's DataParallel would cut position_ids along the wrong axis. The number is known once the device is.
+    _ = arguments.device
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments

@@ -10,52 +10,82 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from idgrpo.errors import DataError
-from idgrpo.reward.inputs import References
-from idgrpo.reward.score import RewardFailure
+from idgrpo.reward.inputs import FrameRates, References, SeenClip, Video, Videos, frame_rates
+from idgrpo.reward.score import RewardFailure, Score
 
 TYPE = "application/x-safetensors"
+Request = tuple[list[Video], list[list[Tensor]], list[str], list[float | None]]
 
 
-def pack_request(videos: Sequence[Tensor] | Tensor, references: References, prompts: Sequence[str]) -> bytes:
-    """Write one scoring request; tensors keep their exact bytes, so remote and local scores are the same."""
-    header = json.dumps({"prompts": list(prompts), "num_references": [len(images) for images in references]})
-    tensors = {"header": torch.frombuffer(bytearray(header.encode()), dtype=torch.uint8)}
-    for index, video in enumerate(videos):
-        tensors[f"video.{index}"] = video.contiguous().clone()
-        for place, image in enumerate(references[index]):
-            tensors[f"reference.{index}.{place}"] = image.contiguous().clone()
-    return save(tensors)
+def pack_request(videos: Videos, references: References, prompts: Sequence[str], fps: FrameRates = None) -> bytes:
+    """Write one scoring request; tensors keep their exact bytes, so remote and local scores are the same.
+
+    The same memory, such as a clip that is scored against several reference sets, travels once.
+    """
+    tensors: dict[str, Tensor] = {}
+    names: dict[object, str] = {}
+
+    def name_of(tensor: Tensor, kind: str) -> str:
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else object()
+        if key not in names:
+            names[key] = f"{kind}.{len(names)}"
+            tensors[names[key]] = tensor.detach().cpu().contiguous().clone()
+        return names[key]
+
+    rows = []
+    for video, images, prompt, rate in zip(videos, references, prompts, frame_rates(fps, len(videos)), strict=True):
+        seen = video if isinstance(video, SeenClip) else SeenClip(video, len(video), rate)
+        rows.append(
+            {
+                "video": name_of(seen.frames, "video"),
+                "seen_of": seen.num_clip_frames if isinstance(video, SeenClip) else None,
+                "photos": [name_of(image, "photo") for image in images],
+                "prompt": prompt,
+                "fps": seen.fps,
+            }
+        )
+    header = torch.frombuffer(bytearray(json.dumps({"rows": rows}).encode()), dtype=torch.uint8)
+    return save({"header": header, **tensors})
 
 
-def unpack_request(body: bytes) -> tuple[list[Tensor], list[list[Tensor]], list[str]]:
+def unpack_request(body: bytes) -> Request:
     """Read a request; anything malformed is a DataError."""
     try:
         tensors = load(body)
-        header = json.loads(bytes(tensors["header"].tolist()).decode())
-        prompts = [str(prompt) for prompt in header["prompts"]]
-        counts = [int(count) for count in header["num_references"]]
-        videos = [tensors[f"video.{i}"] for i in range(len(prompts))]
-        references = [[tensors[f"reference.{i}.{k}"] for k in range(count)] for i, count in enumerate(counts)]
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        rows = json.loads(tensors["header"].numpy().tobytes().decode())["rows"]
+        videos: list[Video] = []
+        for row in rows:
+            frames, seen_of = tensors[row["video"]], row["seen_of"]
+            videos.append(frames if seen_of is None else SeenClip(frames, int(seen_of), _rate(row["fps"])))
+        return (
+            videos,
+            [[tensors[name] for name in row["photos"]] for row in rows],
+            [str(row["prompt"]) for row in rows],
+            [_rate(row["fps"]) for row in rows],
+        )
+    except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"not a scoring request: {type(error).__name__} {error}") from error
-    if len(references) != len(videos):
-        raise DataError(f"{len(videos)} videos and {len(references)} reference sets")
-    return videos, references, prompts
 
 
-def pack_scores(results: Sequence[float | RewardFailure]) -> list[dict]:
+def _rate(value: object) -> float | None:
+    if value is not None and not isinstance(value, (int, float)):
+        raise ValueError(f"fps is {value!r}")
+    return None if value is None else float(value)
+
+
+def pack_scores(results: Sequence[Score]) -> list[dict]:
     """Write scores or failures; a float keeps all its digits."""
     return [{"failure": r.reason} if isinstance(r, RewardFailure) else {"score": r} for r in results]
 
 
-def unpack_scores(document: object, num_clips: int) -> list[float | RewardFailure]:
+def unpack_scores(document: object, num_clips: int) -> list[Score]:
     """Read one result per clip; anything else is a DataError, never a made-up number."""
     rows = document.get("results") if isinstance(document, dict) else None
     if not isinstance(rows, list) or len(rows) != num_clips:
         raise DataError(
             f"the service answered with {len(rows) if isinstance(rows, list) else 'no'} results, not {num_clips}"
         )
-    found: list[float | RewardFailure] = []
+    found: list[Score] = []
     for row in rows:
         if isinstance(row, dict) and isinstance(row.get("score"), float) and math.isfinite(row["score"]):
             found.append(row["score"])

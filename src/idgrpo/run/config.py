@@ -4,6 +4,7 @@ import difflib
 import json
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -25,11 +26,15 @@ C = TypeVar("C", bound=Config)
 
 
 def load_config(
-    cls: type[C], file: Path | str | None = None, sets: list[str] | None = None, base: C | None = None
+    cls: type[C],
+    file: Path | str | None = None,
+    sets: list[str] | None = None,
+    base: C | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> C:
-    """Build a configuration: defaults (or `base`), then the TOML file, then each `key.sub=value` in order.
+    """Build a configuration: defaults (or `base`), then the TOML file, then each `key.sub=value` in order, then `options`.
 
-    Values of `sets` are read as JSON (or TOML) where they are such, otherwise as text; where a field wants text, what
+    `options` maps dotted keys to values; one that is None was not given. Values of `sets` are read as JSON (or TOML) where they are such, otherwise as text; where a field wants text, what
     stands behind the `=` is its text, so that `--set name=123` names something 123.
 
     Raises:
@@ -45,6 +50,9 @@ def load_config(
             raise UsageError(f"--set {item}: expected key=value, such as --set optimizer.lr=1e-3")
         _merge(values, _nested(key.strip().split("."), _value(text)))
         texts[tuple(key.strip().split("."))] = text.strip()
+    for key, value in (options or {}).items():
+        if value is not None:
+            _merge(values, _nested(key.split("."), value))
     try:
         return _validated(cls, values, texts)
     except ValidationError as error:

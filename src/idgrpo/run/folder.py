@@ -1,16 +1,22 @@
-"""The folder of a run: one process at a time, one configuration for its whole life."""
+"""The folder of a run: one process at a time, and what the run needs to go on."""
 
+import contextlib
 import fcntl
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from idgrpo.errors import ArtifactError, BusyError, UsageError
+from idgrpo.errors import BusyError, UsageError
 from idgrpo.records.atomic import replacing
 from idgrpo.run.checkpoint import Checkpoints
 from idgrpo.run.metrics import MetricsLog
+
+LOCK_FILE = "lock"
+CARD_FILE = "run.json"
 
 
 class RunFolder:
@@ -23,56 +29,57 @@ class RunFolder:
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path | str, *, fingerprint: dict[str, Any], resume: bool) -> Iterator["RunFolder"]:
-        """Take the run's lock and check that it is the same run.
+    def open(cls, path: Path | str, card: dict[str, Any]) -> Iterator["RunFolder"]:
+        """Take the run's lock and write its card.
 
         Args:
-            fingerprint: what makes two runs the same: configuration and digests of the inputs.
-            resume: go on with what is there; otherwise a folder with a begun run is refused.
+            card: what decides the result (configuration, digests of the inputs); for people, and for those who ask what
+                a running process reads.
 
         Raises:
             BusyError: another process works in it.
-            UsageError: a run was begun here and `resume` is off, or its fingerprint differs; names the ways out.
         """
         path = Path(path)
+        lock = _locked(path)
+        try:
+            with replacing(path / CARD_FILE) as draft:
+                draft.write_text(json.dumps(card, indent=1, default=str), encoding="utf-8")
+            yield cls(path)
+        finally:
+            lock.close()
+
+    def clear(self) -> None:
+        """Remove all that lies in the folder but the lock and the card, which its owner still holds."""
+        for path in self.path.iterdir():
+            if path.name not in (LOCK_FILE, CARD_FILE):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def remove(self) -> None:
+        """Remove the folder with its lock; who waits for the lock makes a new folder."""
+        self.clear()
+        for name in (CARD_FILE, LOCK_FILE):
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody has made the lock anew: the folder is theirs
+            self.path.rmdir()
+
+
+def _locked(path: Path) -> IO[str]:
+    """Hold the lock file of a folder, made if need be; a lock whose file was removed meanwhile does not count."""
+    while True:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
             raise UsageError(f"{path} is a file, a run needs a folder", fix="use another --name or --store") from None
-        with (path / "lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BusyError(
-                    f"another process is working in {path}", fix="wait for it, or use another --name"
-                ) from None
-            _check(path, json.loads(json.dumps(fingerprint, default=str)), resume)
-            yield cls(path)
-
-
-def _check(path: Path, fingerprint: dict[str, Any], resume: bool) -> None:
-    card = path / "run.json"
-    ways = f"use another --name, or remove {path}"
-    if not card.exists():
-        with replacing(card) as draft:
-            draft.write_text(json.dumps(fingerprint, indent=1), encoding="utf-8")
-        return
-    try:
-        before = json.loads(card.read_text(encoding="utf-8"))
-    except ValueError:
-        raise ArtifactError(f"{card} is damaged: it is not JSON", fix=ways) from None
-    if before != fingerprint:
-        differ = sorted(key for key in {*before, *fingerprint} if before.get(key) != fingerprint.get(key))
-        details = "; ".join(_difference(key, before.get(key), fingerprint.get(key)) for key in differ)
-        raise UsageError(f"{path} holds a run with other settings: {details}", fix=ways)
-    if not resume and Checkpoints(path / "checkpoints").latest() is not None:
-        raise UsageError(f"{path} holds a begun run", fix=f"go on with --resume, {ways}")
-
-
-def _difference(key: str, before: Any, now: Any) -> str:
-    if isinstance(before, dict) and isinstance(now, dict):
-        parts = [
-            _difference(f"{key}.{k}", before.get(k), now.get(k)) for k in {*before, *now} if before.get(k) != now.get(k)
-        ]
-        return "; ".join(sorted(parts)[:5])
-    return f"{key} was {str(before)[:60]}, is {str(now)[:60]}"
+        try:
+            lock = (path / LOCK_FILE).open("a")
+        except FileNotFoundError:  # its owner removed the folder just now
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if os.fstat(lock.fileno()).st_ino == (path / LOCK_FILE).stat().st_ino:
+                    return lock
+        except BlockingIOError:
+            lock.close()
+            raise BusyError(f"another process is working in {path}", fix="wait for it, or use another --name") from None
+        lock.close()

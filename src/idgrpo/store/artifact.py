@@ -5,7 +5,8 @@ from functools import cached_property
 from pathlib import Path
 
 from idgrpo.errors import ArtifactError
-from idgrpo.store.manifest import Manifest, sha256_of
+from idgrpo.records.digest import sha256_of
+from idgrpo.store.manifest import Manifest
 
 HASHED_AT_OPEN_BYTES = 64 * 2**20
 

@@ -17,10 +17,14 @@ NAMED = re.compile(r"\.draft-(?P<host>.+)-(?P<process>\d+)-[^-]+")
 
 @dataclass
 class Draft:
-    """An artifact being built: write into `path`, add to `metrics`; `artifact` is set once it is published."""
+    """An artifact being built: write into `path`, add to `metrics`, name in `timed` the files that hold measured times.
+
+    `artifact` is set once it is published.
+    """
 
     path: Path
     metrics: dict[str, Any] = field(default_factory=dict)
+    timed: set[str] = field(default_factory=set)
     _artifact: Artifact | None = None
 
     @property

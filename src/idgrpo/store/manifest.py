@@ -5,10 +5,13 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+
+from idgrpo.records.digest import sha256_of
 
 SCHEMA = 1
 
@@ -30,7 +33,11 @@ class InputEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """Written last, so an artifact without one does not exist."""
+    """Written last, so an artifact without one does not exist.
+
+    `timed` names files that hold measured times, such as a run's metrics: they are hashed like all others, but the digest
+    does not cover them, so that the same work done twice has the same digest.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: int = SCHEMA
@@ -39,6 +46,7 @@ class Manifest(BaseModel):
     version: int
     digest: str
     files: dict[str, FileEntry]
+    timed: tuple[str, ...] = ()
     inputs: dict[str, InputEntry]
     config: dict[str, Any]
     command: list[str]
@@ -55,18 +63,12 @@ class Manifest(BaseModel):
 
     def expected_seal(self) -> str:
         """Hash all fields but the seal."""
-        return (
-            "sha256:" + hashlib.sha256(canonical(self.model_dump(mode="json", exclude={"seal"})).encode()).hexdigest()
-        )
+        left_out = {"seal"} if self.timed else {"seal", "timed"}  # manifests of older versions have no `timed`
+        text = canonical(self.model_dump(mode="json", exclude=left_out))
+        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def sha256_of(path: Path) -> str:
-    """Hash a file in bounded memory."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def scan(folder: Path) -> dict[str, FileEntry]:
+def scan(folder: Path, digest: Callable[[Path], str] = sha256_of) -> dict[str, FileEntry]:
     """List the files under a folder by relative path, with size and hash; the manifest itself is left out."""
     entries = {}
     for root, folders, names in os.walk(folder):
@@ -75,14 +77,14 @@ def scan(folder: Path) -> dict[str, FileEntry]:
             path = Path(root) / name
             if path != folder / "manifest.json":
                 entries[path.relative_to(folder).as_posix()] = FileEntry(
-                    size_bytes=path.stat().st_size, sha256=sha256_of(path)
+                    size_bytes=path.stat().st_size, sha256=digest(path)
                 )
     return entries
 
 
-def content_digest(files: dict[str, FileEntry]) -> str:
-    """Hash names and contents of all files: equal digests mean equal artifacts."""
-    lines = "".join(f"{entry.sha256}  {name}\n" for name, entry in sorted(files.items()))
+def content_digest(files: dict[str, FileEntry], apart: Collection[str] = ()) -> str:
+    """Hash names and contents of all files but those `apart`: equal digests mean equal artifacts."""
+    lines = "".join(f"{entry.sha256}  {name}\n" for name, entry in sorted(files.items()) if name not in apart)
     return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
 
 

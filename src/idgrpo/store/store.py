@@ -9,23 +9,25 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from idgrpo import __version__
 from idgrpo.errors import ArtifactError, UsageError
+from idgrpo.records.digest import file_digest
 from idgrpo.store import KINDS
 from idgrpo.store.artifact import Artifact
 from idgrpo.store.draft import Draft, new_draft_folder, remove_abandoned
-from idgrpo.store.manifest import InputEntry, Manifest, canonical, content_digest, environment, scan, sha256_of
+from idgrpo.store.manifest import InputEntry, Manifest, canonical, content_digest, environment, scan
 from idgrpo.store.tags import read_tags, write_tag
 
 ROOT_VARIABLE = "IDGRPO_STORE"
 VERSION = re.compile(r"v\d{4,}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+MAX_NAME = 120
 MAKERS = {
-    "cases": "`idgrpo sample --base tiny-phantom` (embedded world) or your own cases.jsonl",
+    "cases": "`idgrpo cases` (embedded world) or `idgrpo cases FILE` (.csv, .jsonl, a folder of photos)",
     "samples": "`idgrpo sample --base NAME`",
     "pairs": "`idgrpo annotate --samples REF`",
     "votes": "`idgrpo annotate --samples REF`",
@@ -34,6 +36,10 @@ MAKERS = {
     "policy": "`idgrpo train-policy --base NAME`",
     "report": "`idgrpo eval`",
 }
+
+
+Input = Artifact | Path | InputEntry
+"""What an artifact was made from: an artifact, a file or folder (hashed now), or an entry pinned before."""
 
 
 class Store:
@@ -164,9 +170,7 @@ class Store:
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
-    def find(
-        self, kind: str, name: str, *, inputs: Mapping[str, Artifact | Path], config: dict[str, Any]
-    ) -> Artifact | None:
+    def find(self, kind: str, name: str, *, inputs: Mapping[str, Input], config: dict[str, Any]) -> Artifact | None:
         """Return the newest artifact that was made from the same inputs with the same configuration, if it is whole."""
         wanted, settings = _digests(_pin(inputs)), canonical(config)
         folder = self._kind_dir(kind) / name
@@ -185,7 +189,7 @@ class Store:
         kind: str,
         name: str,
         *,
-        inputs: Mapping[str, Artifact | Path],
+        inputs: Mapping[str, Input],
         config: dict[str, Any],
         command: Sequence[str] | None = None,
         metrics: dict[str, Any] | None = None,
@@ -194,23 +198,23 @@ class Store:
 
         An exception inside leaves nothing behind; a kill leaves a hidden draft that the next publisher removes.
         """  # fmt: skip
-        if not NAME.fullmatch(name):
-            raise UsageError(f"'{name}' cannot be a name: letters, digits, '.', '_' and '-' only")
-        folder = self._kind_dir(kind) / name
+        folder = self._kind_dir(kind) / check_name(name)
         folder.mkdir(parents=True, exist_ok=True)
         remove_abandoned(folder)
         started, pinned = time.monotonic(), _pin(inputs)
         draft = Draft(new_draft_folder(folder), dict(metrics or {}))
         try:
             yield draft
+            _drop_unfinished(draft.path)
             files = scan(draft.path)
+            timed = tuple(sorted(draft.timed & set(files)))
             while True:
                 version = max(_versions(folder), default=0) + 1
                 manifest = Manifest(
-                    kind=kind, name=name, version=version, digest=content_digest(files), files=files, inputs=pinned,
+                    kind=kind, name=name, version=version, digest=content_digest(files, timed), files=files, timed=timed, inputs=pinned,
                     config=json.loads(canonical(config)), command=list(command or _command()), code_version=__version__,
                     environment=environment(), metrics=json.loads(json.dumps(draft.metrics, default=str)),
-                    created_utc=datetime.now(UTC).isoformat(timespec="microseconds"), seconds=round(time.monotonic() - started, 3),
+                    created_utc=self._now(kind), seconds=round(time.monotonic() - started, 3),
                 )  # fmt: skip
                 target = _version_path(folder, version)
                 (draft.path / "manifest.json").write_text(
@@ -230,6 +234,23 @@ class Store:
         except BaseException:
             shutil.rmtree(draft.path, ignore_errors=True)
             raise
+
+    def _now(self, kind: str) -> str:
+        """Give the time, never before the newest artifact of the kind: "newest" survives a clock that goes back."""
+        newest = max((_created(artifact.path) for artifact in self.list(kind)), default="")
+        now = datetime.now(UTC)
+        if newest > now.isoformat(timespec="microseconds"):
+            now = datetime.fromisoformat(newest) + timedelta(microseconds=1)
+        return now.isoformat(timespec="microseconds")
+
+
+def check_name(name: str) -> str:
+    """Give the name back when an artifact can have it; UsageError otherwise."""
+    if not NAME.fullmatch(name) or len(name) > MAX_NAME:
+        raise UsageError(
+            f"'{name[:80]}' cannot be a name: letters, digits, '.', '_' and '-' only, at most {MAX_NAME} of them"
+        )
+    return name
 
 
 def _created(path: Path) -> str:
@@ -264,15 +285,17 @@ def _version_path(folder: Path, version: int) -> Path:
     return folder / f"v{version:04d}"
 
 
-def _pin(inputs: Mapping[str, Artifact | Path]) -> dict[str, InputEntry]:
+def _pin(inputs: Mapping[str, Input]) -> dict[str, InputEntry]:
     pinned = {}
     for key, value in inputs.items():
-        if isinstance(value, Artifact):
+        if isinstance(value, InputEntry):
+            pinned[key] = value
+        elif isinstance(value, Artifact):
             pinned[key] = InputEntry(ref=value.ref, digest=value.digest)
         elif value.is_dir():
-            pinned[key] = InputEntry(ref=str(value), digest=content_digest(scan(value)))
+            pinned[key] = InputEntry(ref=str(value), digest=content_digest(scan(value, file_digest)))
         else:
-            pinned[key] = InputEntry(ref=str(value), digest="sha256:" + sha256_of(value))
+            pinned[key] = InputEntry(ref=str(value), digest="sha256:" + file_digest(value))
     return pinned
 
 
@@ -284,9 +307,19 @@ def _command() -> list[str]:
     return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
+def _drop_unfinished(folder: Path) -> None:
+    """Remove hidden files: drafts of single files that a kill left half-written, which nothing names."""
+    for path in [*folder.rglob(".*")]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 def _sync_tree(folder: Path) -> None:
+    """Flush all of a draft to the disk, with the rights that new files have here (libraries write some for the owner only)."""
+    mask = os.umask(0)
+    os.umask(mask)
     for root, _, names in os.walk(folder):
         for name in names:
+            (Path(root) / name).chmod(0o666 & ~mask)
             _sync(Path(root) / name)
         _sync(Path(root))
 

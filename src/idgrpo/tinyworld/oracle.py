@@ -6,7 +6,6 @@ least squares (`parts`), and only then asks whether they are the right ones.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import permutations
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from idgrpo.records.pair import Pair
 from idgrpo.records.reference import Reference
+from idgrpo.records.remember import remembered
 from idgrpo.tinyworld.parts import attribute_probabilities
 from idgrpo.tinyworld.people import NUM_CHOICES, attributes_of, person_code
 from idgrpo.tinyworld.spotting import spot
@@ -151,7 +151,7 @@ def pair_gap(pair: Pair) -> float:
     return quality(pair.video_a, people) - quality(pair.video_b, people)
 
 
-@lru_cache(maxsize=65_536)
+@remembered(maxsize=65_536)
 def quality(video: str, people: tuple[str, ...]) -> float:
     """Return the likeness in 0..1 of everyone in a video file, mean over people."""
     return float(track_scores(read_video(Path(video)), list(people)).mean(1).clamp(min=0).mean())

@@ -1,4 +1,4 @@
-"""Videos and images in and out, by PyAV and Pillow. Reads any file with a video stream; writes H.264 and PNG.
+"""Videos and images in and out, by PyAV and Pillow. Reads clips and pictures as a viewer sees them; writes H.264 and PNG.
 
-Pixels are uint8 tensors: clips [frame, channel, height, width], images [channel, height, width].
+Pixels are uint8 sRGB tensors: clips [frame, channel, height, width], images [channel, height, width].
 """

@@ -127,10 +127,13 @@ def curve(points: Sequence[tuple[float, float]], title: str, color: int = 0) -> 
     return f"<figure><figcaption>{escape(title)}</figcaption>{_svg(''.join(parts), title, 360, 200)}</figure>"
 
 
-def forest(rows: Sequence[tuple[str, float, float | None, float | None, str]], label: str) -> str:
-    """Draw effects with intervals around zero: rows of (name, value, low, high, verdict).
+def forest(
+    rows: Sequence[tuple[str, float, float | None, float | None, str]], label: str, *, relative: bool = True
+) -> str:
+    """Draw effects with intervals around zero: rows of (name, value, low, high, verdict); in percent when `relative`.
 
-    What lies beyond twice the base is drawn at the edge with an arrow: one measure near zero must not flatten all others.
+    What lies beyond 2 (twice the base) is drawn at the edge with an arrow: one measure near zero must not flatten all
+    others.
     """
     numbers = [min(max(v, -FOREST_LIMIT), FOREST_LIMIT) for row in rows for v in row[1:4] if v is not None] + [0.0]
     low, high = _widened(min(numbers), max(numbers))
@@ -142,10 +145,11 @@ def forest(rows: Sequence[tuple[str, float, float | None, float | None, str]], l
 
     parts = []
     marks = ticks(low, high, 5)
+    scale, unit = (100, " %") if relative else (1, "")
     for value in marks:
         parts.append(f'<line class="grid" x1="{at(value)}" x2="{at(value)}" y1="6" y2="{height - 30}"/>')
         parts.append(
-            f'<text class="tick" x="{at(value)}" y="{height - 14}" text-anchor="middle">{tick_text(value * 100, 100 * _step(marks))} %</text>'
+            f'<text class="tick" x="{at(value)}" y="{height - 14}" text-anchor="middle">{tick_text(value * scale, scale * _step(marks))}{unit}</text>'
         )
     parts.append(f'<line class="rule" x1="{at(0)}" x2="{at(0)}" y1="6" y2="{height - 30}"/>')
     for index, (name, value, lower, upper, verdict) in enumerate(rows):
@@ -154,7 +158,7 @@ def forest(rows: Sequence[tuple[str, float, float | None, float | None, str]], l
         if lower is not None and upper is not None:
             parts.append(f'<line class="whisker {verdict}" x1="{at(lower)}" x2="{at(upper)}" y1="{y}" y2="{y}"/>')
         parts.append(
-            f'<circle class="mark {verdict}" cx="{at(value)}" cy="{y}" r="5"><title>{value:+.1%}</title></circle>'
+            f'<circle class="mark {verdict}" cx="{at(value)}" cy="{y}" r="5"><title>{value * scale:+.{1 if relative else 3}f}{unit}</title></circle>'
         )
         reached = [v for v in (value, lower, upper) if v is not None]
         for beyond, place, arrow in ((max(reached) > high, high, "▸"), (min(reached) < low, low, "◂")):

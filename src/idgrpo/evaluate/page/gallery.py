@@ -8,19 +8,19 @@ from idgrpo.evaluate.document import Report, SampleDocument
 from idgrpo.evaluate.page.media import Budget, data_address, portrait_bytes, video_bytes
 from idgrpo.evaluate.tables import number
 
-Row = dict[str, SampleDocument]  # variant -> sample, of one case and seed
+CaseRow = dict[str, SampleDocument]  # variant -> sample, of one case and seed
 
 
-def paired_rows(report: Report) -> list[Row]:
+def paired_rows(report: Report) -> list[CaseRow]:
     """Group samples of the same case and seed; only those that every variant has."""
-    grouped: dict[tuple[str, int], Row] = {}
+    grouped: dict[tuple[str, int], CaseRow] = {}
     for sample in report.samples:
         grouped.setdefault((sample.case_id, sample.seed), {})[sample.variant] = sample
     names = [v.name for v in report.variants]
     return [row for row in grouped.values() if all(n in row for n in names)]
 
 
-def gain(report: Report, row: Row) -> float:
+def gain(report: Report, row: CaseRow) -> float:
     """Give how much the last tuned variant improves the headline measure; the value itself when there is one variant."""
     last = report.variants[-1].name
     value = row[last].values.get(report.headline) or 0.0
@@ -29,7 +29,7 @@ def gain(report: Report, row: Row) -> float:
     return value - (row[report.reference_variant].values.get(report.headline) or 0.0)
 
 
-def choose(rows: list[Row], score: Callable[[Row], float], count: int) -> list[Row]:
+def choose(rows: list[CaseRow], score: Callable[[CaseRow], float], count: int) -> list[CaseRow]:
     """Choose rows evenly from best to worst, both ends included, so that the gallery does not flatter."""
     ordered = sorted(rows, key=score, reverse=True)
     if len(ordered) <= count:
@@ -51,17 +51,21 @@ def gallery(report: Report, config: PageConfig, budget: Budget) -> str:
         if len(cards) == len(rows)
         else f"{len(cards)} of {len(rows)} videos, spread evenly from the largest gain to the largest loss."
     )
+    titles = " and ".join(report.info(name).title.lower() for name in report.pair())
+    legend = (
+        f" Below each clip: the share of frames in which people are seen, {escape(titles)}, and a bar for each person."
+    )
     return (
         '<section class="gallery"><div class="bar-top"><h2>Watch them</h2><div class="controls">'
         '<button data-sort="gain" aria-pressed="true">largest gain first</button>'
         '<button data-sort="worst" aria-pressed="false">worst first</button>'
         '<button data-play aria-pressed="true">pause</button>'
         '<button data-speed="0.5" title="speed">speed ½×</button></div></div>'
-        f'<p class="sub">{note}</p><div class="cases">{"".join(cards)}</div></section>'
+        f'<p class="sub">{note}{legend}</p><div class="cases">{"".join(cards)}</div></section>'
     )
 
 
-def _card(report: Report, row: Row, config: PageConfig, budget: Budget) -> str | None:
+def _card(report: Report, row: CaseRow, config: PageConfig, budget: Budget) -> str | None:
     names = [v.name for v in report.variants]
     first = row[names[0]]
     portraits = [portrait_bytes(images[0]) for images in first.references]
@@ -88,12 +92,20 @@ def _card(report: Report, row: Row, config: PageConfig, budget: Budget) -> str |
 
 def _player(report: Report, name: str, sample: SampleDocument, clip: bytes) -> str:
     side = "is-base" if name == report.reference_variant else "is-tuned"
+    shown = " · ".join(number(sample.values.get(name)) for name in report.pair())
+    titles = " · ".join(report.info(name).title.lower() for name in report.pair())
+    coverage = sample.values.get("coverage")
+    seen = (
+        ""
+        if coverage is None
+        else f'<small title="share of frames in which people are seen">seen {coverage:.0%}</small>'
+    )
     per_person = sample.people.get(report.headline, sample.people.get("identity", []))
     dots = "".join(
         f'<i title="person {i + 1}: {v:.2f}" style="--v:{min(max(v, 0), 1):.3f}"></i>' for i, v in enumerate(per_person)
     )
     return (
         f'<figure class="{side}"><video src="{data_address(clip, "video/mp4")}" muted loop autoplay playsinline preload="auto"></video>'
-        f"<figcaption><b>{escape(name)}</b><span>{number(sample.values.get(report.headline))}</span>"
+        f'<figcaption><b>{escape(name)}</b>{seen}<span title="{escape(titles)}">{shown}</span>'
         f'<span class="persons">{dots}</span></figcaption></figure>'
     )

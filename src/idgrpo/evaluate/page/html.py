@@ -56,7 +56,7 @@ def _name(report: Report) -> str:
 def _subtitle(reports: Sequence[Report], config: PageConfig) -> str:
     bases = ", ".join(dict.fromkeys(_name(r) for r in reports))
     cases = " / ".join(dict.fromkeys(str(r.num_cases) for r in reports))
-    parts = (config.subtitle, bases, f"{cases} cases", f"{reports[0].created_utc[:16].replace('T', ' ')} UTC")
+    parts = (config.subtitle, bases, f"{cases} cases")
     return escape(" · ".join(part for part in parts if part))
 
 

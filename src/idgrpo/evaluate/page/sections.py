@@ -2,11 +2,13 @@
 
 from html import escape
 
-from idgrpo.evaluate.document import Comparison, Report
+from idgrpo.evaluate.document import Comparison, MeasureInfo, Report, Verdict
 from idgrpo.evaluate.page.charts import curve, forest, scatter
-from idgrpo.evaluate.tables import ARROWS, number, percent, with_interval
+from idgrpo.evaluate.tables import ARROWS, VERDICTS, improved, number, ordered, p_value, percent, titled, with_interval
 
-CARDS = ("identity", "worst", "wrong_reference", "swap_rate")
+CARDS = ("worst", "confusion", "margin", "swap_rate", "coverage", "wrong_reference")
+POINT_FAMILIES = ("identity", "control", "change")  # cosines and shares: their differences are on one scale
+POINT_MEASURES = ("coverage", "count_accuracy", "swap_rate")
 MARKS = {"ok": "✓", "watch": "!", "alarm": "✕", "unknown": "?"}
 WORDS = {"ok": "fine", "watch": "watch", "alarm": "alarm", "unknown": "not known"}
 MAX_CURVES = 12
@@ -25,67 +27,75 @@ CURVES_FIRST = (
 
 
 def headline(report: Report, variant: str) -> str:
-    """Large figures: base and tuned, the relative gain with its interval, the share of cases that improved."""
-    cards = []
-    names = [report.headline, *[n for n in CARDS if n != report.headline]]
-    for index, name in enumerate(n for n in names if n in report.comparisons.get(variant, {})):
-        cards.append(_card(report, variant, name, large=index == 0))
-    for scorer in (m for m in report.measures if m.family in ("plugin", "reward")):
-        if scorer.name in report.comparisons.get(variant, {}):
-            cards.append(_card(report, variant, scorer.name, large=False))
-    return f'<div class="cards">{"".join(cards)}</div>'
+    """The headline pair in large figures, then the measures that say what a gain was paid with, then what alarms."""
+    found = report.comparisons.get(variant, {})
+    pair = [name for name in report.pair() if name in found]
+    cards = [_card(report, variant, name, large=True) for name in pair]
+    cards += [_card(report, variant, name) for name in CARDS if name in found and name not in pair]
+    cards += [
+        _card(report, variant, m.name) for m in report.measures if m.family in ("plugin", "reward") and m.name in found
+    ]
+    alarms = _checks([v for v in report.diagnostics if v.variant == variant and v.level == "alarm"])
+    return f'<div class="cards">{"".join(cards)}</div>{alarms}'
 
 
-def _card(report: Report, variant: str, name: str, *, large: bool) -> str:
+def _card(report: Report, variant: str, name: str, *, large: bool = False) -> str:
     info, entry = report.info(name), report.comparisons[variant][name]
     top = max(abs(entry.base), abs(entry.tuned), 1e-9)
-    change = _change(entry)
     bars = "".join(
         f'<div class="bar {side}"><span style="width:{max(value, 0) / top * 100:.1f}%"></span><b>{number(value)}</b></div>'
         for side, value in (("is-base", entry.base), ("is-tuned", entry.tuned))
     )
     extra = ""
     if large:
-        extra = f"<p class=sub>{entry.win_rate.value * 100:.0f} % of {entry.difference.num_cases} cases improve</p>"
+        extra = f"{improved(info, entry)} of {entry.difference.num_cases} cases improve"
     elif info.family == "reward" and variant in report.reward_win_rate:
-        extra = f"<p class=sub>implies a win rate of {report.reward_win_rate[variant] * 100:.0f} %</p>"
+        extra = f"implies a win rate of {report.reward_win_rate[variant] * 100:.0f} %"
     elif info.family == "plugin":
-        extra = "<p class=sub>second opinion, not the proof</p>"
+        extra = "second opinion, not the proof"
     elif info.family == "control":
-        extra = "<p class=sub>control: must not rise</p>"
+        extra = "control: must not rise"
+    extra = f"<p class=sub>{extra}</p>" if extra else ""
+    better = {"higher": "higher is better", "lower": "lower is better", "neutral": "no better direction"}[info.better]
     return (
-        f'<article class="card {"large" if large else ""} {entry.verdict}" title="{escape(info.definition)}">'
-        f"<h3>{escape(info.title)}</h3>{change}{bars}{extra}</article>"
+        f'<article class="card{" large" if large else ""} {entry.verdict}" title="{escape(info.definition)}">'
+        f'<h3>{escape(info.title)} <em title="{better}">{ARROWS[info.better]}</em></h3>'
+        f"{_change(info, entry)}{bars}{extra}</article>"
     )
 
 
-def _change(entry: Comparison) -> str:
-    """Write the change in large figures with its interval below."""
-    figure, scale = (entry.relative, 100) if entry.relative else (entry.difference, 1)
-    if scale == 100:
-        text, bounds = f"{figure.value:+.1%}", [f"{b:+.1%}" for b in (figure.low, figure.high) if b is not None]
+def _change(info: MeasureInfo, entry: Comparison) -> str:
+    """Write the change in large figures, which way it went, whether that is better, and its interval below."""
+    if entry.relative:
+        estimate, text = entry.relative, f"{entry.relative.value:+.1%}"
+        bounds = [f"{b:+.1%}" for b in (estimate.low, estimate.high) if b is not None]
     else:
-        text, bounds = number(figure.value, True), [number(b, True) for b in (figure.low, figure.high) if b is not None]
-    interval = f"95 %: {bounds[0]} to {bounds[1]}" if bounds else "too few cases for an interval"
-    return f"<p class=change>{text}</p><p class=between>{interval}</p>"
+        estimate, text = entry.difference, number(entry.difference.value, True)
+        bounds = [number(b, True) for b in (estimate.low, estimate.high) if b is not None]
+    arrow = "▲" if entry.difference.value > 0 else "▼" if entry.difference.value < 0 else ""
+    word = "" if info.better == "neutral" else f"<b>{VERDICTS.get(entry.verdict, entry.verdict)}</b> · "
+    interval = f"95 %: {bounds[0]} to {bounds[1]}" if bounds else "no interval"
+    return f"<p class=change>{arrow} {text}</p><p class=between>{word}{interval}</p>"
 
 
 def panel(report: Report, variant: str) -> str:
     """The hacking panel: one line a check."""
-    lines = [v for v in report.diagnostics if v.variant == variant]
-    if not lines:
-        return ""
+    checks = _checks([v for v in report.diagnostics if v.variant == variant])
+    return f"<section><h2>Is the gain honest?</h2>{checks}</section>" if checks else ""
+
+
+def _checks(verdicts: list[Verdict]) -> str:
     items = "".join(
         f'<li class="{v.level}"><i aria-label="{WORDS[v.level]}">{MARKS[v.level]}</i><div><b>{escape(v.name)}</b>'
         f"<span>{escape(v.text)}</span></div></li>"
-        for v in lines
+        for v in verdicts
     )
-    return f'<section><h2>Is the gain honest?</h2><ul class="panel">{items}</ul></section>'
+    return f'<ul class="panel">{items}</ul>' if items else ""
 
 
 def table(report: Report, variant: str) -> str:
     """All measures with intervals; those of the field are folded under ours."""
-    ours = [m for m in report.measures if m.family != "field" and m.name in report.comparisons[variant]]
+    ours = [m for m in ordered(report) if m.family != "field" and m.name in report.comparisons[variant]]
     field = [m for m in report.measures if m.family == "field" and m.name in report.comparisons[variant]]
     fold = ""
     if field:
@@ -101,32 +111,34 @@ def _table(report: Report, variant: str, measures: list) -> str:
         f"<th>{h}</th>"
         for h in ("measure", report.reference_variant, variant, "difference", "relative", "improved", "p", "verdict")
     )
-    rows = "".join(_row(report.comparisons[variant][m.name], m.title, m.better, m.definition) for m in measures)
+    rows = "".join(_row(m, report.comparisons[variant][m.name]) for m in measures)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
-def _row(entry: Comparison, title: str, better: str, definition: str) -> str:
-    p_value = entry.p_holm if entry.p_holm is not None else entry.p_value
+def _row(info: MeasureInfo, entry: Comparison) -> str:
     cells = (
         number(entry.base),
         number(entry.tuned),
         with_interval(entry.difference, True),
         percent(entry.relative),
-        f"{entry.win_rate.value * 100:.0f} %",
-        "&lt;0.001" if p_value < 0.001 else f"{p_value:.3f}",
-        f'<span class="chip {entry.verdict}">{entry.verdict}</span>',
+        improved(info, entry),
+        escape(p_value(entry)),
+        f'<span class="chip {entry.verdict}">{VERDICTS.get(entry.verdict, entry.verdict)}</span>',
     )
     body = "".join(f"<td>{c}</td>" for c in cells)
-    return f'<tr><th scope="row" title="{escape(definition)}">{escape(title)} <em>{ARROWS[better]}</em></th>{body}</tr>'
+    return f"<tr>{_row_head(info)}{body}</tr>"
+
+
+def _row_head(info: MeasureInfo) -> str:
+    return f'<th scope="row" title="{escape(info.definition)}">{escape(info.title)} <em>{ARROWS[info.better]}</em></th>'
 
 
 def means_table(report: Report) -> str:
     """Means with intervals when there is one variant only."""
     means = report.means[report.reference_variant]
     rows = "".join(
-        f'<tr><th scope="row" title="{escape(m.definition)}">{escape(m.title)} <em>{ARROWS[m.better]}</em></th>'
-        f"<td>{with_interval(means[m.name])}</td><td>{means[m.name].num_cases}</td></tr>"
-        for m in report.measures
+        f"<tr>{_row_head(m)}<td>{with_interval(means[m.name])}</td><td>{means[m.name].num_cases}</td></tr>"
+        for m in ordered(report)
         if m.name in means
     )
     head = "<tr><th>measure</th><th>mean</th><th>cases</th></tr>"
@@ -134,49 +146,58 @@ def means_table(report: Report) -> str:
 
 
 def figures(report: Report, variant: str) -> str:
-    """Charts: every case base against tuned, effects with intervals, reward gap against identity gap."""
-    name = report.headline
+    """Charts: every case base against tuned, effects with intervals, reward gap against the gaps of the headline pair."""
     pairs = _pairs(report, variant)
+    parts = [chart for name in report.pair() if (chart := _every_case(report, pairs, name))]
+    parts += _forests(report, variant)
+    parts += [chart for name in report.pair() if (chart := _reward_against(report, pairs, name))]
+    return f'<section><h2>Case by case</h2><div class="charts">{"".join(parts)}</div></section>' if parts else ""
+
+
+def _every_case(report: Report, pairs: list[tuple[str, dict, dict]], name: str) -> str:
+    title = report.info(name).title
     dots = [(b[name], t[name], f"{case}: {b[name]:.3f} to {t[name]:.3f}") for case, b, t in pairs if _both(b, t, name)]
+    if not dots:
+        return ""
+    chart = scatter(dots, f"{title}, base", f"{title}, tuned", title, diagonal=True)
+    return _figure(f"{title}, every case", "above the line: higher", chart)
+
+
+def _forests(report: Report, variant: str) -> list[str]:
+    """Differences of cosines and shares, which share one scale, then relative changes of all else."""
+    points, shares = [], []
+    for info in ordered(report):
+        entry = report.comparisons[variant].get(info.name)
+        if entry is None or info.family in ("field", "reward"):
+            continue
+        if info.family in POINT_FAMILIES or info.name in POINT_MEASURES:
+            gap = entry.difference
+            points.append((titled(info), gap.value, gap.low, gap.high, entry.verdict))
+        elif entry.relative and abs(entry.relative.value) < 3:
+            gap = entry.relative
+            shares.append((titled(info), gap.value, gap.low, gap.high, entry.verdict))
     parts = []
-    if dots:
-        title = report.info(name).title
+    if points:
+        chart = forest(points, "differences", relative=False)
+        parts.append(_figure("Who is who, against the base", "difference with 95 % interval; ↓ lower is better", chart))
+    if shares:
         parts.append(
-            _figure(
-                "Every case",
-                "above the line: improved",
-                scatter(dots, f"{title}, base", f"{title}, tuned", title, diagonal=True),
-            )
+            _figure("Everything else", "relative change with 95 % interval", forest(shares, "relative changes"))
         )
-    rows = [
-        (m.title, e.relative.value, e.relative.low, e.relative.high, e.verdict)
-        for m in report.measures
-        if m.family not in ("field", "reward")
-        and (e := report.comparisons[variant].get(m.name))
-        and e.relative
-        and abs(e.relative.value) < 3
-    ]
-    if rows:
-        parts.append(
-            _figure("Change against the base", "relative, with 95 % intervals", forest(rows, "relative changes"))
-        )
+    return parts
+
+
+def _reward_against(report: Report, pairs: list[tuple[str, dict, dict]], name: str) -> str:
+    title = report.info(name).title
     gaps = [
         (t["reward"] - b["reward"], t[name] - b[name], case)
         for case, b, t in pairs
         if _both(b, t, name) and _both(b, t, "reward")
     ]
-    if gaps:
-        chart = scatter(
-            gaps,
-            "reward, tuned minus base",
-            f"{report.info(name).title}, tuned minus base",
-            "reward and identity",
-            zero=True,
-        )
-        parts.append(
-            _figure("Reward against identity", "one dot a video; a hacked reward fills the lower right", chart)
-        )
-    return f'<section><h2>Case by case</h2><div class="charts">{"".join(parts)}</div></section>' if parts else ""
+    if not gaps:
+        return ""
+    chart = scatter(gaps, "reward, tuned minus base", f"{title}, tuned minus base", f"reward and {title}", zero=True)
+    return _figure(f"Reward against {title.lower()}", "one dot a video; a hacked reward fills the lower right", chart)
 
 
 def _figure(title: str, text: str, chart: str) -> str:
@@ -218,25 +239,25 @@ def curves(report: Report) -> str:
 
 
 def slices(report: Report, variant: str) -> str:
-    """The headline measure by number of people, face size and occlusion."""
+    """The headline pair by number of people, face size and occlusion."""
     rows = "".join(
-        f"<tr><th scope=row>{escape(s.group)}</th><td>{s.difference.num_cases}</td><td>{number(s.base)}</td><td>{number(s.tuned)}</td>"
-        f"<td>{with_interval(s.difference, True)}</td></tr>"
+        f"<tr><th scope=row>{escape(s.group)}</th><td>{escape(report.info(s.measure).title)}</td><td>{s.difference.num_cases}</td>"
+        f"<td>{number(s.base)}</td><td>{number(s.tuned)}</td><td>{with_interval(s.difference, True)}</td></tr>"
         for s in report.slices
         if s.variant == variant
     )
     if not rows:
         return ""
-    title = escape(report.info(report.headline).title)
-    head = "<tr><th>cases</th><th>number</th><th>base</th><th>tuned</th><th>difference</th></tr>"
-    return f'<section><h2>{title} by kind of case</h2><div class="scroll"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div></section>'
+    head = "<tr><th>cases</th><th>measure</th><th>number</th><th>base</th><th>tuned</th><th>difference</th></tr>"
+    return f'<section><h2>By kind of case</h2><div class="scroll"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div></section>'
 
 
 def notes(report: Report) -> str:
     """How it was measured, what was left out, what this many cases can show."""
     lines = [
         f"Finder: {report.finder}. Intervals: bootstrap over cases (seeds of a case averaged first), base and tuned paired on the "
-        "same cases and seeds. p-values: sign-flip test, Holm's correction over measures with a direction.",
+        "same cases and seeds. p-values: sign-flip test; the headline pair is read together (a gain needs both) and not corrected, "
+        "Holm's correction over all other measures with a direction.",
         report.power_note,
         *report.notes,
     ]

@@ -51,7 +51,7 @@ Losses = Callable[[Pupil, torch.Generator, int], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class Stage:
+class TrainingStage:
     """One stage: `losses(pupil, generator, step)` draws a batch and returns its losses; the rates scale the optimizers'.
 
     `added_rate` is that of layers which were added to the language model; `span` is the stage's part of one warm-up and
@@ -69,7 +69,7 @@ class Stage:
     share: float = 1.0
 
 
-def run_stage(pupil: Pupil, stage: Stage, seed: int) -> None:
+def run_stage(pupil: Pupil, stage: TrainingStage, seed: int) -> None:
     """Train for one stage; the vision tower has its own rate and no weight decay, for it is learnt first and must not be forgotten."""
     start, end = stage.span
     tower, language = pupil.model.model.visual, pupil.model.model.language_model
@@ -112,7 +112,7 @@ def how_many(generator: torch.Generator) -> int:
     return 3 if torch.rand((), generator=generator) < THREE else 2
 
 
-def stages(looks: Lessons, judged: dict[int, JudgedClips]) -> list[Stage]:
+def stages(looks: Lessons, judged: dict[int, JudgedClips]) -> list[TrainingStage]:
     """Return the lesson plan; `judged` by number of people."""
 
     def rendered(lessons: Lessons, loss: Callable[[Pupil, Lesson], dict[str, Tensor]]) -> Losses:
@@ -136,16 +136,16 @@ def stages(looks: Lessons, judged: dict[int, JudgedClips]) -> list[Stage]:
     seeing, reading = rendered(draw_lesson, vision_loss), rendered(restless, reading_loss)
     judging = rendered(restless, partial(reading_loss, reward_weight=1.0))
     return [
-        Stage("A", 3000, seeing, rate=0.5, tower_rate=1.0),
-        Stage("look", 500, rendered(looks, vision_loss), rate=0.5, tower_rate=0.5),
-        Stage("seen", 400, mixed(0.65, frames, seeing), rate=0.5, tower_rate=0.5),
-        Stage("B", 2700, reading, span=(0.0, 0.34)),
-        Stage("C", 5300, mixed(0.45, clips, judging), tower_rate=0.05, span=(0.34, 1.0)),
-        Stage("tower", 2400, mixed(0.75, frames, seeing), tower_rate=0.5),
-        Stage("D", 4300, mixed(0.62, clips, judging), rate=0.7, tower_rate=0.25),
-        Stage("E", 1400, mixed(0.68, clips, judging), rate=0.3, tower_rate=0.1, span=(0.58, 1.0), share=0.5),
-        Stage("F", 2300, mixed(0.65, clips, judging), rate=0.25, added_rate=0.7, share=0.5),
-        Stage("G", 4000, mixed(0.72, clips, judging), rate=0.12, added_rate=0.5, share=0.75),
+        TrainingStage("A", 3000, seeing, rate=0.5, tower_rate=1.0),
+        TrainingStage("look", 500, rendered(looks, vision_loss), rate=0.5, tower_rate=0.5),
+        TrainingStage("seen", 400, mixed(0.65, frames, seeing), rate=0.5, tower_rate=0.5),
+        TrainingStage("B", 2700, reading, span=(0.0, 0.34)),
+        TrainingStage("C", 5300, mixed(0.45, clips, judging), tower_rate=0.05, span=(0.34, 1.0)),
+        TrainingStage("tower", 2400, mixed(0.75, frames, seeing), tower_rate=0.5),
+        TrainingStage("D", 4300, mixed(0.62, clips, judging), rate=0.7, tower_rate=0.25),
+        TrainingStage("E", 1400, mixed(0.68, clips, judging), rate=0.3, tower_rate=0.1, span=(0.58, 1.0), share=0.5),
+        TrainingStage("F", 2300, mixed(0.65, clips, judging), rate=0.25, added_rate=0.7, share=0.5),
+        TrainingStage("G", 4000, mixed(0.72, clips, judging), rate=0.12, added_rate=0.5, share=0.75),
     ]
 
 

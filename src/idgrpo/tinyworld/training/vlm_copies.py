@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import torch
 
-from idgrpo.reward.copies import frozen_copy
+from idgrpo.reward.data import frozen_copy
 from idgrpo.tinyworld.training.vlm_judged import JudgedLesson
 from idgrpo.tinyworld.training.vlm_truth import Lesson
 

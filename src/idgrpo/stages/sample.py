@@ -1,0 +1,232 @@
+"""The `sample` stage: cases and a base, with or without a tuned policy -> videos."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from idgrpo.errors import DataError, UsageError
+from idgrpo.stages.cases import of_world, read_cases
+from idgrpo.stages.settings import Settings, settle
+from idgrpo.stages.source import Given, Source, find
+from idgrpo.stages.work import Plan, Run, Stage, Work, tell
+from idgrpo.store.artifact import Artifact
+from idgrpo.store.store import Store
+
+if TYPE_CHECKING:
+    from idgrpo.bases.config import SampleConfig
+    from idgrpo.bases.contract import Base, BaseEntry
+    from idgrpo.records.case import Case
+
+TRUE_BASE = "tinyworld"
+"""The "base" that draws the true clip of each case of the embedded world."""
+
+
+@Stage
+def sample(
+    cases: Given = None,
+    *,
+    base: str | None = None,
+    policy: Given = None,
+    settings: Settings = None,
+    as_trained: bool = False,
+    name: str | None = None,
+    store: Store | None = None,
+    force: bool = False,
+    resume: bool = False,
+    plan_only: bool = False,
+) -> Work:
+    """Make videos of cases; a run that was stopped goes on, finished videos are kept.
+
+    Args:
+        cases: None means the newest of the store; a tiny base in an empty store draws a few of the embedded world.
+        base: name or path; None takes that of `settings`, else the base that the policy was trained on. `tinyworld`
+            draws the true clips of embedded-world cases.
+        policy: adapter to put on the base: artifact, reference or folder.
+        settings: a SampleConfig, or dotted keys such as {"num_per_case": 4, "sampler.num_steps": 8}.
+        as_trained: take size, steps, shift and guidance that the policy was trained with.
+    """
+    from idgrpo.bases.config import SampleConfig
+    from idgrpo.bases.inventory import weights_of_entry
+    from idgrpo.bases.load import resolve_entry
+
+    store = store or Store.default()
+    settled = settle(SampleConfig, settings)
+    adapter = find(store, "policy", policy) if policy is not None else None
+    settled = _with_base(settled, base, adapter)
+    if settled.base == TRUE_BASE:
+        return _true_clips(store, find(store, "cases", cases), name, force=force)
+    entry = resolve_entry(settled.named_base)
+    settled = _beside_training(settled, entry, adapter, as_trained=as_trained)
+    if cases is None and entry.architecture == "tiny" and not plan_only and not any(store.list("cases")):
+        cases = of_world(store, settled.seed or 0)
+    source = find(store, "cases", cases)
+    inputs = {"cases": source} | ({"policy": adapter} if adapter is not None else {})
+    name = name or (settled.base_name if adapter is None else f"{settled.base_name}-tuned")
+
+    def make(run: Run) -> None:
+        _make(run, settled, read_cases(source), adapter, store.root / "cache" / "conditions")
+
+    # The digest of the weights says also that they are missing, before anything is done; a plan needs none.
+    return Work(
+        store, "sample", "samples", name, inputs, settled.resolved(entry), make,
+        lambda: _plan(store, settled, entry, source, name), pins=lambda: weights_of_entry(entry), force=force, resume=resume,
+    )  # fmt: skip
+
+
+def load_tuned_base(
+    policy: Given, *, base: str | None = None, device: str | None = None, store: Store | None = None
+) -> "Base":
+    """Load a base with a tuned policy on it, ready for `generate`: the newest policy, or the one that is given."""
+    from idgrpo.bases.config import SampleConfig
+    from idgrpo.bases.inventory import default_device
+    from idgrpo.bases.load import load_base
+    from idgrpo.bases.tuned import load_tuned
+
+    source = find(store or Store.default(), "policy", policy)
+    named = _with_base(SampleConfig(), base, source).named_base
+    loaded = load_base(named, device=device or default_device())
+    load_tuned(loaded, source.path)
+    return loaded
+
+
+def _with_base(settings: "SampleConfig", base: str | None, adapter: Source | None) -> "SampleConfig":
+    """Name the base: as given, as set, or the one that the policy was trained on."""
+    named = base or settings.base
+    if named is None and adapter is not None:
+        from idgrpo.bases.policy_card import read_policy_card
+
+        card = read_policy_card(adapter.path)
+        named = card.base if card is not None else None
+    if named is None:
+        from idgrpo.bases.entries import ENTRIES
+
+        raise UsageError("no base given", fix=f"say --base, one of {', '.join(ENTRIES)}, or a path")
+    return settings.model_copy(update={"base": named})
+
+
+def _beside_training(
+    settings: "SampleConfig", entry: "BaseEntry", adapter: Source | None, *, as_trained: bool
+) -> "SampleConfig":
+    """Take the settings that a policy was trained with, or say in one line how these differ from them."""
+    from idgrpo.bases.config import SamplerConfig
+    from idgrpo.bases.policy_card import as_trained as settings_of_training
+    from idgrpo.bases.policy_card import read_policy_card, trained_otherwise
+
+    card = read_policy_card(adapter.path) if adapter is not None else None
+    if card is None:
+        if as_trained:
+            raise UsageError(
+                "nothing says how it was trained: --as-trained needs a policy with policy.json", fix="--policy REF"
+            )
+        return settings
+    if as_trained:
+        sampler = SamplerConfig.model_validate(settings.sampler.model_dump() | settings_of_training(card))
+        return settings.model_copy(update={"sampler": sampler})
+    if difference := trained_otherwise(card, settings.sampler, entry):
+        tell(f"note: {difference}")
+    return settings
+
+
+def _make(run: Run, settings: "SampleConfig", cases: "list[Case]", adapter: Source | None, conditions: Path) -> None:
+    """Make the videos in the run's folder, which survives a kill, then copy them; encodings are shared over runs."""
+    from idgrpo.bases.conditions import ConditionsCache
+    from idgrpo.bases.generate import jobs_of
+    from idgrpo.bases.sampling import copy_samples, load_for_sampling, sample_to_folder
+    from idgrpo.run.signals import StopSignal
+
+    base = load_for_sampling(settings, adapter.path if adapter is not None else None)
+    shared = None if base.entry.architecture == "tiny" else ConditionsCache(conditions)
+    with StopSignal() as stop:
+        samples = sample_to_folder(
+            base,
+            jobs_of(cases, seed=settings.seed, num_per_case=settings.num_per_case),
+            run.path / "samples",
+            sampler=settings.sampler,
+            lossless=settings.lossless,
+            policy=None if adapter is None else adapter.ref,
+            cache=shared,
+            check=stop.check,
+        )
+    copy_samples(samples, run.path / "samples", run.out.path)
+    run.out.metrics.update({"num_samples": len(samples), "num_cases": len(cases)})
+
+
+def _true_clips(store: Store, source: Source, name: str | None, *, force: bool) -> Work:
+    """Draw with the renderer of the embedded world instead of a base."""
+    cases = read_cases(source)
+    strange = [case.id for case in cases if case.seed is None or not all(_is_drawn(r.person) for r in case.references)]
+    if strange:
+        raise DataError(
+            f"case '{strange[0]}' is not of the embedded world: only its own can be drawn truly", fix="idgrpo cases"
+        )
+
+    def make(run: Run) -> None:
+        from idgrpo.tinyworld.cases import write_true_samples
+
+        run.out.metrics["num_samples"] = len(write_true_samples(run.out.path, cases))
+
+    def plan() -> Plan:
+        lines = [f"would draw the {len(cases)} true clips of {source.ref} -> samples/{name or 'true'} in {store.root}"]
+        return Plan(lines, {"dry_run": True, "num_clips": len(cases), "cases": source.ref, "name": name or "true"})
+
+    return Work(store, "sample", "samples", name or "true", {"cases": source}, {}, make, plan, force=force)
+
+
+def _is_drawn(person: str) -> bool:
+    return person.startswith("tiny-")
+
+
+def _plan(store: Store, settings: "SampleConfig", entry: "BaseEntry", source: Source, name: str) -> Plan:
+    """Say what would be done and what it would cost."""
+    from idgrpo.bases.cost import clip_size_bytes
+    from idgrpo.bases.inventory import cost_lines, cost_of_entry, gpu_memory_gib
+    from idgrpo.bases.sampling import COPIES
+    from idgrpo.run.machine import free_disk_bytes
+
+    cases = read_cases(source)
+    most = max(len(case.references) for case in cases)
+    cost = cost_of_entry(entry, settings.sampler, num_references=most)
+    num = len(cases) * settings.num_per_case
+    estimate = cost_lines(entry, settings.sampler, cost, most, gpu_memory_gib(settings.device))
+    lossless = entry.lossless if settings.lossless is None else settings.lossless
+    disk = COPIES * num * clip_size_bytes(settings.sampler.size(entry), lossless=lossless)
+    free = free_disk_bytes(store.root)
+    summary = [
+        f"would make {num} clips of {len(cases)} cases ({source.ref}) -> samples/{name} in {store.root}",
+        *estimate,
+        f"disk, estimated: {disk / 2**20:,.1f} MiB of {free / 2**20:,.0f} MiB free",
+    ]
+    document: dict[str, Any] = {
+        "dry_run": True,
+        "num_clips": num,
+        "cases": source.ref,
+        "name": name,
+        "config": settings.resolved(entry),
+        "cost": cost.__dict__,
+        "estimate": estimate,
+        "disk_bytes": disk,
+    }
+    return Plan(summary, document)
+
+
+def result(artifact: Artifact) -> Plan:
+    """Tell how many clips there are, and where videos and contact sheets lie."""
+    from idgrpo.records.jsonl import read_records
+    from idgrpo.records.sample import Sample
+
+    samples = list(read_records(artifact.file("samples.jsonl"), Sample))
+    base = artifact.manifest.config.get("base", samples[0].base)
+    sheets = artifact.path / "contact_sheets"
+    summary = [
+        f"{len(samples)} clips by {base}: {artifact.ref}",
+        f"videos: {artifact.path / 'videos'}",
+        *([f"contact sheets: {sheets}"] if sheets.is_dir() else []),
+    ]
+    document = {
+        "artifact": artifact.ref,
+        "digest": artifact.digest,
+        "path": str(artifact.path),
+        "base": base,
+        "num_samples": len(samples),
+        "contact_sheets": str(sheets),
+    }
+    return Plan(summary, document)

@@ -1,0 +1,308 @@
+"""The `train-policy` stage: a base, cases and a reward (GRPO) or stored clips (SFT) -> a tuned policy."""
+
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from idgrpo.errors import ArtifactError, UsageError
+from idgrpo.run.config import Config
+from idgrpo.stages.cases import read_cases
+from idgrpo.stages.settings import Settings, Words, settle
+from idgrpo.stages.source import RECORD_FILES, Given, Source, find
+from idgrpo.stages.work import Plan, Run, Stage, Work
+from idgrpo.store.artifact import Artifact
+from idgrpo.store.store import Store
+
+if TYPE_CHECKING:
+    from idgrpo.bases.contract import BaseEntry
+    from idgrpo.policy.clips import StoredClip
+    from idgrpo.policy.config import PolicyConfig
+    from idgrpo.records.case import Case
+    from idgrpo.reward.client import RewardClient
+
+    Material = list[Case] | list[StoredClip]
+
+NO_RESULT = {"plan": True, "metrics": True}
+"""Settings that change nothing of what is computed: not part of what makes two runs the same."""
+
+
+@Stage
+def train_policy(
+    base: str,
+    cases: Given = None,
+    rm: Given = None,
+    *,
+    method: str | None = None,
+    data: Given = None,
+    recipe: str = "default",
+    settings: Settings = None,
+    eval_cases: Given = None,
+    init: Given = None,
+    device: str | None = None,
+    name: str | None = None,
+    store: Store | None = None,
+    force: bool = False,
+    resume: bool = False,
+    ranks: int = 1,
+    gpus: int | None = None,
+) -> Work:
+    """Tune a base: with GRPO so that a reward model rates its videos higher, or on clips that are good already (SFT).
+
+    A call after a stop or a kill goes on exactly where the last checkpoint left it. In a job of several processes
+    (torchrun, SLURM) every rank makes the same call.
+
+    Args:
+        base: name of a base, or its path.
+        rm: reward model: artifact, reference, folder, or the address of a scoring service; None means the newest.
+        method: grpo (cases and a reward) or sft (stored clips: `data`); None means as the settings say.
+        data: of SFT: samples, or preferences, whose preferred clips are taken; None means the newest samples.
+        recipe: preset of settings: default, paper or full.
+        settings: a PolicyConfig, which replaces the recipe, or dotted keys laid over it, such as {"num_updates": 40}.
+        eval_cases: held-out cases, measured every `evaluation.every` updates.
+        init: policy to start from.
+        ranks: processes that the job will have, for the check that samples divide over them.
+        gpus: adds a forecast for that many GPUs to the plan.
+    """
+    from idgrpo.bases.inventory import weights_of_entry
+    from idgrpo.bases.load import resolve_entry
+    from idgrpo.policy.clips import check_clips, read_clips
+    from idgrpo.policy.groups import check_geometry
+
+    store = store or Store.default()
+    entry = resolve_entry(base)
+    settled = _settle(base, recipe, settings, method, is_tiny=entry.architecture == "tiny")
+    is_grpo = settled.method == "grpo"
+    if is_grpo and data is not None:
+        raise UsageError("--data is what --method sft learns from; GRPO draws its own clips", fix="--method sft")
+    if not is_grpo and cases is not None:
+        raise UsageError("--method sft learns from stored clips, not from --cases", fix="--data SAMPLES")
+    inputs = {"cases": find(store, "cases", cases)} if is_grpo else {"data": _find_clips(store, data)}
+    service = scoring_service(rm)
+    if service is None and (is_grpo or settled.clips.keep == "best"):
+        inputs["rm"] = find(store, "rm", rm)
+    if init is not None:
+        inputs["init"] = find(store, "policy", init)
+    if eval_cases is not None:
+        inputs["heldout"] = find(store, "cases", eval_cases)
+    _check_evaluation(settled, inputs)
+    material: Material = read_cases(inputs["cases"]) if is_grpo else read_clips(inputs["data"].records)
+    if is_grpo:
+        check_geometry(len(material), settled.group.num_cases, settled.group.size, ranks)
+    elif settled.clips.keep == "all":
+        check_clips(len(material), settled.clips.num_per_update, ranks)
+    name = name or Path(base).name.split("@")[0]
+    resolved = {"base": base, "recipe": recipe, "policy": settled.model_dump(mode="json", exclude=NO_RESULT)}
+    if service is not None:  # the model decides the result, not the address it is served at
+        resolved["served_rm"] = service.health()["model"]
+
+    def make(run: Run) -> None:
+        _make(run, base, material, inputs, settled, device, service)
+
+    def plan() -> Plan:
+        told = _plan(store, resolved, inputs, material, settled, name)
+        if gpus is not None:
+            _add_forecast(told, entry, settled, gpus, _most_references(material))
+        return told
+
+    # The digest of the weights says also that they are missing, before anything is done; a plan needs none.
+    return Work(
+        store, "train-policy", "policy", name, inputs, resolved, make, plan,
+        pins=lambda: weights_of_entry(entry), forget=partial(_forget, keep=bool(settled.checkpoint.keep_every)),
+        force=force, resume=resume,
+    )  # fmt: skip
+
+
+def _settle(base: str, recipe: str, settings: Settings, method: str | None, *, is_tiny: bool) -> "PolicyConfig":
+    """Lay settings over the recipe; a file may name the method too, and the preset under it is that of the method."""
+    from idgrpo.policy.config import PolicyConfig
+    from idgrpo.policy.recipes import recipe as preset
+
+    if method is not None and not isinstance(settings, Config):
+        words = settings if isinstance(settings, Words) else Words(options=settings or {})
+        settings = replace(words, options={**words.options, "method": method})
+    settled = settle(PolicyConfig, settings, preset=preset(recipe, base, tiny=is_tiny))
+    if settled.method != "grpo":
+        settled = settle(PolicyConfig, settings, preset=preset(recipe, base, tiny=is_tiny, method=settled.method))
+    if method is not None and settled.method != method:
+        raise UsageError(f"the settings say method {settled.method}, the call says {method}")
+    return settled
+
+
+def _find_clips(store: Store, given: Given) -> Source:
+    """Find what SFT learns from: samples (nothing given: the newest), or preferences."""
+    if isinstance(given, Artifact | Source):
+        kind = given.kind
+    elif given is None or not Path(given).exists():
+        kind = "preferences" if str(given).startswith("preferences") else "samples"
+    else:
+        path = Path(given)
+        file = path if path.is_file() else path / RECORD_FILES["preferences"]
+        kind = "preferences" if file.is_file() and b'"video_a"' in file.open("rb").readline() else "samples"
+    if kind not in ("samples", "preferences"):
+        raise ArtifactError(f"{given} is a {kind} artifact; samples or preferences are needed here")
+    return find(store, kind, given)
+
+
+def _cases_of(material: "Material") -> "list[Case]":
+    from idgrpo.policy.clips import StoredClip
+
+    return [item.case if isinstance(item, StoredClip) else item for item in material]
+
+
+def _most_references(material: "Material") -> int:
+    return max(len(case.references) for case in _cases_of(material))
+
+
+def scoring_service(rm: Given) -> "RewardClient | None":
+    """Give the client of a service where a reward model is named by an address; None for artifacts and folders."""
+    if not isinstance(rm, str) or not rm.startswith(("http://", "https://")):
+        return None
+    from idgrpo.reward.client import RewardClient
+
+    return RewardClient(rm)
+
+
+def _check_evaluation(settings: "PolicyConfig", inputs: dict[str, Source]) -> None:
+    """Refuse half an order: held-out cases without a rhythm, or a rhythm without cases."""
+    if settings.evaluation.every and "heldout" not in inputs:
+        raise UsageError("evaluation.every is set, but there are no held-out cases", fix="--eval-cases REF")
+    if "heldout" in inputs and not settings.evaluation.every:
+        raise UsageError("--eval-cases needs to know how often", fix="--set evaluation.every=20")
+
+
+def _make(
+    run: Run,
+    base_name: str,
+    material: "Material",
+    inputs: dict[str, Source],
+    settings: "PolicyConfig",
+    device: str | None,
+    service: "RewardClient | None",
+) -> None:
+    """Train; the main rank writes the policy, the others only train."""
+    import torch
+
+    from idgrpo.bases.inventory import default_device
+    from idgrpo.bases.load import load_base
+    from idgrpo.policy.measured import evaluation_of, rewards_of
+    from idgrpo.policy.train import train
+    from idgrpo.reward.score import RewardModel
+
+    device = device or default_device()
+    if device == "cuda" and run.world.size > 1:
+        device = f"cuda:{run.world.local_rank}"
+    dtype = torch.float32 if settings.train == "full" else None  # AdamW's steps are lost in the rounding of bf16
+    base = load_base(base_name, device=device, dtype=dtype)
+    reward = service or (RewardModel.load(inputs["rm"].path, device=device) if "rm" in inputs else None)
+    evaluate = None
+    if "heldout" in inputs:
+        held_out = read_cases(inputs["heldout"])
+        evaluate = evaluation_of(settings.evaluation, held_out, _cases_of(material), run.path)
+    figures = train(
+        base, material, rewards_of(reward.score, settings.reward) if reward else None, settings, run.folder,
+        out=run.draft.path if run.draft is not None else None,
+        init=inputs["init"].path if "init" in inputs else None, world=run.world, evaluate=evaluate,
+    )  # fmt: skip
+    if run.draft is not None:
+        run.draft.metrics.update(figures)
+        run.draft.timed.add("metrics.jsonl")
+
+
+def _forget(folder: Any, *, keep: bool) -> None:
+    """Drop checkpoints and clips of a published run; all stay where checkpoints were to be kept."""
+    from idgrpo.policy.train import forget_work
+
+    if not keep:
+        forget_work(folder)
+
+
+def _plan(
+    store: Store,
+    resolved: dict[str, Any],
+    inputs: dict[str, Source],
+    material: "Material",
+    settings: "PolicyConfig",
+    name: str,
+) -> Plan:
+    """Say what would be read, done and written."""
+    from idgrpo.policy.cost import work_of_update
+
+    reads = {key: source.ref for key, source in inputs.items()}
+    work = work_of_update(settings, _most_references(material))
+    what = "cases" if settings.method == "grpo" else "clips"
+    summary = [
+        f"reads   {', '.join(f'{key} {value}' for key, value in reads.items())}; {len(material)} {what}; base {resolved['base']}",
+        f"writes  policy/{name} in {store.root}",
+        f"does    {settings.num_updates} updates of {work.say()}",
+    ]
+    document = {
+        "dry_run": True,
+        "would_read": reads,
+        "would_write": f"policy/{name}",
+        f"num_{what}": len(material),
+        "samples_per_update": work.samples,
+        "rollout_forwards_per_update": work.rollout_forwards,
+        "replayed_steps_per_update": work.replayed_steps,
+        "scored_sets_per_update": work.scored_sets,
+        "config": resolved,
+    }
+    return Plan(summary, document)
+
+
+def _add_forecast(plan: Plan, entry: "BaseEntry", settings: "PolicyConfig", gpus: int, num_references: int) -> None:
+    """Say what an update would take on `gpus` ranks: the stage and micro-batch worth using, seconds, memory, traffic.
+
+    Where the samples do not divide over them, the plan is for the next number of groups that does, and says so.
+    """
+    from idgrpo.policy.cost import samples_per_update
+    from idgrpo.policy.forecast import forecast, on_gpus
+
+    asked, settings = settings.group, on_gpus(settings, gpus)
+    group, num_samples = settings.group, samples_per_update(settings)
+    found, load, machine = forecast(entry, settings, gpus, num_references)
+    where = "fits" if found.fits else "DOES NOT FIT"
+    if group.num_cases != asked.num_cases:
+        plan.summary.append(
+            f"plan    for group.num_cases={group.num_cases}: {asked.num_cases} groups of {asked.size} samples do not divide over "
+            f"{gpus} GPUs ({asked.num_cases * asked.size} % {gpus} = {asked.num_cases * asked.size % gpus}), "
+            f"and a run with them is refused"
+        )
+    plan.summary.extend(
+        [
+            f"on {gpus} GPUs of {machine.memory_gib:.0f} GiB at {machine.tflops:.0f} TFLOP/s and {machine.link_gb_s:.0f} GB/s "
+            f"(plan.* settings): {num_samples // gpus} samples a GPU, about {found.seconds:.3g} s an update ({found.sync_s:.2g} s of it between ranks, "
+            f"{found.traffic_gib:.2g} GiB a rank)",
+            f"memory  about {found.memory_gib:.1f} GiB a GPU, {where}, with --zero {found.zero} and "
+            f"loss.micro_batch={found.micro_batch}; {load.sample_tflop:.4g} TFLOP a sample",
+        ]
+    )
+    plan.document["forecast"] = asdict(found) | {
+        "seconds": found.seconds,
+        "sample_tflop": load.sample_tflop,
+        "num_cases": group.num_cases,
+        "samples_per_update": num_samples,
+    }
+
+
+def result(artifact: Artifact) -> Plan:
+    """Tell the course of the training, and where the adapter lies."""
+    metrics = dict(artifact.manifest.metrics)
+    base = artifact.manifest.config["base"]
+    if "reward_first" in metrics:
+        course = f"training reward {float(metrics['reward_first']):.3f} -> {float(metrics['reward_last']):.3f}"
+    else:
+        course = f"flow-matching error {float(metrics['matching_first']):.4f} -> {float(metrics['matching_last']):.4f}"
+    summary = [
+        f"policy {artifact.ref}: {base} after {int(metrics['updates'])} updates",
+        f"{course} (not a measure of identity: compare with `idgrpo eval`)",
+        f"adapter: {artifact.path}",
+    ]
+    document = {
+        "artifact": artifact.ref,
+        "digest": artifact.digest,
+        "path": str(artifact.path),
+        "base": base,
+        "metrics": metrics,
+    }
+    return Plan(summary, document)

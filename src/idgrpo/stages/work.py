@@ -1,0 +1,217 @@
+"""One piece of work: find what was made from these inputs with these settings, else make it, and publish it.
+
+The same for all stages: the run's folder is named after the digests of all inputs and settings, so a changed input is
+another run, never a resumed one; what is killed goes on from its folder; what is published is immutable.
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import update_wrapper
+from inspect import signature
+from pathlib import Path
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+
+from idgrpo.errors import ArtifactError, BusyError, DataError
+from idgrpo.run.distributed import World, join_world, world_from_environment
+from idgrpo.run.folder import RunFolder
+from idgrpo.stages.source import Source, find
+from idgrpo.store.artifact import Artifact
+from idgrpo.store.draft import Draft
+from idgrpo.store.manifest import canonical
+from idgrpo.store.store import Store, check_name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a stage would do: lines for people, and a document for programs."""
+
+    summary: list[str]
+    document: dict[str, Any]
+
+
+class Task(Protocol):
+    """What preparing a stage gives: it tells what it would do, or does it."""
+
+    def plan(self) -> Plan: ...
+
+    def run(self) -> Artifact: ...
+
+
+P = ParamSpec("P")
+T = TypeVar("T", bound=Task)
+
+
+class Stage(Generic[P, T]):
+    """A stage as a function: a call gives its artifact, made now or found; `prepare` takes the same and only checks it."""
+
+    def __init__(self, prepare: Callable[P, T]):
+        self.prepare = prepare
+        update_wrapper(self, prepare)
+        self.__signature__ = signature(prepare).replace(return_annotation=Artifact)
+
+    def __call__(self, *given: P.args, **named: P.kwargs) -> Artifact:
+        return self.prepare(*given, **named).run()
+
+
+@dataclass
+class Run:
+    """A piece of work under way: its folder, the artifact being built (on the main rank only), and the ranks."""
+
+    folder: RunFolder
+    draft: Draft | None
+    world: World
+
+    @property
+    def path(self) -> Path:
+        return self.folder.path
+
+    @property
+    def out(self) -> Draft:
+        assert self.draft is not None, "only the main rank publishes"
+        return self.draft
+
+
+def _remove(folder: RunFolder) -> None:
+    folder.remove()
+
+
+@dataclass(frozen=True)
+class Work:
+    """A stage with its inputs found and its settings checked: `plan` tells what it would do, `run` does it.
+
+    Attributes:
+        stage: name of the stage, for the run's folder.
+        config: all settings that decide the result, with their defaults filled in.
+        make: does the work in the run's folder and writes the result into the draft; called on every rank.
+        plan: tells what would be done, without doing it.
+        pins: what else decides the result but is missing or dear in a plan, such as the digest of a base's weights.
+        forget: removes from the run's folder what a published run needs no more.
+        force: make it anew; what an unfinished run left is thrown away unless `resume` is set too.
+        reuse: give back an artifact of the same inputs and settings instead of making it again.
+    """
+
+    store: Store
+    stage: str
+    kind: str
+    name: str
+    inputs: Mapping[str, Source]
+    config: Mapping[str, Any]
+    make: Callable[[Run], None]
+    plan: Callable[[], Plan]
+    pins: Callable[[], dict[str, Any]] = dict
+    forget: Callable[[RunFolder], None] = _remove
+    force: bool = False
+    resume: bool = False
+    reuse: bool = True
+    _settled: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+
+    @property
+    def settled(self) -> dict[str, Any]:
+        """All that decides the result but the inputs: settings, pins, and media that records name outside the store."""
+        if not self._settled:
+            media = {key: source.media for key, source in self.inputs.items() if source.media is not None}
+            self._settled.update({**self.config, **self.pins(), **({"media": media} if media else {})})
+        return self._settled
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder: its name ends with a digest of everything that decides the result."""
+        card = canonical(
+            {"inputs": {key: source.digest for key, source in self.inputs.items()}, "config": self.settled}
+        )
+        mark = hashlib.sha256(card.encode()).hexdigest()[:12]
+        return self.store.run_dir(f"{self.stage}-{self.name}-{mark}")
+
+    def find(self) -> Artifact | None:
+        """Give the artifact that was made from the same inputs with the same settings, if there is a whole one."""
+        entries = {key: source.entry for key, source in self.inputs.items()}
+        return self.store.find(self.kind, self.name, inputs=entries, config=self.settled)
+
+    def run(self) -> Artifact:
+        """Give what exists, or make it; a run that was stopped or killed goes on.
+
+        Every rank of a job calls this and gets the artifact; the main one holds the lock and publishes.
+
+        Raises:
+            BusyError: another process makes the same thing.
+            StoppedError: a stop was asked for; the same call goes on.
+        """
+        world = join_world() if world_from_environment(dict(os.environ)).size > 1 else World()
+        reuse = self.reuse and not self.force
+        found = self.find() if reuse and world.is_main else None
+        if world.gather(found is not None)[0]:
+            self._clean_up(world)
+        elif world.is_main:
+            found = self._main(world, reuse=reuse, fresh=self.force and not self.resume)
+        else:
+            world.barrier()
+            self.make(Run(RunFolder(self.folder), None, world))
+        return self._for_all(found, world)
+
+    def _main(self, world: World, *, reuse: bool, fresh: bool) -> Artifact:
+        entries = {key: source.entry for key, source in self.inputs.items()}
+        card = {"inputs": {key: entry.model_dump() for key, entry in entries.items()}, "config": self.settled}
+        with RunFolder.open(self.folder, card) as folder:
+            # Somebody else may have made it between our look and our lock. Ranks have agreed already that it is made.
+            found = self.find() if reuse and world.size == 1 else None
+            if found is not None:
+                self.forget(folder)
+                return found
+            if fresh:
+                folder.clear()
+            world.barrier()  # the folder is the main rank's to prepare: others use it from here on
+            with self.store.publish(self.kind, self.name, inputs=entries, config=self.settled) as draft:
+                self.make(Run(folder, draft, world))
+                self._tell_changes()
+            self.forget(folder)
+        return draft.artifact
+
+    def _tell_changes(self) -> None:
+        """Say which inputs were changed while they were worked on: the artifact is recorded as made from the old ones."""
+        for key, source in self.inputs.items():
+            if source.artifact is None:
+                with suppress(DataError, ArtifactError, OSError):
+                    now = find(self.store, source.kind, source.path)
+                    if (now.digest, now.media) == (source.digest, source.media):
+                        continue
+                tell(f"warning: {source.ref} ({key}) was changed during the work; the result is of the state before")
+
+    def _clean_up(self, world: World) -> None:
+        """Remove what a kill left between publishing and cleaning up."""
+        if world.is_main and self.folder.is_dir():
+            with suppress(BusyError), RunFolder.open(self.folder, {}) as folder:
+                self.forget(folder)
+
+    def _for_all(self, made: Artifact | None, world: World) -> Artifact:
+        """Give every rank the artifact of the main one."""
+        ref = world.gather(made.ref if made is not None else "")[0]
+        return made if made is not None else self.store.resolve(ref, kind=self.kind)
+
+
+def tell(line: str) -> None:
+    """Say something to whoever watches the work; results go elsewhere."""
+    sys.stderr.write(line + "\n")
+
+
+def num_ranks() -> int:
+    """Count the processes of the job that this one was launched into; 1 alone."""
+    return world_from_environment(dict(os.environ)).size
+
+
+def launch_ranks(num: int, arguments: Sequence[str]) -> int | None:
+    """Run `idgrpo <arguments>` in `num` ranks and give their exit code; None where this process is a rank, or is enough."""
+    from idgrpo.run.distributed import launch
+
+    return launch(num, arguments) if num > 1 and num_ranks() == 1 else None
+
+
+def is_main_rank() -> bool:
+    """Tell whether this process is the one of its job that tells results."""
+    return world_from_environment(dict(os.environ)).is_main

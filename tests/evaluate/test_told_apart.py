@@ -1,0 +1,135 @@
+"""The gain must separate people: a reward for looking like anybody raises an alarm, an honest one does not."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from tests.evaluate.conftest import LEFT, RIGHT, A, B, person
+
+from idgrpo.evaluate.compare import compare
+from idgrpo.evaluate.config import StatisticsConfig
+from idgrpo.evaluate.diagnostics import diagnose
+from idgrpo.evaluate.document import Report, SampleDocument, VariantDocument
+from idgrpo.evaluate.measure import load_measures
+
+MEASURES = load_measures(["identity", "separation", "worst", "margin", "confusion", "swap_rate", "coverage", "drift"])
+INFOS = [m.info for m in MEASURES.values()]
+CONFIG = StatisticsConfig(num_resamples=600)
+NUM_CASES, NUM_CANDIDATES = 24, 8
+BLANK = torch.zeros(3, 3, 16, 16, dtype=torch.uint8)  # only who is seen matters here
+
+
+def clip_of(rng: np.random.Generator) -> Callable:
+    """Draw two people who resemble themselves, the other person and nobody, each in a random share."""
+    people = []
+    for own, other in ((A, B), (B, A)):
+        vector = rng.uniform(0.2, 0.8) * own + rng.uniform(0.0, 0.6) * other + 0.7 * person(int(rng.integers(2, 8)))
+        people.append(vector / np.linalg.norm(vector))
+    return lambda frame: [(*LEFT, people[0]), (*RIGHT, people[1])]
+
+
+def anybody(values: dict[str, float], subject) -> float:
+    """Reward the mean similarity of everybody to everybody who was asked for."""
+    return float(np.nanmean(subject.cosines))
+
+
+def honest(values: dict[str, float], subject) -> float:
+    """Reward people for being themselves and nobody else."""
+    return values["separation"]
+
+
+def tuned_by(reward: Callable, make_subject) -> Report:
+    """Compare first candidates (base) with those that a reward likes best (tuned), case by case."""
+    rng, rows = np.random.default_rng(0), {"base": {}, "tuned": {}}
+    for case in range(NUM_CASES):
+        subjects = [make_subject(clip_of(rng), [A, B], clip=BLANK) for _ in range(NUM_CANDIDATES)]
+        values = [{name: function(s) for name, function in MEASURES.items()} for s in subjects]
+        best = int(np.argmax([reward(v, s) for v, s in zip(values, subjects, strict=True)]))
+        rows["base"][f"case-{case}", 0], rows["tuned"][f"case-{case}", 0] = values[0], values[best]
+    return report_of(rows)
+
+
+def report_of(rows: dict[str, dict]) -> Report:
+    samples = [
+        SampleDocument(variant=v, case_id=c, seed=s, prompt="", video="", references=[], values=values)
+        for v, table in rows.items()
+        for (c, s), values in table.items()
+    ]
+    report = Report(
+        title="", finder="planted", headline="identity", headlines=["identity", "separation"], reference_variant="base",
+        variants=[VariantDocument(name=v, base="b", policy=None, num_samples=len(rows[v])) for v in rows],
+        num_cases=len(rows["base"]), num_seeds=1, measures=INFOS, means={}, samples=samples,
+        comparisons={"tuned": compare(rows["base"], rows["tuned"], INFOS, CONFIG, ["identity", "separation"])},
+    )  # fmt: skip
+    return report.model_copy(update={"diagnostics": diagnose(report)})
+
+
+def verdict_of(report: Report, name: str = "People told apart"):
+    return next(v for v in report.diagnostics if v.name == name)
+
+
+def test_a_reward_for_looking_like_anybody_raises_the_alarm(make_subject):
+    report = tuned_by(anybody, make_subject)
+    found = report.comparisons["tuned"]
+    assert found["identity"].verdict == "better"  # this is how it passes for a gain
+    assert found["separation"].verdict != "better"
+    verdict = verdict_of(report)
+    assert verdict.level == "alarm"
+    assert "confusion" in verdict.text
+
+
+def test_an_honest_gain_does_not(make_subject):
+    report = tuned_by(honest, make_subject)
+    found = report.comparisons["tuned"]
+    assert found["identity"].verdict == found["separation"].verdict == "better"
+    assert verdict_of(report).level == "ok"
+
+
+def rows_with(changes: dict[str, float], spread: float, num: int = 12) -> dict[str, dict]:
+    base = {(f"c{i}", 0): {"confusion": 0.2, "margin": 0.2, "swap_rate": 0.2} for i in range(num)}
+    tuned = {
+        key: {name: value + changes[name] + spread * (-1) ** i for name, value in values.items()}
+        for i, (key, values) in enumerate(base.items())
+    }
+    return {"base": base, "tuned": tuned}
+
+
+STILL = {"confusion": -0.05, "margin": 0.05, "swap_rate": -0.05}
+
+
+@pytest.mark.parametrize(
+    ("changes", "spread", "level"),
+    [
+        (STILL, 0.02, "ok"),
+        ({**STILL, "confusion": 0.1}, 0.02, "alarm"),
+        ({**STILL, "margin": -0.1}, 0.02, "alarm"),
+        ({**STILL, "swap_rate": 0.1}, 0.02, "alarm"),
+        ({"confusion": 0.08, "margin": -0.08, "swap_rate": 0.08}, 0.25, "watch"),
+    ],
+)
+def test_each_sign_is_enough_and_all_together_within_noise_are_watched(changes, spread, level):
+    assert verdict_of(report_of(rows_with(changes, spread))).level == level
+
+
+def test_too_few_cases_alarm_nobody():
+    worse = {"confusion": 0.1, "margin": -0.1, "swap_rate": 0.1}
+    assert verdict_of(report_of(rows_with(worse, 0.01, num=4))).level == "unknown"
+
+
+@pytest.mark.parametrize(("detail", "level"), [(1.0, "ok"), (0.85, "watch"), (0.5, "alarm")])
+def test_unreadable_faces_are_said_before_whose_they_are(detail, level):
+    infos = [m.info for m in load_measures(["coverage", "face_detail", "identity"]).values()]
+    rng = np.random.default_rng(0)
+    base = {(f"c{i}", 0): {"coverage": 0.9, "face_detail": 0.1, "identity": 0.5} for i in range(12)}
+    tuned = {
+        key: {**values, "identity": 0.2, "face_detail": 0.1 * detail + 0.002 * rng.normal()}
+        for key, values in base.items()
+    }
+    report = report_of({"base": base, "tuned": tuned}).model_copy(
+        update={"measures": infos, "comparisons": {"tuned": compare(base, tuned, infos, CONFIG)}}
+    )
+    verdict = diagnose(report)[0]
+    assert (verdict.name, verdict.level) == ("Readable faces", level)
+    assert "seen in 90%" in verdict.text
+    assert ("worse picture" in verdict.text) == (level != "ok")
