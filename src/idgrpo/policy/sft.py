@@ -149,6 +149,7 @@ class ClipSource:
             kl_share=float(window.size) if setting.kl.steps == "first" else 1.0,
             rival=rival,
             rival_weight=setting.clips.guidance,
+            clip_share=setting.clips.share,
         )
 
     def state(self) -> dict[str, Any]:
