@@ -316,6 +316,7 @@ def test_every_recipe_has_a_form_for_stored_clips(base, name):
     assert config.method == "sft" and config.kl.weight == 0 and config.rollout.window.size == 1
     assert config.train == ("full" if name == "full" else "lora")
     assert config.optimizer.lr < recipe("default", base, method="sft").optimizer.lr or name != "full"
+    assert (config.clips.guidance, config.num_updates) == ((3.0, 120) if base.startswith("tiny") else (0.0, 1000))
 
 
 # -- people told apart -------------------------------------------------------------------------------------------------
@@ -359,6 +360,22 @@ def test_guidance_moves_the_target_along_what_tells_people_apart(tmp_path):
     assert seen
     plain = make_trainer(tmp_path / "plain", ReferenceBase()).source.data(0, PhaseTimer(), lambda: False)
     assert all(pairs.rival is None for pairs in plain.batches)
+
+
+def test_without_a_share_of_the_clip_the_target_is_the_references_own_guess_moved(tmp_path):
+    base = ReferenceBase()
+    settings = {"guidance": 2.0, "share": 0.25}
+    trainer = make_trainer(tmp_path, base, clips=settings, kl={"reference": "start"})
+    for pairs in trainer.source.data(0, PhaseTimer(), lambda: False).batches:
+        with torch.no_grad():
+            own, doubled = (
+                pairs.x - pairs.sigma.float()[:, None, None, None, None] * base.velocity(pairs.x, pairs.sigma, b, None)
+                for b in (pairs.batch, pairs.rival)
+            )
+        expected = 0.25 * pairs.x_next + 0.75 * own + 2.0 * (own - doubled)
+        torch.testing.assert_close(trainer.replay._target(pairs), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValidationError, match="teaches nothing"):
+        PolicyConfig.model_validate({"method": "sft", "clips": {"share": 0.5}})
 
 
 def test_guidance_of_whole_or_swapped_weights_is_refused_under_zero_3():

@@ -138,6 +138,13 @@ class ClipsConfig(PolicyPart):
         description="w: learn u + w (v0(references) - v0(one person standing for all)) instead of the clip's velocity u, v0 "
         "the reference policy's; tells people apart; 0: the clips alone",
     )
+    share: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="of the clip in that target: u is replaced by share u + (1 - share) v0; 0 learns nothing from the clips "
+        "but the guidance at their noised states, so that the base's own clips do",
+    )
 
 
 class AdvantageConfig(PolicyPart):
@@ -421,6 +428,11 @@ class PolicyConfig(PolicyPart):
             (
                 grpo and self.clips != ClipsConfig(),
                 "clips.* are settings of method=sft: they have no effect on GRPO; leave them out",
+            ),
+            (
+                not grpo and self.clips.share < 1 and not self.clips.guidance,
+                "clips.share below 1 without clips.guidance pulls the policy to its own reference and teaches nothing; set "
+                "clips.guidance=3 or clips.share=1",
             ),
             (
                 not grpo and bool(self.reward.measures),

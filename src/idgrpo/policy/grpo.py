@@ -31,7 +31,7 @@ from idgrpo.policy.scoring import RewardScorer
 from idgrpo.run.engine import Engine
 
 
-class Rollouts:
+class RolloutSource:
     """Draws an update's samples with the policy as it is, scores them, and credits them group by group."""
 
     def __init__(

@@ -41,6 +41,7 @@ class Pairs:
     kl_share: float  # steps of a sample that each row of the KL stands for
     rival: ConditionBatch | None = None  # the same rows, asked for one person in everybody's place (`apart`)
     rival_weight: float = 0.0
+    clip_share: float = 1.0
     is_filler: bool = False
 
     def of_kl(self) -> "Pairs":
@@ -215,7 +216,7 @@ class Replay:
         with self.reference(), torch.no_grad():
             own, _ = self._step(pairs)
             doubled, _ = self._step(replace(pairs, batch=pairs.rival))
-        return apart(pairs.x_next, own, doubled, pairs.rival_weight)
+        return apart(pairs.x_next, own, doubled, pairs.rival_weight, pairs.clip_share)
 
     def _step(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         velocity = self.base.velocity(pairs.x, pairs.sigma, pairs.batch, self.guidance)
@@ -230,13 +231,14 @@ class Replay:
         return mean
 
 
-def apart(clean: Tensor, own: Tensor, doubled: Tensor, weight: float) -> Tensor:
-    """Compute x0 + w (x0(references) - x0(one person standing for all)): a clip moved along what tells its people apart.
+def apart(clean: Tensor, own: Tensor, doubled: Tensor, weight: float, share: float = 1.0) -> Tensor:
+    """Compute s x0 + (1 - s) x0(references) + w (x0(references) - x0(one person standing for all)), s the clip's share.
 
-    own, doubled: predictions of the clean latent from the same noised clip. As a target it is guidance distilled (arXiv
-    2210.03142) whose negative branch shows one person in everybody's place: in velocities u + w (v(c) - v(c_i)).
+    own, doubled: predictions of the clean latent from the same noised clip. The clip is moved along what tells its people
+    apart. As a target it is guidance distilled (arXiv 2210.03142) whose negative branch shows one person in everybody's
+    place; in velocities s u + (1 - s) v(c) + w (v(c) - v(c_i)).
     """
-    return clean + weight * (own - doubled)
+    return share * clean + (1 - share) * own + weight * (own - doubled)
 
 
 def gaussian_kl(mean: Tensor, reference_mean: Tensor, std: Tensor, mask: Tensor | None = None) -> Tensor:

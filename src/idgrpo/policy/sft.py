@@ -79,7 +79,7 @@ class ClipBook:
         return self.folder / f"{index:06d}.safetensors"
 
 
-class StoredClips:
+class ClipSource:
     """Gives an update `clips.num_per_update` stored clips, each noised to `rollout.window.size` levels."""
 
     def __init__(self, base: Base, book: ClipBook, config: PolicyConfig, engine: Engine):
@@ -149,6 +149,7 @@ class StoredClips:
             kl_share=float(window.size) if setting.kl.steps == "first" else 1.0,
             rival=rival,
             rival_weight=setting.clips.guidance,
+            clip_share=setting.clips.share,
         )
 
     def state(self) -> dict[str, Any]:

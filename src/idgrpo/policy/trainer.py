@@ -15,12 +15,12 @@ from idgrpo.policy.config import PolicyConfig
 from idgrpo.policy.figures import PhaseTimer, matching_figures, replay_figures
 from idgrpo.policy.forward import forward_step
 from idgrpo.policy.groups import CaseBook
-from idgrpo.policy.grpo import Rollouts
+from idgrpo.policy.grpo import RolloutSource
 from idgrpo.policy.loss import load_loss
 from idgrpo.policy.replay import Pairs, Replay, ReplayFigures, UpdateData, check_on_policy
 from idgrpo.policy.schedule import Schedule
 from idgrpo.policy.scoring import RewardScorer
-from idgrpo.policy.sft import ClipBook, StoredClips
+from idgrpo.policy.sft import ClipBook, ClipSource
 from idgrpo.policy.weights import Average, Weights, swapped, trained_weights
 from idgrpo.run.engine import Engine
 
@@ -73,10 +73,10 @@ class Trainer:
         )
         self.source: Trajectories
         if isinstance(book, ClipBook):
-            self.source = StoredClips(base, book, config, engine)
+            self.source = ClipSource(base, book, config, engine)
         else:
             assert scorer is not None, "GRPO scores what it draws"
-            self.source = Rollouts(
+            self.source = RolloutSource(
                 base, book, scorer, config, engine, guidance=self.guidance, reference=self._reference, folder=folder
             )
         self.completed = 0
