@@ -307,7 +307,9 @@ def _scores(model: Source, samples: "list[Sample]") -> dict[str, float]:
     with progress(len(samples), "scoring clips", "clips") as bar:
         for sample in samples:
             photos = [read_image(reference.images[0]) for reference in sample.references]
-            (score,) = reward.score([read_video(sample.video)], [photos], [sample.prompt], float(probe(sample.video).fps))
+            (score,) = reward.score(
+                [read_video(sample.video)], [photos], [sample.prompt], float(probe(sample.video).fps)
+            )
             if not isinstance(score, float):
                 raise DataError(
                     f"sample {sample.id!r} cannot be scored: {score}", fix="leave it out, or leave out --least-sure"
