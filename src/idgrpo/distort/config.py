@@ -1,12 +1,15 @@
 """Settings of `idgrpo distort`."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from idgrpo.distort.registry import known
 from idgrpo.errors import UsageError
 from idgrpo.run.config import Config
+
+if TYPE_CHECKING:
+    from idgrpo.people.contract import Levels
 
 Share = float
 
@@ -56,14 +59,30 @@ class BalanceConfig(Config):
 class PeopleConfig(Config):
     """Say how people are found in clips whose truth is not known.
 
-    `max_likeness`: somebody of another clip who is more alike (cosine of embeddings) counts as the same person, never as a stranger.
+    `options` are the finder's own settings (`min_face_px`, `same_person`, ...). A clip in which a reference is nobody's to at least
+    `min_similarity` (cosine) gives no pair; somebody of another clip who is more alike than `max_likeness` counts as the same person,
+    never as a stranger. None takes both from the levels that the finder states (its `stranger` and `same_person`); for a finder that
+    states none, -1 and 0.6.
     """
 
     finder: str = "facenet"
+    options: dict[str, bool | int | float | str | list[float]] = Field(default_factory=dict)
     min_coverage: Share = Field(0.5, ge=0, le=1)
-    min_similarity: float = Field(-1.0, ge=-1, le=1)
+    min_similarity: float | None = Field(None, ge=-1, le=1)
     max_strangers: int = Field(2000, ge=0)
-    max_likeness: float = Field(0.6, ge=-1, le=1)
+    max_likeness: float | None = Field(None, ge=-1, le=1)
+
+    def least_similarity(self, levels: "Levels | None") -> float:
+        """Give the cosine below which a person of a clip is not the one of the reference."""
+        if self.min_similarity is not None:
+            return self.min_similarity
+        return -1.0 if levels is None else levels.stranger
+
+    def most_likeness(self, levels: "Levels | None") -> float:
+        """Give the cosine above which somebody of another clip is the same person."""
+        if self.max_likeness is not None:
+            return self.max_likeness
+        return 0.6 if levels is None else levels.same_person
 
 
 class DistortConfig(Config):

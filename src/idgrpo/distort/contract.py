@@ -9,11 +9,19 @@ import numpy as np
 import torch
 
 from idgrpo.distort.pixels import behind
+from idgrpo.people.boxes import Box
 from idgrpo.people.painter import Identity, IdentityPainter, Script
 
 
 class NotPossible(Exception):
-    """A distortion cannot be done on this clip (one person where two are needed, no stranger); the reason is counted."""
+    """A distortion cannot be done on this clip (one person where two are needed, no stranger); the reason is counted.
+
+    `slot` says whose fault it is, where it is one person's.
+    """
+
+    def __init__(self, reason: str, slot: int | None = None):
+        super().__init__(reason)
+        self.slot = slot
 
 
 @dataclass(frozen=True)
@@ -21,7 +29,9 @@ class Scene:
     """Hold one clean clip with what is known about its people.
 
     `clip` uint8 [frame, 3, height, width]; `references` one portrait per slot, uint8 [3, h, w]; `regenerate` re-noises the
-    clip to a level and denoises it with other references, when a generator is at hand.
+    clip to a level and denoises it with other references, when a generator is at hand; `faces` are the boxes of the faces in the
+    references, where they are known; `likeness` measures from a clip and frames how alike each person is to that person's track in
+    the clean clip, [frame, slot] in 0..1 (0: no more than strangers are; NaN: the person's place is not known).
     """
 
     clip: torch.Tensor
@@ -29,6 +39,8 @@ class Scene:
     references: list[torch.Tensor]
     prompt: str = ""
     regenerate: Callable[[torch.Tensor, list[torch.Tensor], str, float, int], torch.Tensor] | None = None
+    faces: tuple[Box | None, ...] = ()
+    likeness: Callable[[torch.Tensor, list[int]], np.ndarray] | None = None
 
     @property
     def num_frames(self) -> int:
@@ -45,8 +57,12 @@ class Scene:
 
     @cached_property
     def background(self) -> torch.Tensor:
-        """Soft mask of what is behind everybody, float32 [frame, height, width]; 0 on every pixel of a person."""
-        return behind(self.regions)
+        """Soft mask of what is behind everybody, float32 [frame, height, width]; 0 on every pixel of a person.
+
+        Of the whole person: a painter whose regions are faces says by `bodies` where the rest of them is.
+        """
+        bodies = getattr(self.painter, "bodies", None)
+        return behind(self.regions if bodies is None else bodies())
 
 
 @dataclass(frozen=True)
@@ -88,7 +104,7 @@ def some_stranger(scene: Scene, slot: int, hardness: float, rng: np.random.Gener
     """Draw a stranger for a slot."""
     stranger = scene.painter.stranger(slot, hardness, int(rng.integers(2**31)))
     if stranger is None:
-        raise NotPossible("no stranger at hand: the data has one case only")
+        raise NotPossible("no stranger at hand: the data has one case only", slot)
     return stranger
 
 

@@ -8,6 +8,8 @@ from idgrpo.distort.contract import NotPossible, Outcome, Scene, some_slots, win
 from idgrpo.distort.pixels import composite, ellipse, texture
 from idgrpo.people.boxes import Box, covering
 
+FACE_SPAN = 1.5  # how much around a face belongs to a pasted portrait
+
 
 def region_boxes(regions: torch.Tensor, slot: int) -> list[Box | None]:
     """Give the box around a slot's region in each frame; None where nothing of the person is visible."""
@@ -66,21 +68,43 @@ def cover_of(box: Box, height: int, width: int, stretch: np.ndarray) -> torch.Te
 
 
 def paste(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
-    """Paste the reference over its person, frozen in place, for a share of the frames: a copy must lose to a natural clip."""
+    """Paste the reference over its person, frozen in place, for a share of the frames: a copy must lose to a natural clip.
+
+    Where the face in the reference is known, its surroundings alone are pasted, in the size of the face in the clip.
+    """
     (slot,) = some_slots(scene, 1, rng)
     frames = window(scene.num_frames, strength, rng)
     if slot >= len(scene.references):
-        raise NotPossible("no portrait of the person")
+        raise NotPossible("no portrait of the person", slot)
     seen = [box for box in region_boxes(scene.regions, slot) if box is not None]
     if not seen:
-        raise NotPossible("the person is not visible")
+        raise NotPossible("the person is not visible", slot)
     # Frozen where the person is in the middle of the clip, large enough to cover the person there.
     box = seen[len(seen) // 2]
     height, width = scene.clip.shape[-2:]
-    surface, mask = _placed(scene.references[slot], box, height, width)
+    face = scene.faces[slot] if slot < len(scene.faces) else None
+    portrait = scene.references[slot]
+    if face is not None:
+        portrait, box = cropped(portrait, face), _grown(box, FACE_SPAN / 1.15)  # a region is an ellipse of 1.15 boxes
+    surface, mask = _placed(portrait, box, height, width)
     masks = torch.zeros(scene.num_frames, height, width)
     masks[frames] = mask
     return Outcome(scene.clip, composite(scene.clip, surface.expand_as(scene.clip), masks))
+
+
+def _grown(box: Box, factor: float) -> Box:
+    """Enlarge a box around its middle."""
+    x, y, wide, tall = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, box[2] - box[0], box[3] - box[1]
+    return (x - wide * factor / 2, y - tall * factor / 2, x + wide * factor / 2, y + tall * factor / 2)
+
+
+def cropped(portrait: torch.Tensor, face: Box) -> torch.Tensor:
+    """Cut a face with hair and chin out of a photograph uint8 [3, height, width], as far as the picture goes."""
+    height, width = portrait.shape[-2:]
+    left, top, right, bottom = _grown(face, FACE_SPAN)
+    rows = slice(max(0, int(top)), max(2, min(height, int(np.ceil(bottom)))))
+    columns = slice(max(0, int(left)), max(2, min(width, int(np.ceil(right)))))
+    return portrait[:, rows, columns]
 
 
 def _placed(portrait: torch.Tensor, box: Box, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:

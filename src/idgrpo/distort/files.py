@@ -17,6 +17,7 @@ DRAFTS = "drafts"
 PREFERENCES_FILE = "prefs.jsonl"
 SUMMARY_FILE = "summary.json"
 SHEET_FILE = "contact_sheet.png"
+REFUSALS_FILE = "refused.jsonl"
 
 
 def digest_of(tensor: torch.Tensor) -> str:
@@ -78,7 +79,7 @@ def copy_result(work: Path, target: Path) -> None:
 
 def _names(work: Path) -> Iterator[str]:
     """Give the files of the result relative to `work`, each once; sheets only where all of them were finished."""
-    yield from (PREFERENCES_FILE, SUMMARY_FILE)
+    yield from (PREFERENCES_FILE, SUMMARY_FILE, REFUSALS_FILE)
     named: set[str] = set()
     with_sheets = (work / SHEET_FILE).is_file()
     for pair in read_records(work / PREFERENCES_FILE, Preference):

@@ -180,12 +180,21 @@ def attribute(scene: Scene, strength: float, rng: np.random.Generator) -> Outcom
 
 
 def drop(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:
-    """Leave one person out for a share of the frames; what is behind shows."""
-    (slot,) = some_slots(scene, 1, rng)
+    """Leave one person out for a share of the frames; what is behind shows.
+
+    The person is drawn; where nothing shows behind that one (who never moves), the next is tried.
+    """
+    slots = some_slots(scene, scene.num_slots, rng)
     frames = window(scene.num_frames, strength, rng)
-    weights, identities = own_weights(scene)
-    weights[frames, slot, :] = 0
-    return repaint(scene, Script(weights, identities))
+    refused: NotPossible | None = None
+    for slot in slots:
+        weights, identities = own_weights(scene)
+        weights[frames, slot, :] = 0
+        try:
+            return repaint(scene, Script(weights, identities))
+        except NotPossible as error:
+            refused = refused or error
+    raise refused or NotPossible("nobody is in the clip")
 
 
 def renoise(scene: Scene, strength: float, rng: np.random.Generator) -> Outcome:

@@ -3,7 +3,8 @@
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ from idgrpo.distort.config import DistortConfig
 from idgrpo.distort.contract import NotPossible, Scene
 from idgrpo.distort.files import digest_of, file_digest, write_once
 from idgrpo.distort.inputs import slug
-from idgrpo.distort.located import Located, locate
+from idgrpo.distort.located import Located, likeness, locate, portrait_boxes
 from idgrpo.distort.mask_painter import MaskPainter
 from idgrpo.distort.material import Gallery, GalleryEntry, material_of
 from idgrpo.distort.pair import Made, make_pair, order_of_kinds, plan_pair
 from idgrpo.distort.registry import entry_of
 from idgrpo.errors import DataError
-from idgrpo.people.contract import Finder
+from idgrpo.people.contract import Finder, levels_of
 from idgrpo.people.painter import IdentityPainter
 from idgrpo.records.preference import Preference
 from idgrpo.records.reference import Reference
@@ -42,7 +43,7 @@ class Bench:
 
     folder: Path
     config: DistortConfig
-    finder: Callable[[], Finder] | None = None
+    finder: Callable[..., Finder] | None = None
     regenerate: Regenerate | None = None
     _finder: Finder | None = None
     _gallery: Gallery | None = None
@@ -58,7 +59,7 @@ class Bench:
                 raise DataError(
                     "the clip's people are not known and no finder was given", fix="choose one with --finder"
                 )
-            self._finder = self.finder()
+            self._finder = self.finder(**self.config.people.options)
         return self._finder
 
     def gallery(self) -> Gallery:
@@ -75,7 +76,7 @@ class Bench:
                     )
                     for row in held
                 ],
-                self.config.people.max_likeness,
+                self.config.people.most_likeness(levels_of(self.the_finder())),
             )
         return self._gallery
 
@@ -100,7 +101,7 @@ def find_people(bench: Bench, sample: Sample) -> None:
     """First pass: find one clip's people and keep where they are and what they look like, or why not."""
     folder = bench.folder / "people"
     name = slug(sample.id)
-    reasons = folder / f"{name}.txt"
+    reasons = folder / f"{name}.why.json"
     made = [folder / f"{name}.npz", *(folder / f"{name}-{slot}.npz" for slot in range(len(sample.references)))]
     if reasons.exists() or all(path.exists() for path in made):
         return
@@ -108,18 +109,34 @@ def find_people(bench: Bench, sample: Sample) -> None:
     try:
         clip = read_clip(sample, bench.config)
         finder = bench.the_finder()
-        vectors = [finder.embed_reference(read_image(Path(r.images[0]))) for r in sample.references]
-        located = locate(
-            clip, vectors, finder, min_similarity=settings.min_similarity, min_coverage=settings.min_coverage
-        )
+        images = [read_image(Path(r.images[0])) for r in sample.references]
+        vectors = [finder.embed_reference(image) for image in images]
+        least = settings.least_similarity(levels_of(finder))
+        located = locate(clip, vectors, finder, min_similarity=least, min_coverage=settings.min_coverage)
+        located = replace(located, portraits=portrait_boxes(images, finder) if located.covers == "face" else None)
     except (NotPossible, DataError) as error:
-        text = str(getattr(error, "message", error))
+        text = json.dumps([str(getattr(error, "message", error)), getattr(error, "slot", None)])
         bench.write_once(reasons, lambda path: path.write_text(text, encoding="utf-8"))
         return
     for slot in range(located.num_slots):
         material = material_of(clip, located, slot)
         bench.write_once(folder / f"{name}-{slot}.npz", material.save)
     bench.write_once(folder / f"{name}.npz", located.save)
+
+
+def _scene(bench: Bench, sample: Sample) -> Scene:
+    """Read a clip and gather what is known about its people."""
+    clip = read_clip(sample, bench.config)
+    painter = _painter(bench, sample, clip)
+    portraits = [read_image(Path(r.images[0])) for r in sample.references]
+    scene = Scene(clip, painter, portraits, sample.prompt, bench.regenerate)
+    if not isinstance(painter, MaskPainter):
+        return scene
+    located, levels = painter.located, levels_of(bench.the_finder())
+    known = [] if located.portraits is None else located.portraits.tolist()
+    faces = tuple(None if np.isnan(box).any() else tuple(box) for box in known)
+    measure = partial(likeness, located, bench.the_finder(), levels) if levels else None
+    return replace(scene, faces=faces, likeness=measure)
 
 
 def _painter(bench: Bench, sample: Sample, clip: torch.Tensor) -> IdentityPainter:
@@ -137,7 +154,7 @@ def _painter(bench: Bench, sample: Sample, clip: torch.Tensor) -> IdentityPainte
         return painter
     path = bench.folder / "people" / f"{slug(sample.id)}.npz"
     if not path.exists():
-        raise NotPossible(path.with_suffix(".txt").read_text(encoding="utf-8"))
+        raise NotPossible(*json.loads(path.with_suffix(".why.json").read_text(encoding="utf-8")))
     return MaskPainter(clip, Located.load(path), [r.person for r in sample.references], bench.gallery())
 
 
@@ -215,6 +232,12 @@ def _preference(
     )
 
 
+def _person(sample: Sample, error: Exception) -> str | None:
+    """Name the person for whose sake something was refused, where it is one's."""
+    slot = getattr(error, "slot", None)
+    return sample.references[slot].person if slot is not None and slot < len(sample.references) else None
+
+
 def _finished(bench: Bench, part_path: Path) -> dict[str, Any] | None:
     """Read a part made before; None where there is none, or where files that it names are gone (a folder half removed)."""
     if not part_path.exists():
@@ -238,13 +261,9 @@ def distort_sample(bench: Bench, sample: Sample, index: int, position: float) ->
         return finished
     part: dict[str, Any] = {"sample": sample.id, "preferences": [], "skipped": [], "refused": None}
     try:
-        clip = read_clip(sample, bench.config)
-        painter = _painter(bench, sample, clip)
-        portraits = [read_image(Path(r.images[0])) for r in sample.references]
-        scene = Scene(clip, painter, portraits, sample.prompt, bench.regenerate)
-        _make_pairs(bench, sample, scene, position, part)
+        _make_pairs(bench, sample, _scene(bench, sample), position, part)
     except (NotPossible, DataError) as error:
-        part["refused"] = str(getattr(error, "message", error))
+        part["refused"] = [str(getattr(error, "message", error)), _person(sample, error)]
     text = json.dumps(part, ensure_ascii=False)
     bench.write_once(part_path, lambda beside: beside.write_text(text, encoding="utf-8"))
     return part
@@ -268,7 +287,7 @@ def _make_pairs(bench: Bench, sample: Sample, scene: Scene, position: float, par
             made = make_pair(scene, plan_pair(name, entry_of(name), config, position, draws))
         except NotPossible as error:
             failed[name] += 1
-            part["skipped"].append([name, str(error)])
+            part["skipped"].append([name, str(error), _person(sample, error)])
             continue
         origin = _origin(sample, made, source_digest, scene.painter)
         record = _preference(bench, sample, references, made, number, fps, origin)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from idgrpo.distort.contract import NotPossible
-from idgrpo.people.contract import Finder
+from idgrpo.people.boxes import area, iou
+from idgrpo.people.contract import Finder, Levels, levels_of
 from idgrpo.people.match import match_tracks
 from idgrpo.people.track import LinkSettings, PersonTrack, link
 
@@ -21,7 +22,8 @@ class Located:
 
     `boxes` float32 [slot, frame, 4] (NaN where unknown, interpolated over gaps), `seen` bool [slot, frame] (really detected),
     `angles` float32 [slot, frame] in radians, `embeddings` float32 [slot, d], `similarity` [slot] to the reference,
-    `covers` what a box holds. `masks` uint8 0..255 [slot, frame, height, width] or None.
+    `covers` what a box holds. `masks` uint8 0..255 [slot, frame, height, width] or None. `landmarks` float32 [slot, frame, 5, 2]
+    in pixels (NaN where unknown), `portraits` float32 [slot, 4] boxes of the faces in the references (NaN where none was found).
     """
 
     boxes: np.ndarray
@@ -31,6 +33,8 @@ class Located:
     similarity: np.ndarray
     covers: Covers = "face"
     masks: np.ndarray | None = None
+    landmarks: np.ndarray | None = None
+    portraits: np.ndarray | None = None
 
     @property
     def num_slots(self) -> int:
@@ -42,7 +46,8 @@ class Located:
 
     def save(self, path: Path) -> None:
         """Write as npz (masks compressed)."""
-        masks: dict[str, Any] = {} if self.masks is None else {"masks": self.masks}
+        optional = {"masks": self.masks, "landmarks": self.landmarks, "portraits": self.portraits}
+        known: dict[str, Any] = {name: values for name, values in optional.items() if values is not None}
         with path.open("wb") as file:
             np.savez_compressed(
                 file,
@@ -52,7 +57,7 @@ class Located:
                 embeddings=self.embeddings,
                 similarity=self.similarity,
                 covers=np.array(self.covers),
-                **masks,
+                **known,
             )
 
     @classmethod
@@ -90,18 +95,23 @@ def _angle(landmarks: np.ndarray | None) -> float:
     return float(np.arctan2(across[1], across[0]))
 
 
-def _laid_out(track: PersonTrack, num_frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _laid_out(track: PersonTrack, num_frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Give boxes [frame, 4], seen [frame], angles [frame] and landmarks [frame, 5, 2] of a track, smooth over time."""
     boxes = np.full((num_frames, 4), np.nan)
     seen = np.zeros(num_frames, bool)
     angles = np.full(num_frames, np.nan)
+    landmarks = np.full((num_frames, 5, 2), np.nan)
     for frame in range(num_frames):
         box = track.box_at(frame)
         if box is not None:
             boxes[frame] = box
         if frame in track.detections:
             seen[frame] = True
-            angles[frame] = _angle(track.detections[frame].landmarks)
-    return smoothed(boxes), seen, np.nan_to_num(smoothed(angles))
+            points = track.detections[frame].landmarks
+            angles[frame] = _angle(points)
+            if points is not None and np.shape(points) == (5, 2):
+                landmarks[frame] = points
+    return smoothed(boxes), seen, np.nan_to_num(smoothed(angles)), smoothed(landmarks)
 
 
 def _mask_of(track: PersonTrack, shape: tuple[int, int, int]) -> np.ndarray | None:
@@ -129,7 +139,7 @@ def locate(
     `clip` uint8 [frame, 3, height, width]; `references` unit vectors. Raises NotPossible when a reference is not in the clip
     or seen in too few frames: a clip whose people are unknown cannot be damaged in known amounts.
     """
-    tracks = link(finder.find(clip), settings)
+    tracks = link(finder.find(clip), settings or LinkSettings.of(levels_of(finder)))
     if not tracks:
         raise NotPossible("no person found")
     if len(tracks) < len(references):
@@ -137,21 +147,52 @@ def locate(
     chosen, table = match_tracks(references, tracks, min_similarity)
     matched = [index for index in chosen if index is not None]
     if len(matched) < len(chosen):
-        raise NotPossible("a reference matches nobody in the clip")
+        raise NotPossible(
+            f"nobody in the clip is as alike to the reference as {min_similarity:.2f}", slot=chosen.index(None)
+        )
     num_frames, _, height, width = clip.shape
     laid = [_laid_out(tracks[j], num_frames) for j in matched]
     masks = [_mask_of(tracks[j], (num_frames, height, width)) for j in matched]
     zeros = np.zeros_like(references[0])
     embeddings = [tracks[j].embedding() for j in matched]
     located = Located(
-        boxes=np.stack([boxes for boxes, _, _ in laid]),
-        seen=np.stack([seen for _, seen, _ in laid]),
-        angles=np.stack([angles for _, _, angles in laid]).astype(np.float32),
+        boxes=np.stack([boxes for boxes, *_ in laid]),
+        seen=np.stack([seen for _, seen, *_ in laid]),
+        angles=np.stack([angles for _, _, angles, _ in laid]).astype(np.float32),
         embeddings=np.stack([zeros if e is None else e for e in embeddings]).astype(np.float32),
         similarity=np.array([table[i, j] for i, j in enumerate(matched)], np.float32),
         covers=getattr(finder, "covers", "face"),
         masks=np.stack(known) if len(known := [m for m in masks if m is not None]) == len(masks) else None,
+        landmarks=np.stack([landmarks for *_, landmarks in laid]),
     )
     if (located.coverage() < min_coverage).any():
-        raise NotPossible(f"a person is seen in {located.coverage().min():.0%} of the frames only")
+        worst = int(located.coverage().argmin())
+        raise NotPossible(f"a person is seen in {located.coverage()[worst]:.0%} of the frames only", slot=worst)
     return located
+
+
+def portrait_boxes(images: list[torch.Tensor], finder: Finder) -> np.ndarray:
+    """Give the box of the largest person in each reference image, float32 [image, 4]; NaN where none is found."""
+    boxes = np.full((len(images), 4), np.nan, np.float32)
+    for number, image in enumerate(images):
+        found = finder.find(image[None])[0]
+        if found:
+            boxes[number] = max((detection.box for detection in found), key=area)
+    return boxes
+
+
+def likeness(located: Located, finder: Finder, levels: Levels, clip: torch.Tensor, frames: list[int]) -> np.ndarray:
+    """Measure how alike each person of a clip is to that person's own track, float64 [frame, slot] in 0..1.
+
+    0 is what strangers reach, 1 what one person reaches; who is not found in the own place counts 0. NaN where the place is not known.
+    """
+    result = np.full((len(frames), located.num_slots), np.nan)
+    for row, found in enumerate(finder.find(clip[frames])):
+        for slot in range(located.num_slots):
+            place = located.boxes[slot, frames[row]]
+            if np.isnan(place).any() or not located.seen[slot, frames[row]]:
+                continue
+            here = [d for d in found if d.embedding is not None and iou(d.box, tuple(place.tolist())) > 0.3]
+            cosine = max((float(d.embedding @ located.embeddings[slot]) for d in here), default=-1.0)
+            result[row, slot] = (cosine - levels.stranger) / (levels.same_person - levels.stranger)
+    return result.clip(0, 1)

@@ -5,26 +5,29 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from idgrpo.distort.contract import NotPossible
 from idgrpo.distort.located import Located, smoothed
 from idgrpo.distort.material import (
     PARTS,
     Gallery,
     Material,
-    Pose,
     canonical_mask,
     crop_size,
     cut,
+    fitted,
     material_of,
     part_mask,
     placed,
+    points_in_square,
     pose_at,
 )
 from idgrpo.distort.pixels import composite, gaussian
-from idgrpo.distort.plate import MAX_FRAMES, usable_plate
+from idgrpo.distort.plate import MAX_FRAMES, around, column, usable_plate
 from idgrpo.people.painter import Identity, Mirrored, Script
 
 # Light belongs to the scene, complexion to the person: brightness is matched almost fully, hue only a little.
 MATCH_LIGHT, MATCH_HUE = 0.7, 0.2
+Crop = tuple[torch.Tensor, torch.Tensor, np.ndarray | None]  # pixels, mask, map from the slot's square to the crop
 
 
 class MaskPainter:
@@ -53,6 +56,36 @@ class MaskPainter:
                     masks[frame, slot][put[1]] = put[0]
         self._regions = masks
         return masks
+
+    def bodies(self) -> torch.Tensor:
+        """Give where anybody of the case is, head to feet, float32 [frame, 1, height, width].
+
+        Where a track has a gap, or has not begun, the person is taken to be where the track is next.
+        """
+        num_frames, _, height, width = self.clip.shape
+        everywhere = (slice(0, height), slice(0, width))
+        masks = torch.zeros(num_frames, 1, height, width)
+        for slot in range(self.located.num_slots):
+            known = np.flatnonzero(~np.isnan(self.located.boxes[slot]).any(-1))
+            for frame in range(num_frames if len(known) else 0):
+                nearest = int(known[np.abs(known - frame).argmin()])
+                masks[frame, 0] = torch.maximum(masks[frame, 0], self._body(slot, nearest, *everywhere))
+        return torch.maximum(masks, self.regions().amax(1, keepdim=True))
+
+    def share_changed(self, change: torch.Tensor, script: Script) -> float:
+        """Return how much of the parts that a script recolours differs, 0..1: of the part that changes most, averaged over frames.
+
+        `change` float32 0..1 [frame, height, width]. Hair and clothes lie outside of a face's region.
+        """
+        weights = script.weights.max(0)  # [slot, identity]
+        worn = {(s, part) for s, k in zip(*np.nonzero(weights), strict=True) for part in script.identities[k].parts}
+        shares = [0.0]
+        for slot, part in sorted(worn):
+            put = [part_mask(self.located, int(slot), t, part, *change.shape[1:]) for t in range(len(change))]
+            sizes = [0.0 if one is None else float(one[0].sum()) for one in put]
+            seen = [0.0 if one is None else float((change[t][one[1]] * one[0]).sum()) for t, one in enumerate(put)]
+            shares.append(sum(seen) / len(change) / max(*sizes, 1.0))
+        return max(shares)
 
     def _region(self, slot: int, frame: int) -> tuple[torch.Tensor, tuple[slice, slice]] | None:
         """Give one person's mask in one frame and where that is, made once."""
@@ -112,28 +145,32 @@ class MaskPainter:
 
     def paint(self, script: Script) -> torch.Tensor:
         """Composite the clip as the script says."""
-        return self._worked(script, lambda who, slot, frame: self._crop(who, frame), with_absence=True)
+        return self._worked(script, self._crop, with_absence=True)
 
     def reblend(self, script: Script) -> torch.Tensor:
         """Send every touched person through the same cut at the donor's resolution and back, with the own look."""
 
-        def own(who: int | str, slot: int, frame: int) -> tuple[torch.Tensor, torch.Tensor]:
+        def own(who: int | str, slot: int, frame: int) -> Crop:
             pose = pose_at(self.located, slot, frame)
             assert pose is not None  # `_put` asks only for frames with a pose
             size = self.material(who).crops.shape[-1]
-            return cut(self.clip[frame], pose, size), canonical_mask(self.located, slot, frame, size)
+            return cut(self.clip[frame], pose, size), canonical_mask(self.located, slot, frame, size), None
 
         return self._worked(script, own, with_absence=False)
 
-    def _crop(self, who: int | str, frame: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Choose a person's crop for a frame: the same moment in this clip, a to-and-fro through a stranger's."""
+    def _crop(self, who: int | str, slot: int, frame: int) -> Crop:
+        """Choose a person's crop for a frame: the same moment in this clip, a to-and-fro through a stranger's.
+
+        The map lays its eyes, nose and mouth on those of the slot: at half strength there are two brows, not four.
+        """
         material = self.material(who)
         if isinstance(who, int):
             index = int(np.abs(material.frames - frame).argmin())
         else:
             period = max(1, 2 * (len(material.crops) - 1))
             index = min(frame % period, period - frame % period)
-        return material.crops[index].float(), material.masks[index]
+        warp = fitted(points_in_square(self.located, slot, frame), material.points[index])
+        return material.crops[index].float(), material.masks[index], warp
 
     def _worked(self, script: Script, source: Callable, with_absence: bool) -> torch.Tensor:
         result = self.clip.clone()
@@ -175,30 +212,37 @@ class MaskPainter:
         for frame, pose in poses.items():
             if pose is None:
                 continue
-            crop, mask = source(who, slot, frame)
-            put = placed(torch.cat([crop, mask[None]]), pose, height, width)
+            crop, mask, warp = source(who, slot, frame)
+            put = placed(torch.cat([crop, mask[None]]), pose, height, width, warp)
             if put is not None:
                 patches[frame] = put
         offsets = self._light(patches)
         for frame, (patch, (rows, columns)) in patches.items():
             mask = self._unhidden(patch[3] * shares[frame], self._nearer(slot), frame, (rows, columns))
             # Resampling dims a crop towards the border of its square; there the mask is 0 already.
-            layer = (patch[:3] + offsets[frame][:, None, None]).clamp(0, 255)
+            inside, rim = (offset[:, None, None] for offset in offsets[frame])
+            layer = (patch[:3] + torch.lerp(rim, inside, patch[3])).clamp(0, 255)
             below = result[frame, :, rows, columns]
             result[frame, :, rows, columns] = composite(below[None], layer[None], mask[None])[0]
 
-    def _light(self, patches: dict[int, tuple[torch.Tensor, tuple[slice, slice]]]) -> dict[int, torch.Tensor]:
-        """Say how much to add to each patch's RGB so that it sits in the light of the scene; smooth over time."""
+    def _light(
+        self, patches: dict[int, tuple[torch.Tensor, tuple[slice, slice]]]
+    ) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+        """Say how much to add to each patch's RGB so that it sits in the light of the scene, inside and at its rim; smooth over time.
+
+        The rim takes all of the colour around it, or the cut would show; the complexion returns towards the middle.
+        """
         if not patches:
             return {}
-        wanted = []
+        gaps: list[list[np.ndarray]] = [[], []]
         for frame, (patch, (rows, columns)) in patches.items():
-            weight = patch[3] / patch[3].sum().clamp(min=1e-6)
-            wanted.append(((self.clip[frame, :, rows, columns].float() - patch[:3]) * weight).sum((1, 2)).numpy())
-        gap = torch.from_numpy(smoothed(np.stack(wanted), radius=4))
-        light = gap.mean(1, keepdim=True)
-        offsets = MATCH_LIGHT * light + MATCH_HUE * (gap - light)
-        return dict(zip(patches, offsets, strict=True))
+            gap = self.clip[frame, :, rows, columns].float() - patch[:3]
+            for held, weight in zip(gaps, (patch[3], patch[3] * (1 - patch[3])), strict=True):
+                held.append((gap * weight).sum((1, 2)).div(weight.sum().clamp(min=1e-6)).numpy())
+        inside, rim = (torch.from_numpy(smoothed(np.stack(gap), radius=4)) for gap in gaps)
+        light = inside.mean(1, keepdim=True)
+        offsets = MATCH_LIGHT * light + MATCH_HUE * (inside - light)
+        return dict(zip(patches, zip(offsets, rim, strict=True), strict=True))
 
     def _recolor(self, result: torch.Tensor, slot: int, identity: Identity, shares: dict[int, float]) -> None:
         """Move the mean colour of each part to that of its wearer, keeping shading and texture, in place."""
@@ -231,27 +275,12 @@ class MaskPainter:
         pose = pose_at(self.located, slot, frame)
         if pose is None:
             return torch.zeros(rows.stop - rows.start, columns.stop - columns.start)
-        return _column(pose, rows, columns)
-
-    def _around(self, slot: int, frames: list[int]) -> tuple[slice, slice]:
-        """Give the part of the frame in which a whole person stays during some frames."""
-        height, width = self.clip.shape[-2:]
-        down, across = (8, 2.3) if self.located.covers == "face" else (1.2, 1.2)
-        poses = [p for p in (pose_at(self.located, slot, f) for f in frames) if p is not None]
-        if not poses:
-            return slice(0, 1), slice(0, 1)
-        top = min(p.y - 1.6 * p.side for p in poses)
-        bottom = max(p.y + down * p.side for p in poses)
-        left = min(p.x - across * p.side for p in poses)
-        right = max(p.x + across * p.side for p in poses)
-        return (
-            slice(max(0, int(top)), min(height, int(bottom) + 1)),
-            slice(max(0, int(left)), min(width, int(right) + 1)),
-        )
+        return column(pose, rows, columns)
 
     def _remove(self, result: torch.Tensor, slot: int, gone: dict[int, float]) -> None:
         """Show what is behind a person, in place."""
-        rows, columns = self._around(slot, list(gone))
+        poses = [pose for frame in gone if (pose := pose_at(self.located, slot, frame)) is not None]
+        rows, columns = around(poses, self.located.covers, *self.clip.shape[-2:])
         step = max(1, len(self.clip) // MAX_FRAMES)
         sampled = range(0, len(self.clip), step)
         masks = {t: self._body(slot, t, rows, columns) for t in {*gone, *sampled}}
@@ -260,18 +289,11 @@ class MaskPainter:
         for other in others:
             hidden |= torch.stack([self._body(other, t, rows, columns) > 0 for t in sampled])
         needed = torch.stack([masks[t] > 0 for t in gone]).any(0)
-        plate = usable_plate(self.clip[::step, :, rows, columns], hidden, needed)
+        try:
+            plate = usable_plate(self.clip[::step, :, rows, columns], hidden, needed)
+        except NotPossible as error:
+            raise NotPossible(str(error), slot) from None
         for frame, share in gone.items():
             mask = self._unhidden(masks[frame] * share, others, frame, (rows, columns))
             below = result[frame, :, rows, columns]
             result[frame, :, rows, columns] = composite(below[None], plate[None], mask[None])[0]
-
-
-def _column(pose: Pose, rows: slice, columns: slice) -> torch.Tensor:
-    """Draw head and body below a face, float32 over a part of the frame."""
-    down = (torch.arange(rows.start, rows.stop, dtype=torch.float32) + 0.5 - pose.y) / pose.side
-    aside = (torch.arange(columns.start, columns.stop, dtype=torch.float32) + 0.5 - pose.x).abs() / pose.side
-    half_width = torch.where(down < 0.6, torch.tensor(0.95), torch.tensor(1.9))
-    across = ((half_width[:, None] - aside[None]) / 0.25).clamp(0, 1)
-    inside = ((down + 1.1) / 0.2).clamp(0, 1) * ((7.5 - down) / 0.3).clamp(0, 1)
-    return across * inside[:, None]

@@ -15,6 +15,7 @@ from torch.nn.functional import grid_sample, interpolate
 
 from idgrpo.distort.located import Covers, Located
 from idgrpo.distort.pixels import ellipse
+from idgrpo.people.align import affine_transform
 
 SPAN = 1.5
 MAX_CROP_PX = 160
@@ -41,13 +42,15 @@ class Pose:
 class Material:
     """Hold what is needed to paint one person elsewhere.
 
-    `crops` uint8 [crop, 3, size, size] at `frames` [crop]; `mask` float32 [crop, size, size]; `colors` of parts, RGB.
+    `crops` uint8 [crop, 3, size, size] at `frames` [crop]; `mask` float32 [crop, size, size]; `colors` of parts, RGB; `points`
+    float32 [crop, 5, 2] landmarks in the square (-1..1), NaN where unknown.
     """
 
     crops: torch.Tensor
     masks: torch.Tensor
     frames: np.ndarray
     colors: dict[str, tuple[float, float, float]]
+    points: np.ndarray
 
     def save(self, path: Path) -> None:
         """Write as npz."""
@@ -60,6 +63,7 @@ class Material:
                 frames=self.frames,
                 names=np.array(names),
                 colors=np.array([self.colors[name] for name in names], np.float32).reshape(-1, 3),
+                points=self.points,
             )
 
     @classmethod
@@ -68,7 +72,7 @@ class Material:
         with np.load(path) as held:
             colors = {str(n): _rgb(c.tolist()) for n, c in zip(held["names"], held["colors"], strict=True)}
             masks = torch.from_numpy(held["masks"]).float() / 255
-            return cls(torch.from_numpy(held["crops"]), masks, held["frames"], colors)
+            return cls(torch.from_numpy(held["crops"]), masks, held["frames"], colors, held["points"])
 
 
 def pose_at(located: Located, slot: int, frame: int) -> Pose | None:
@@ -106,10 +110,35 @@ def cut(image: torch.Tensor, pose: Pose, size: int) -> torch.Tensor:
     return grid_sample(part, grid[None], mode="bilinear", padding_mode="border", align_corners=False)[0]
 
 
-def placed(crop: torch.Tensor, pose: Pose, height: int, width: int) -> tuple[torch.Tensor, tuple[slice, slice]] | None:
+def points_in_square(located: Located, slot: int, frame: int) -> np.ndarray:
+    """Give a person's landmarks in the canonical square, float32 [5, 2] in -1..1; NaN where unknown."""
+    pose = pose_at(located, slot, frame)
+    if located.landmarks is None or pose is None:
+        return np.full((5, 2), np.nan, np.float32)
+    across, down = (located.landmarks[slot, frame] - (pose.x, pose.y)).T * 2 / (pose.side * SPAN)
+    cos, sin = np.cos(pose.angle), np.sin(pose.angle)
+    return np.stack([cos * across + sin * down, -sin * across + cos * down], axis=-1).astype(np.float32)
+
+
+def fitted(own: np.ndarray, donor: np.ndarray) -> np.ndarray | None:
+    """Fit the map [2, 3] from the square of one person to that of another under which their landmarks meet.
+
+    None where landmarks are unknown or the map would be no small one (a detector's mistake): then squares are laid on each other.
+    """
+    if not (np.isfinite(own).all() and np.isfinite(donor).all()) or np.ptp(own, axis=0).max() < 0.05:
+        return None
+    warp = affine_transform(own, donor)
+    scale = np.sqrt(max(float(np.linalg.det(warp[:, :2])), 0.0))
+    return warp if 0.6 < scale < 1.67 and np.abs(warp[:, 2]).max() < 0.6 else None
+
+
+def placed(
+    crop: torch.Tensor, pose: Pose, height: int, width: int, warp: np.ndarray | None = None
+) -> tuple[torch.Tensor, tuple[slice, slice]] | None:
     """Resample a canonical crop [c, size, size] into the frame: float32 [c, roi height, roi width] and where that is.
 
-    None when the square lies outside of the frame. Outside of the square the result is 0.
+    `warp` [2, 3] says where in the crop (-1..1) a place of the square lies. None when the square lies outside of the frame.
+    Outside of the square the result is 0; with a warp the last channel, a mask, ends before the border.
     """
     half = pose.side * SPAN / 2
     reach = half * (abs(np.cos(pose.angle)) + abs(np.sin(pose.angle)))
@@ -128,7 +157,11 @@ def placed(crop: torch.Tensor, pose: Pose, height: int, width: int) -> tuple[tor
     u = (cos * columns[None] + sin * rows[:, None]) / half
     v = (-sin * columns[None] + cos * rows[:, None]) / half
     grid = torch.stack([u, v], dim=-1)[None]
+    if warp is not None:
+        grid = grid @ torch.from_numpy(warp[:, :2].T).float() + torch.from_numpy(warp[:, 2]).float()
     patch = grid_sample(crop[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
+    if warp is not None:
+        patch[-1] *= ((1 - torch.maximum(u.abs(), v.abs())) / 0.12).clamp(0, 1)
     return patch, (slice(top, bottom), slice(left, right))
 
 
@@ -213,7 +246,8 @@ def material_of(
     crops = torch.stack([cut(clip[int(f)], pose, size) for f, pose in zip(frames, poses, strict=True)])
     masks = torch.stack([canonical_mask(located, slot, int(f), size) for f in frames])
     colors = part_colors(clip, located, slot, [int(f) for f in frames[:: max(1, len(frames) // 4)]])
-    return Material(crops.round().clamp(0, 255).to(torch.uint8), masks, frames, colors)
+    points = np.stack([points_in_square(located, slot, int(f)) for f in frames])
+    return Material(crops.round().clamp(0, 255).to(torch.uint8), masks, frames, colors, points)
 
 
 @dataclass(frozen=True)

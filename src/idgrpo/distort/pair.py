@@ -10,10 +10,11 @@ from idgrpo.distort.config import DistortConfig
 from idgrpo.distort.contract import NotPossible, Scene
 from idgrpo.distort.controls import ARTEFACTS
 from idgrpo.distort.registry import Entry, entry_of, load_distortion
-from idgrpo.people.painter import Mirrored
+from idgrpo.people.painter import Mirrored, Script
 
 MIN_GRADED_GAP = 0.35
 STEADY = "replace"
+LOOKED_AT = 8
 
 
 @dataclass(frozen=True)
@@ -125,16 +126,41 @@ def _against_steady(scene: Scene, plan: PairPlan) -> tuple[torch.Tensor, torch.T
     return better, worse
 
 
-def visible_change(scene: Scene, better: torch.Tensor, worse: torch.Tensor) -> float:
+def visible_change(scene: Scene, better: torch.Tensor, worse: torch.Tensor, script: Script | None = None) -> float:
     """Return how much of the person who changes most differs between two clips uint8 [frame, 3, h, w], in 0..1.
 
     The mean over frames of the difference (of 255, largest channel) summed over the person's pixels, divided by the largest
-    area that the person has: half of someone turning from black to white in every second frame is 0.25.
+    area that the person has: half of someone turning from black to white in every second frame is 0.25. A painter whose regions
+    are faces looks at the parts that a script recolours, too.
     """
     change = (better.short() - worse.short()).abs().amax(1) / 255
     seen = torch.einsum("thw,tshw->ts", change, scene.regions)
     largest = scene.regions.sum((2, 3)).amax(0).clamp(min=1)
-    return float((seen.mean(0) / largest).max())
+    shown = float((seen.mean(0) / largest).max())
+    parts = getattr(scene.painter, "share_changed", None)
+    return shown if script is None or parts is None else max(shown, parts(change, script))
+
+
+def identity_lost(scene: Scene, better: torch.Tensor, worse: torch.Tensor) -> float:
+    """Return how much less one person is alike on the worse side, in 0..1 (1: a stranger in every frame); 0 without a measure.
+
+    At most `LOOKED_AT` of the frames that differ are looked at. A face can change entirely with few grey levels.
+    """
+    if scene.likeness is None:
+        return 0.0
+    differ = [int(t) for t in (better != worse).flatten(1).any(1).nonzero()[:, 0]]
+    chosen = [
+        differ[k] for k in np.unique(np.linspace(0, len(differ) - 1, min(LOOKED_AT, len(differ))).round().astype(int))
+    ]
+    lost = scene.likeness(better, chosen) - scene.likeness(worse, chosen)
+    known = ~np.isnan(lost)
+    means = np.where(known, lost, 0).sum(0) / np.maximum(known.sum(0), 1)
+    return float(means.max()) * len(differ) / len(better)
+
+
+def _shows(scene: Scene, better: torch.Tensor, worse: torch.Tensor, script: Script | None, limit: float) -> bool:
+    """Tell whether a pair shows its order, in pixels or to the finder (which is asked only where pixels do not say so)."""
+    return visible_change(scene, better, worse, script) >= limit or identity_lost(scene, better, worse) >= limit
 
 
 def make_pair(scene: Scene, plan: PairPlan) -> Made:
@@ -143,14 +169,14 @@ def make_pair(scene: Scene, plan: PairPlan) -> Made:
     Raises NotPossible when the clip does not allow it, or when both sides come out equal though they should not.
     """
     name, strength, better_by = plan.name, plan.strength, None
-    graded, mirrored = None, None
+    graded, mirrored, script = None, None, None
     if plan.against_steady:
         better, worse = _against_steady(scene, plan)
         name, strength, better_by = STEADY, 1.0, plan.name
     else:
         distortion = load_distortion(plan.name)
         outcome = distortion(scene, plan.strength, np.random.default_rng(plan.seed))
-        better, worse = outcome.better, outcome.worse
+        better, worse, script = outcome.better, outcome.worse, outcome.script
         if plan.graded is not None:
             less = distortion(scene, plan.graded, np.random.default_rng(plan.seed)).worse
             if not torch.equal(less, worse):
@@ -162,7 +188,7 @@ def make_pair(scene: Scene, plan: PairPlan) -> Made:
                 better, worse, mirrored = worse, better, (slot, asked)
     if torch.equal(better, worse):
         raise NotPossible("the strength changes nothing in this clip")
-    if plan.visible and visible_change(scene, better, worse) < plan.visible:
+    if plan.visible and not _shows(scene, better, worse, script, plan.visible):
         raise NotPossible("the change hardly shows in this clip")
     better, worse = _with_artefacts(scene, plan, better, worse)
     a, b = (worse, better) if plan.flipped else (better, worse)

@@ -1,9 +1,11 @@
-"""What is behind a person: the background of a clip, from the frames in which it shows."""
+"""How far a person reaches, and what is behind: the background of a clip, from the frames in which it shows."""
 
 import torch
 from torch.nn.functional import avg_pool2d, interpolate
 
 from idgrpo.distort.contract import NotPossible
+from idgrpo.distort.located import Covers
+from idgrpo.distort.material import Pose
 
 MAX_FRAMES = 16
 MIN_KNOWN = 0.8
@@ -54,3 +56,28 @@ def usable_plate(clip: torch.Tensor, bodies: torch.Tensor, needed: torch.Tensor)
     if float(unrest) > MAX_UNREST:
         raise NotPossible("the background moves: nothing to put where the person was")
     return filled(plate, known)
+
+
+def column(pose: Pose, rows: slice, columns: slice) -> torch.Tensor:
+    """Draw head and body below a face, float32 over a part of the frame."""
+    down = (torch.arange(rows.start, rows.stop, dtype=torch.float32) + 0.5 - pose.y) / pose.side
+    aside = (torch.arange(columns.start, columns.stop, dtype=torch.float32) + 0.5 - pose.x).abs() / pose.side
+    half_width = torch.where(down < 0.6, torch.tensor(0.95), torch.tensor(1.9))
+    across = ((half_width[:, None] - aside[None]) / 0.25).clamp(0, 1)
+    inside = ((down + 1.1) / 0.2).clamp(0, 1) * ((7.5 - down) / 0.3).clamp(0, 1)
+    return across * inside[:, None]
+
+
+def around(poses: list[Pose], covers: Covers, height: int, width: int) -> tuple[slice, slice]:
+    """Give the part of the frame in which a whole person with these poses stays."""
+    down, across = (8, 2.3) if covers == "face" else (1.2, 1.2)
+    if not poses:
+        return slice(0, 1), slice(0, 1)
+    top = min(p.y - 1.6 * p.side for p in poses)
+    bottom = max(p.y + down * p.side for p in poses)
+    left = min(p.x - across * p.side for p in poses)
+    right = max(p.x + across * p.side for p in poses)
+    return (
+        slice(max(0, int(top)), min(height, int(bottom) + 1)),
+        slice(max(0, int(left)), min(width, int(right) + 1)),
+    )

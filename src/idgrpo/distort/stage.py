@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from idgrpo.distort.config import DistortConfig
-from idgrpo.distort.files import PREFERENCES_FILE, SUMMARY_FILE, remove_drafts
+from idgrpo.distort.files import PREFERENCES_FILE, REFUSALS_FILE, SUMMARY_FILE, remove_drafts
 from idgrpo.distort.inputs import slug
 from idgrpo.distort.job import Bench, Regenerate, distort_sample, exact_painter, find_people
-from idgrpo.distort.summary import Summary
+from idgrpo.distort.summary import Summary, refusals_of
 from idgrpo.errors import DataError
 from idgrpo.people.contract import Finder
 from idgrpo.records.jsonl import write_records
@@ -113,14 +113,14 @@ def distort(
     config: DistortConfig,
     folder: Path,
     *,
-    finder: Callable[[], Finder] | None = None,
+    finder: Callable[..., Finder] | None = None,
     regenerate: Regenerate | None = None,
     workers: int = 1,
 ) -> Summary:
-    """Make preferences out of clips and write `prefs.jsonl`, videos/ and references/ into `folder`.
+    """Make preferences out of clips and write `prefs.jsonl`, videos/, references/ and `refused.jsonl` into `folder`.
 
     Run again on the same folder it continues: clips with a finished part are not touched. `finder` makes a finder (picklable;
-    called once a process, only for clips whose truth is not known). Raises DataError when not one pair could be made.
+    called once a process with `people.options`, only for clips whose truth is not known). Raises DataError when not one pair could be made.
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -135,8 +135,10 @@ def distort(
     jobs = ((sample, index, index / max(num - 1, 1)) for index, sample in enumerate(samples))
     _run(bench, "distort", jobs, num, workers, "distort")
     summary = Summary()
-    for part in _parts(folder, num):
-        summary.add(part)
+    with (folder / REFUSALS_FILE).open("w", encoding="utf-8") as file:
+        for part in _parts(folder, num):
+            summary.add(part)
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in refusals_of(part))
     if not summary.num_pairs:
         reasons = "; ".join(f"{reason} ({count})" for reason, count in summary.refused.most_common(3))
         raise DataError(f"no pair could be made from {num} clips: {reasons or 'no distortion is possible'}")

@@ -26,8 +26,8 @@ class Summary:
         """Count one clip's part."""
         self.num_clips += 1
         if part["refused"]:
-            self.refused[part["refused"]] += 1
-        for name, reason in part["skipped"]:
+            self.refused[part["refused"][0]] += 1
+        for name, reason, _ in part["skipped"]:
             self.skipped[name, reason] += 1
         if part["preferences"]:
             self.num_used += 1
@@ -67,6 +67,20 @@ class Summary:
                 for (name, reason), count in self.skipped.most_common()
             ],
         }
+
+
+def refusals_of(part: dict[str, Any]) -> list[dict[str, Any]]:
+    """List what was refused in one clip: sample, distortion (None: the whole clip), person (None: nobody's fault), reason, count."""
+    counts: Counter[tuple[str | None, str | None, str]] = Counter()
+    if part["refused"]:
+        reason, person = part["refused"]
+        counts[None, person, reason] += 1
+    for name, reason, person in part["skipped"]:
+        counts[name, person, reason] += 1
+    return [
+        {"sample": part["sample"], "distortion": name, "person": person, "reason": reason, "count": count}
+        for (name, person, reason), count in counts.items()
+    ]
 
 
 def lines_of(document: dict[str, Any]) -> list[str]:
