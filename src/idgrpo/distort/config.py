@@ -66,7 +66,7 @@ class PeopleConfig(Config):
     """
 
     finder: str = "facenet"
-    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    options: dict[str, bool | int | float | str | list[float]] = Field(default_factory=dict)
     min_coverage: Share = Field(0.5, ge=0, le=1)
     min_similarity: float | None = Field(None, ge=-1, le=1)
     max_strangers: int = Field(2000, ge=0)

@@ -43,7 +43,7 @@ class Bench:
 
     folder: Path
     config: DistortConfig
-    finder: Callable[[], Finder] | None = None
+    finder: Callable[..., Finder] | None = None
     regenerate: Regenerate | None = None
     _finder: Finder | None = None
     _gallery: Gallery | None = None
@@ -59,7 +59,7 @@ class Bench:
                 raise DataError(
                     "the clip's people are not known and no finder was given", fix="choose one with --finder"
                 )
-            self._finder = self.finder()
+            self._finder = self.finder(**self.config.people.options)
         return self._finder
 
     def gallery(self) -> Gallery:

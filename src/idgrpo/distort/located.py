@@ -184,7 +184,7 @@ def portrait_boxes(images: list[torch.Tensor], finder: Finder) -> np.ndarray:
 def likeness(located: Located, finder: Finder, levels: Levels, clip: torch.Tensor, frames: list[int]) -> np.ndarray:
     """Measure how alike each person of a clip is to that person's own track, float64 [frame, slot] in 0..1.
 
-    0 is what strangers reach, 1 what one person reaches; who is not found in the own place counts 0. NaN where the place is not known.
+    0 is what strangers reach, 1 the track itself; who is not found in the own place counts 0. NaN where the place is not known.
     """
     result = np.full((len(frames), located.num_slots), np.nan)
     for row, found in enumerate(finder.find(clip[frames])):
@@ -194,5 +194,5 @@ def likeness(located: Located, finder: Finder, levels: Levels, clip: torch.Tenso
                 continue
             here = [d for d in found if d.embedding is not None and iou(d.box, tuple(place.tolist())) > 0.3]
             cosine = max((float(d.embedding @ located.embeddings[slot]) for d in here), default=-1.0)
-            result[row, slot] = (cosine - levels.stranger) / (levels.same_person - levels.stranger)
+            result[row, slot] = (cosine - levels.stranger) / (1 - levels.stranger)
     return result.clip(0, 1)

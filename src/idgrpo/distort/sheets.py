@@ -54,6 +54,12 @@ def _rows(pair: Preference) -> tuple[list[list[torch.Tensor]], list[str]]:
     return [portraits, [better], [worse], [change_map(better, worse)]], captions
 
 
+def _cell_height(rows: list[list[torch.Tensor]]) -> int:
+    """Choose how tall a clip is drawn: small clips at 64 px, others at up to 192 px, where a face can be judged."""
+    tallest = max((clip.shape[-2] for row in rows for clip in row), default=0)
+    return 64 if tallest <= 128 else min(tallest, 192)
+
+
 def draw_sheets(folder: Path) -> list[Path]:
     """Draw `sheets/<distortion>.png` for each distortion in `folder`/prefs.jsonl, and `contact_sheet.png` with one pair of each."""
     (folder / "sheets").mkdir(exist_ok=True)
@@ -72,5 +78,5 @@ def draw_sheets(folder: Path) -> list[Path]:
         all_rows += rows[1:3]
         all_captions += [captions[0].removesuffix(": references"), captions[2]]
     paths.append(folder / SHEET_FILE)
-    write_image(paths[-1], contact_sheet(all_rows, all_captions, cell_height_px=64))
+    write_image(paths[-1], contact_sheet(all_rows, all_captions, cell_height_px=_cell_height(all_rows)))
     return paths

@@ -113,14 +113,14 @@ def distort(
     config: DistortConfig,
     folder: Path,
     *,
-    finder: Callable[[], Finder] | None = None,
+    finder: Callable[..., Finder] | None = None,
     regenerate: Regenerate | None = None,
     workers: int = 1,
 ) -> Summary:
     """Make preferences out of clips and write `prefs.jsonl`, videos/, references/ and `refused.jsonl` into `folder`.
 
     Run again on the same folder it continues: clips with a finished part are not touched. `finder` makes a finder (picklable;
-    called once a process, only for clips whose truth is not known). Raises DataError when not one pair could be made.
+    called once a process with `people.options`, only for clips whose truth is not known). Raises DataError when not one pair could be made.
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,179 @@
+"""Real faces for the bench: photographs that packages ship, dlib's recognition network, and clips of two people who move.
+
+Bench-only packages: `dlib-bin` and `face-recognition-models` (pip install). Photographs: E. Collins (scikit-image) and G. Hopper
+(matplotlib) are always at hand; `$IDGRPO_FACE_PHOTOS` names a folder with one folder a person of further ones, for example those of
+the source package `face-recognition`. Nothing is fetched.
+"""
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import interpolate
+
+from idgrpo.people.align import face_crop
+from idgrpo.people.contract import Levels
+from idgrpo.people.faces import FaceFinder
+
+SIZE = (240, 416)
+NUM_FRAMES = 25
+PORTRAIT_PX = 130
+
+
+class DlibEmbedder:
+    """dlib's ResNet (99.38 % on LFW), minus the mean of a hundred faces: raw, strangers reach a cosine of 0.88."""
+
+    crop_size = 150
+    levels = Levels(same_person=0.6, stranger=0.35)
+
+    def __init__(self) -> None:
+        dlib = pytest.importorskip("dlib")
+        spec = importlib.util.find_spec("face_recognition_models")
+        if spec is None or spec.origin is None:
+            pytest.skip("needs face-recognition-models")
+        path = Path(spec.origin).parent / "models" / "dlib_face_recognition_resnet_model_v1.dat"
+        self.net = dlib.face_recognition_model_v1(str(path))
+        self.mean = np.zeros(128, np.float32)
+        self.mean = self.raw(_lfw(self.crop_size)).mean(0)
+
+    def fingerprint(self) -> str:
+        return "dlib_face_recognition_resnet_model_v1 minus the mean of scikit-image's lfw_subset"
+
+    def crop(self, image: torch.Tensor, box, landmarks) -> torch.Tensor:
+        """Cut as dlib's `get_face_chip` does (150 px, padding 0.25): eyes at 0.31 of the height, 0.35 of the width apart."""
+        return face_crop(image, box, landmarks, self.crop_size, span=0.898, lower=0.128)
+
+    def raw(self, crops: torch.Tensor) -> np.ndarray:
+        chips = [crop.permute(1, 2, 0).contiguous().numpy() for crop in crops]
+        vectors = np.array(self.net.compute_face_descriptor(chips), np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def embed(self, crops: torch.Tensor) -> np.ndarray:
+        vectors = self.raw(crops) - self.mean
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+class AsItComes(DlibEmbedder):
+    """The same network on the square around the box: no alignment."""
+
+    def crop(self, image: torch.Tensor, box, landmarks) -> torch.Tensor:
+        return face_crop(image, box, None, self.crop_size)
+
+
+def _lfw(size: int) -> torch.Tensor:
+    """Give a hundred faces of as many people (25 px, grey), uint8 [100, 3, size, size]."""
+    faces = torch.from_numpy(pytest.importorskip("skimage.data").lfw_subset()[:100]).float()[:, None] * 255
+    large = interpolate(faces, size=(size, size), mode="bicubic", align_corners=False)
+    return large.round().clamp(0, 255).byte().repeat(1, 3, 1, 1)
+
+
+@lru_cache
+def finder() -> FaceFinder:
+    return FaceFinder(DlibEmbedder(), min_face_px=24)
+
+
+def _opened(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+@lru_cache
+def photographs() -> dict[str, list[torch.Tensor]]:
+    """Give photos by person, heads and shoulders, uint8 [3, side, side]: the first is the reference, the others are for clips.
+
+    Who has one photo only gets a second that is the first mirrored, in other light.
+    """
+    import matplotlib.cbook
+
+    astronaut = pytest.importorskip("skimage.data").astronaut()
+    with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
+        hopper = np.asarray(Image.open(file).convert("RGB"))
+    found = {"collins": [astronaut], "hopper": [hopper]}
+    folder = os.environ.get("IDGRPO_FACE_PHOTOS")
+    for person in sorted(Path(folder).iterdir()) if folder else []:
+        if person.is_dir():
+            found[person.name] = [_opened(path) for path in sorted(person.iterdir())]
+    people = {
+        name: [_head(torch.from_numpy(p.copy()).permute(2, 0, 1)) for p in photos] for name, photos in found.items()
+    }
+    for photos in people.values():
+        if len(photos) == 1:
+            photos.append((photos[0].flip(2).float() * 0.85 + 12).byte())
+    return people
+
+
+def _head(photo: torch.Tensor) -> torch.Tensor:
+    """Cut the square of 2.6 face heights around the largest face, resized to 300 px."""
+    scale = max(1.0, max(photo.shape[1:]) / 700)
+    size = (round(photo.shape[1] / scale), round(photo.shape[2] / scale))
+    photo = interpolate(photo[None].float(), size=size, mode="bilinear", antialias=True)[0].round().byte()
+    boxes = [d.box for d in FaceFinder(False).find(photo[None])[0]]
+    left, top, right, bottom = max(boxes, key=lambda b: (b[2] - b[0]) * (b[3] - b[1]))
+    half = round(1.3 * (bottom - top) / 2 * 1.55)
+    x, y = round((left + right) / 2), round((top + bottom) / 2 + 0.15 * (bottom - top))
+    rows = (torch.arange(2 * half) + y - half).clamp(0, photo.shape[1] - 1)
+    columns = (torch.arange(2 * half) + x - half).clamp(0, photo.shape[2] - 1)
+    return interpolate(photo[:, rows][:, :, columns][None].float(), size=(300, 300), mode="bilinear", antialias=True)[
+        0
+    ].byte()
+
+
+def turned(photo: torch.Tensor, degrees: float, size: int) -> torch.Tensor:
+    """Turn and resize a photo: uint8 [3, size, size]; corners repeat the edge."""
+    side = photo.shape[-1]
+    angle = np.radians(degrees)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * side / size
+    steps = torch.arange(size) + 0.5 - size / 2
+    places = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1).double() @ torch.from_numpy(turn.T)
+    small = interpolate(photo[None].float(), size=(size, size), mode="bilinear", antialias=True)
+    grid = (places * 2 / side)[None].float()
+    return torch.nn.functional.grid_sample(small, grid, padding_mode="border", align_corners=False)[0].round().byte()
+
+
+def grounds() -> list[torch.Tensor]:
+    """Give photographed backgrounds, uint8 [3, 240, 416]."""
+    data = pytest.importorskip("skimage.data")
+    pictures = [data.rocket(), data.coffee(), data.chelsea()]
+    tensors = [torch.from_numpy(np.array(p)).permute(2, 0, 1).float()[None] for p in pictures]
+    return [interpolate(t, size=SIZE, mode="bilinear", antialias=True)[0].round().byte() for t in tensors]
+
+
+@dataclass(frozen=True)
+class FaceClip:
+    """A clip uint8 [25, 3, 240, 416] with who is in it and a reference photo of each."""
+
+    people: tuple[str, str]
+    pixels: torch.Tensor
+    references: list[torch.Tensor]
+
+
+def make_clip(people: tuple[str, str], ground: torch.Tensor, number: int = 0) -> FaceClip:
+    """Move two people: the first from left to right, the second a little; both nod and sway."""
+    photos = photographs()
+    cutouts = [photos[name][1 + number % (len(photos[name]) - 1)] for name in people]
+    rows = (torch.arange(PORTRAIT_PX) + 0.5 - PORTRAIT_PX / 2) / (PORTRAIT_PX / 2)
+    soft = ((1 - (rows[:, None] ** 2 + rows[None] ** 2).sqrt()) / 0.1).clamp(0, 1)
+    frames = []
+    for t in range(NUM_FRAMES):
+        frame, share = ground.float().clone(), t / (NUM_FRAMES - 1)
+        for slot, cutout in enumerate(cutouts):
+            face = turned(cutout, 8 * np.sin(6 * share + slot + number), PORTRAIT_PX).float()
+            x = round(10 + 120 * share) if slot == 0 else round(262 + 12 * np.sin(5 * share))
+            y = round(60 + 6 * np.sin(7 * share + 2 * slot))
+            part = frame[:, y : y + PORTRAIT_PX, x : x + PORTRAIT_PX]
+            frame[:, y : y + PORTRAIT_PX, x : x + PORTRAIT_PX] = part + soft * (face - part)
+        frames.append(frame.round().clamp(0, 255).byte())
+    return FaceClip(people, torch.stack(frames), [photos[name][0] for name in people])
+
+
+def all_clips() -> list[FaceClip]:
+    """Give a clip of each two people, over backgrounds in turn."""
+    names = list(photographs())
+    pairs = [(a, b) for k, a in enumerate(names) for b in names[k + 1 :]]
+    pictures = grounds()
+    return [make_clip(pair, pictures[k % len(pictures)], k) for k, pair in enumerate(pairs)]
