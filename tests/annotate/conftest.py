@@ -5,10 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from idgrpo.records.pair import Pair
-from idgrpo.records.reference import Reference
-from idgrpo.records.sample import Sample
-from idgrpo.records.vote import Vote
+from idgrpo.records.models import Pair, Reference, Sample, Vote
 
 
 @pytest.fixture

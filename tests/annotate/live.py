@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from idgrpo.records.jsonl import write_records
-from idgrpo.records.pair import Pair
+from idgrpo.records.models import Pair
 
 
 @dataclass

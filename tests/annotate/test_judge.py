@@ -13,7 +13,7 @@ from idgrpo.annotate.judge_vlm import VlmJudge, messages, read_reply
 from idgrpo.annotate.stage import conclude
 from idgrpo.errors import ArtifactError, DataError, MachineError
 from idgrpo.records.jsonl import read_records
-from idgrpo.records.preference import Preference
+from idgrpo.records.models import Preference
 
 
 def flat(level: int) -> torch.Tensor:

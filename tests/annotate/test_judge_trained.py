@@ -12,10 +12,7 @@ from idgrpo.annotate.judge import Question
 from idgrpo.annotate.judge_vlm import VlmJudge
 from idgrpo.cli.main import run
 from idgrpo.records.jsonl import read_records, write_records
-from idgrpo.records.pair import Pair
-from idgrpo.records.preference import Preference
-from idgrpo.records.reference import Reference
-from idgrpo.records.vote import Vote
+from idgrpo.records.models import Pair, Preference, Reference, Vote
 from idgrpo.store.store import Store
 from idgrpo.video.write import write_image, write_video
 

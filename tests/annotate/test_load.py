@@ -14,7 +14,7 @@ from tests.annotate.live import Client, start_server
 from idgrpo.annotate import queue
 from idgrpo.annotate.config import QueueConfig
 from idgrpo.annotate.schema import open_database
-from idgrpo.records.pair import Pair
+from idgrpo.records.models import Pair
 
 NUM_CLIENTS = 50
 VOTES_EACH = 40

@@ -8,7 +8,7 @@ from idgrpo.annotate.media import check_media, publish_media, resolve
 from idgrpo.annotate.schema import open_database
 from idgrpo.annotate.session import allowed_hosts, is_loopback, prepare, serve_session
 from idgrpo.errors import BusyError, DataError, UsageError
-from idgrpo.records.reference import Reference
+from idgrpo.records.models import Reference
 from idgrpo.video.probe import probe
 from idgrpo.video.read import read_image
 from idgrpo.video.write import write_video

@@ -14,8 +14,7 @@ from idgrpo.bases.load import load_base
 from idgrpo.bases.lora import attach, lora_layers, save_adapter
 from idgrpo.bases.sampling import load_for_sampling, sample_to_folder
 from idgrpo.errors import MachineError, UsageError
-from idgrpo.records.case import Case
-from idgrpo.records.reference import Reference
+from idgrpo.records.models import Case, Reference
 
 PROMPT = "a man and a woman"
 

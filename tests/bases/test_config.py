@@ -90,8 +90,7 @@ def test_only_vace_has_another_order():
 
 def test_absurd_numbers_of_clips_are_refused_with_the_arithmetic():
     from idgrpo.bases.generate import jobs_of
-    from idgrpo.records.case import Case
-    from idgrpo.records.reference import Reference
+    from idgrpo.records.models import Case, Reference
 
     case = Case(id="one", prompt="a man", references=[Reference(person="ann", images=["a.png"])])
     with pytest.raises(UsageError, match="2 cases x 600,000 clips a case = 1,200,000 clips"):

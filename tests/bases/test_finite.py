@@ -16,8 +16,7 @@ from idgrpo.bases.load import load_base
 from idgrpo.bases.sampling import sample_to_folder
 from idgrpo.bases.tuned import load_tuned, save_transformer
 from idgrpo.errors import ArtifactError, IdgrpoError, StoppedError
-from idgrpo.records.case import Case
-from idgrpo.records.reference import Reference
+from idgrpo.records.models import Case, Reference
 
 SAMPLER = SamplerConfig(num_steps=4, batch_size=2, width=SIZE.width, height=SIZE.height, frames=SIZE.frames)
 

@@ -5,8 +5,7 @@ from tiny_checkpoints import SIZE
 from idgrpo.bases.config import SamplerConfig
 from idgrpo.bases.generate import SampleJob, draw_noise, generate, jobs_of, sample_latents
 from idgrpo.errors import DataError, MachineError, StoppedError
-from idgrpo.records.case import Case
-from idgrpo.records.reference import Reference
+from idgrpo.records.models import Case, Reference
 
 COUNTS = {"one": 1, "three": 3, "two": 2}
 SIZED = {"width": SIZE.width, "height": SIZE.height, "frames": SIZE.frames}

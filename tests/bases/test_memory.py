@@ -24,8 +24,7 @@ from idgrpo.bases.geometry import Geometry
 from idgrpo.bases.inventory import cost_lines, cost_of_entry
 from idgrpo.bases.load import load_base
 from idgrpo.bases.sampling import load_for_sampling, sampler_record
-from idgrpo.records.case import Case
-from idgrpo.records.reference import Reference
+from idgrpo.records.models import Case, Reference
 
 PUBLISHED, TRAINING = VideoSize(832, 480, 81), VideoSize(416, 240, 33)
 SIZED = {"width": SIZE.width, "height": SIZE.height, "frames": SIZE.frames}

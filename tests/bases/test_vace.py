@@ -131,8 +131,7 @@ def test_guidance_scale_one_needs_one_forward(vace, photos):
 def test_the_sampler_can_put_references_as_diffusers_does(checkpoints, photos):
     from idgrpo.bases.generate import generate, jobs_of, renoise
     from idgrpo.bases.sampling import sampler_record
-    from idgrpo.records.case import Case
-    from idgrpo.records.reference import Reference
+    from idgrpo.records.models import Case, Reference
 
     people = [Reference(person=name, images=["a.png"]) for name in ("ann", "bob", "eve")]
     jobs = jobs_of([Case(id="one", prompt=PROMPT, references=people)])

@@ -22,8 +22,7 @@ from idgrpo.bases.wan import WanBase
 from idgrpo.policy.config import PolicyConfig
 from idgrpo.policy.recipes import recipe
 from idgrpo.policy.train import train
-from idgrpo.records.case import Case
-from idgrpo.records.reference import Reference
+from idgrpo.records.models import Case, Reference
 from idgrpo.run.folder import RunFolder
 from idgrpo.run.metrics import MetricsLog
 from idgrpo.video.write import write_image

@@ -18,7 +18,7 @@ from idgrpo.policy.forecast import load_of
 from idgrpo.policy.measured import held_out
 from idgrpo.policy.recipes import recipe
 from idgrpo.policy.train import train
-from idgrpo.records.reference import Reference
+from idgrpo.records.models import Reference
 from idgrpo.run.folder import RunFolder
 from idgrpo.tinyworld.cases import make_cases, write_cases
 from idgrpo.tinyworld.finder import TinyFinder

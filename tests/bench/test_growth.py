@@ -7,7 +7,7 @@ import time
 import pytest
 
 from idgrpo.records.jsonl import read_records
-from idgrpo.records.vote import Vote
+from idgrpo.records.models import Vote
 from idgrpo.store.manifest import Manifest
 from idgrpo.store.store import Store
 

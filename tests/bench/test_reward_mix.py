@@ -34,8 +34,7 @@ import torch
 from idgrpo.cli.main import run
 from idgrpo.demo.reward_test import ClipScores, accuracy_beyond, damaged_pairs, generated_pairs
 from idgrpo.records.jsonl import read_records, write_records
-from idgrpo.records.preference import Preference
-from idgrpo.records.sample import Sample
+from idgrpo.records.models import Preference, Sample
 from idgrpo.reward.checkpoint import checkpoint_digest, find_vlm
 from idgrpo.reward.data import Clip, clips_of
 from idgrpo.reward.features import feature_folder, features_of

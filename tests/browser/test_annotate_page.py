@@ -14,8 +14,7 @@ from tests.annotate.conftest import clip_pairs, clips  # noqa: F401 the annotate
 from tests.annotate.live import Server, start_server
 
 from idgrpo.records.jsonl import read_records
-from idgrpo.records.pair import Pair
-from idgrpo.records.vote import Vote
+from idgrpo.records.models import Pair, Vote
 from idgrpo.store.store import Store
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]

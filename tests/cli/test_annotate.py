@@ -7,9 +7,7 @@ import pytest
 
 from idgrpo.cli.main import run
 from idgrpo.records.jsonl import read_records, write_records
-from idgrpo.records.pair import Pair
-from idgrpo.records.preference import Preference
-from idgrpo.records.vote import Vote
+from idgrpo.records.models import Pair, Preference, Vote
 from idgrpo.store.store import Store
 
 
@@ -137,7 +135,7 @@ def test_least_sure_asks_for_what_it_needs(annotate, world):
 
 
 def test_least_sure_keeps_the_closest_scores(annotate, world, tmp_path, monkeypatch):
-    from idgrpo.records.sample import Sample
+    from idgrpo.records.models import Sample
     from idgrpo.reward.score import RewardModel
 
     class Fixed:

@@ -11,9 +11,7 @@ from tests.reward.tiny_vlm import write_tiny_vlm
 
 from idgrpo.cli.main import run
 from idgrpo.records.jsonl import read_records, write_records
-from idgrpo.records.pair import Pair
-from idgrpo.records.preference import Preference
-from idgrpo.records.vote import Vote
+from idgrpo.records.models import Pair, Preference, Vote
 from idgrpo.reward.inputs import InputBuilder
 from idgrpo.reward.model import RewardNetwork, save_network
 from idgrpo.reward.score import RewardFailure, RewardModel

@@ -9,7 +9,7 @@ from PIL import Image
 
 from idgrpo.cli.main import run
 from idgrpo.records.jsonl import read_cases, read_records
-from idgrpo.records.sample import Sample
+from idgrpo.records.models import Sample
 from idgrpo.store.store import Store
 
 

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from idgrpo.records.jsonl import read_records, write_records
-from idgrpo.records.preference import Preference
-from idgrpo.records.sample import Sample
+from idgrpo.records.models import Preference, Sample
 from idgrpo.tinyworld.cases import make_cases, write_cases, write_true_samples
 from idgrpo.tinyworld.oracle import track_scores
 from idgrpo.video.read import read_video

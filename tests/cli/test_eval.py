@@ -7,8 +7,8 @@ import pytest
 from tests.evaluate.conftest import PlantedFinder, make_samples  # noqa: F401
 
 from idgrpo.cli.main import run
-from idgrpo.records.case import Case
 from idgrpo.records.jsonl import write_records
+from idgrpo.records.models import Case
 
 FINDER = f"{PlantedFinder.__module__}:{PlantedFinder.__name__}"
 BASE = ["swapped halves", "missing person", "duplicate", "replaced"]

@@ -9,7 +9,7 @@ from tests.annotate.conftest import clip_pairs, clips  # noqa: F401 the annotate
 
 from idgrpo.cli.main import run
 from idgrpo.records.jsonl import read_records, write_records
-from idgrpo.records.preference import Preference
+from idgrpo.records.models import Preference
 from idgrpo.store.store import Store
 
 

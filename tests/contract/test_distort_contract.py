@@ -20,7 +20,7 @@ from idgrpo.evaluate.observe import assemble
 from idgrpo.evaluate.subject import Subject
 from idgrpo.people.boxes import covering
 from idgrpo.people.painter import IdentityPainter
-from idgrpo.records.sample import Sample
+from idgrpo.records.models import Sample
 from idgrpo.tinyworld.cases import make_cases, true_clip
 from idgrpo.tinyworld.finder import TinyFinder
 from idgrpo.tinyworld.oracle import track_scores

@@ -10,7 +10,7 @@ from tests.annotate.conftest import clip_pairs, clips  # noqa: F401 the annotate
 from tests.annotate.live import Client, Server, start_server
 
 from idgrpo.records.jsonl import read_records
-from idgrpo.records.vote import Vote
+from idgrpo.records.models import Vote
 from idgrpo.store.store import Store
 
 STEADY = ("--set", "queue.overlap=3", "--set", "queue.repeat_share=0")

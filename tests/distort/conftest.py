@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from idgrpo.people.contract import Detection
-from idgrpo.records.sample import Sample
+from idgrpo.records.models import Sample
 from idgrpo.tinyworld.cases import make_cases, write_cases, write_true_samples
 from idgrpo.video.write import write_image, write_video
 

@@ -16,7 +16,7 @@ from idgrpo.distort.config import DistortConfig
 from idgrpo.distort.contract import NotPossible, Scene
 from idgrpo.distort.pair import make_pair, order_of_kinds, plan_pair, visible_change
 from idgrpo.distort.registry import entry_of
-from idgrpo.records.sample import Sample
+from idgrpo.records.models import Sample
 from idgrpo.run.draws import seed_of
 from idgrpo.tinyworld.cases import make_cases, true_clip
 from idgrpo.tinyworld.oracle import track_scores

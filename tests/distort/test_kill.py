@@ -28,7 +28,7 @@ from idgrpo.distort import files, job
 from idgrpo.distort.config import DistortConfig
 from idgrpo.distort.stage import distort
 from idgrpo.records.jsonl import read_records
-from idgrpo.records.sample import Sample
+from idgrpo.records.models import Sample
 
 samples, work, step, offset = list(read_records(sys.argv[1], Sample)), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 config = DistortConfig(per_video=2, mix={"replace": 1, "blend": 1})
@@ -113,7 +113,7 @@ from pathlib import Path
 from idgrpo.distort import job, stage
 from idgrpo.distort.config import DistortConfig
 from idgrpo.records.jsonl import read_records
-from idgrpo.records.sample import Sample
+from idgrpo.records.models import Sample
 samples = list(read_records(sys.argv[1], Sample))
 if __name__ == "__main__":
     stage.distort(samples, DistortConfig(per_video=1), Path(sys.argv[2]), workers=2)

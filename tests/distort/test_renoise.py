@@ -11,7 +11,7 @@ from idgrpo.bases.generate import renoise as make_again
 from idgrpo.bases.load import load_base
 from idgrpo.distort.contract import Scene
 from idgrpo.distort.identity import renoise
-from idgrpo.records.sample import Sample
+from idgrpo.records.models import Sample
 from idgrpo.tinyworld.cases import make_cases, true_clip
 from idgrpo.tinyworld.oracle import track_scores
 from idgrpo.tinyworld.painter import TinyPainter

@@ -9,7 +9,7 @@ from idgrpo.distort.job import distort_sample
 from idgrpo.distort.stage import distort
 from idgrpo.errors import DataError
 from idgrpo.records.jsonl import read_records
-from idgrpo.records.preference import Preference
+from idgrpo.records.models import Preference
 from idgrpo.video.read import read_image, read_video
 
 SMALL = DistortConfig(per_video=3)

@@ -12,7 +12,7 @@ from tests.video.test_video import turned
 from idgrpo.distort.config import DistortConfig
 from idgrpo.distort.stage import distort
 from idgrpo.records.jsonl import read_records
-from idgrpo.records.preference import Preference
+from idgrpo.records.models import Preference
 from idgrpo.video.probe import probe
 from idgrpo.video.read import read_video
 from idgrpo.video.write import write_video

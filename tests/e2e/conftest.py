@@ -15,7 +15,7 @@ SPLITS = ("train", "validation", "test")
 def _write_files(root: Path) -> None:
     """Write cases, true clips, clips of the wrong people, and two preferences a case, one split each."""
     from idgrpo.records.jsonl import write_records
-    from idgrpo.records.preference import Preference
+    from idgrpo.records.models import Preference
     from idgrpo.tinyworld.cases import make_cases, write_cases, write_true_samples
 
     samples = write_true_samples(root, write_cases(root, make_cases(NUM_CASES, seed=5)))
@@ -45,10 +45,8 @@ def _write_files(root: Path) -> None:
 
 def _publish_files(place: Place) -> None:
     """Publish what the files hold, clips beside their records, so that every stage can be fed from the store."""
-    from idgrpo.records.case import Case
     from idgrpo.records.jsonl import read_records, write_records
-    from idgrpo.records.preference import Preference
-    from idgrpo.records.sample import Sample
+    from idgrpo.records.models import Case, Preference, Sample
 
     with place.store.publish("cases", "world", inputs={}, config={}) as draft:
         write_records(draft.path / "cases.jsonl", read_records(place.root / "cases.jsonl", Case))

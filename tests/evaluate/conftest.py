@@ -124,8 +124,7 @@ def planted_clip(name: str, seed: int, *, still: bool = False, num_frames: int =
 @pytest.fixture
 def make_samples(tmp_path):
     """Write videos and portraits; gives samples of one variant: one per (case number, script name)."""
-    from idgrpo.records.reference import Reference
-    from idgrpo.records.sample import Sample
+    from idgrpo.records.models import Reference, Sample
     from idgrpo.video.write import write_image, write_video
 
     def portrait(number: int) -> str:

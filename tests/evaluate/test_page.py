@@ -22,7 +22,7 @@ from idgrpo.evaluate.page.html import page_html
 from idgrpo.evaluate.page.media import fit_width, trimmed
 from idgrpo.evaluate.report import write_report
 from idgrpo.evaluate.tables import latex, markdown, summary_lines
-from idgrpo.records.sample import Sample
+from idgrpo.records.models import Sample
 from idgrpo.video.read import read_image
 
 CONFIG = EvaluateConfig(statistics=StatisticsConfig(num_resamples=300))

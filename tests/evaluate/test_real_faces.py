@@ -13,8 +13,7 @@ from tests.people.conftest import make_crossing, photographs  # noqa: F401
 from idgrpo.cli.main import run
 from idgrpo.people.facenet import WEIGHTS_FILE
 from idgrpo.records.jsonl import write_records
-from idgrpo.records.reference import Reference
-from idgrpo.records.sample import Sample
+from idgrpo.records.models import Reference, Sample
 from idgrpo.video.write import write_image, write_video
 
 facenet = pytest.importorskip("facenet_pytorch")

@@ -27,8 +27,7 @@ from idgrpo.policy.sft import ClipBook, noise_level
 from idgrpo.policy.train import train
 from idgrpo.policy.trainer import Trainer
 from idgrpo.policy.weights import snapshot, trained_weights
-from idgrpo.records.preference import Preference
-from idgrpo.records.reference import Reference
+from idgrpo.records.models import Preference, Reference
 from idgrpo.run.distributed import World
 from idgrpo.run.engine import OptimizerSettings, PlainEngine
 from idgrpo.run.folder import RunFolder

@@ -16,8 +16,7 @@ from idgrpo.bases.tuned import load_tuned
 from idgrpo.errors import ArtifactError, StoppedError, UsageError
 from idgrpo.policy.config import PolicyConfig
 from idgrpo.policy.train import save, train
-from idgrpo.records.case import Case
-from idgrpo.records.reference import Reference
+from idgrpo.records.models import Case, Reference
 from idgrpo.run.distributed import World
 from idgrpo.run.engine import OptimizerSettings, PlainEngine
 from idgrpo.run.folder import RunFolder

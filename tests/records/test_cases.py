@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from idgrpo.errors import DataError
-from idgrpo.records.case import Case, id_problem
 from idgrpo.records.jsonl import read_cases, read_records, write_records
+from idgrpo.records.models import Case, id_problem
 
 
 def photos(folder, *names):
@@ -317,8 +317,7 @@ class TestPublishedLayouts:
 
 def test_records_name_all_their_paths(tmp_path):
     from idgrpo.records.exchange import TrlRow
-    from idgrpo.records.preference import Preference
-    from idgrpo.records.sample import Sample
+    from idgrpo.records.models import Preference, Sample
 
     people = [{"person": "a", "images": ["1.png", "2.png"], "second": ["3.png"]}, {"person": "b", "images": ["1.png"]}]
     case = Case.model_validate({"id": "c", "prompt": "x", "references": people})
@@ -345,8 +344,7 @@ def test_what_is_no_path_is_refused_by_field(tmp_path, path):
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_numbers_are_finite(tmp_path, number):
-    from idgrpo.records.preference import Preference
-    from idgrpo.records.vote import Vote
+    from idgrpo.records.models import Preference, Vote
 
     vote = '{"vote_id":"v","pair_id":"p","annotator":"a","answer":"a","shown":"left","a_is_left":true,"time_utc":"t",'
     (tmp_path / "votes.jsonl").write_text(vote + f'"seconds":{number}}}')

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from idgrpo.errors import DataError
 from idgrpo.records.exchange import read_trl, read_videoalign, write_trl, write_videoalign
-from idgrpo.records.preference import Preference
-from idgrpo.records.reference import Reference
+from idgrpo.records.models import Preference, Reference
 
 
 def measure(video: str) -> tuple[float, int]:

@@ -6,10 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from idgrpo.errors import DataError
-from idgrpo.records.case import Case
 from idgrpo.records.jsonl import read_cases, read_records, write_records
-from idgrpo.records.preference import Preference
-from idgrpo.records.reference import Reference
+from idgrpo.records.models import Case, Preference, Reference
 
 PREFERENCE = {
     "pair_id": "p1", "case_id": "c1", "prompt": "two people", "references": [{"person": "a", "images": ["a.png"]}],

@@ -6,13 +6,10 @@ import random
 import pytest
 
 from idgrpo.errors import IdgrpoError
-from idgrpo.records.case import Case
 from idgrpo.records.document import read_json
 from idgrpo.records.exchange import read_trl, read_videoalign
 from idgrpo.records.jsonl import read_cases, read_records
-from idgrpo.records.preference import Preference
-from idgrpo.records.sample import Sample
-from idgrpo.records.vote import Vote
+from idgrpo.records.models import Case, Preference, Sample, Vote
 
 PEOPLE = [{"person": "anna", "images": ["a.png"], "second": ["a2.png"]}, {"person": "ben", "images": ["b.png"]}]
 CASE = {"id": "case-1", "prompt": "two people walk", "references": PEOPLE, "seed": 3}

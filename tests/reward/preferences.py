@@ -4,8 +4,7 @@ from pathlib import Path
 
 import torch
 
-from idgrpo.records.preference import Preference
-from idgrpo.records.reference import Reference
+from idgrpo.records.models import Preference, Reference
 from idgrpo.reward.data import Clip, frozen_copy, read_photo
 from idgrpo.video.read import read_video
 from idgrpo.video.write import write_image, write_video

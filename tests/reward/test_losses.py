@@ -8,8 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from idgrpo.errors import UsageError
-from idgrpo.records.preference import Preference
-from idgrpo.records.reference import Reference
+from idgrpo.records.models import Preference, Reference
 from idgrpo.reward.data import label_code
 from idgrpo.reward.losses import (
     INVALID,

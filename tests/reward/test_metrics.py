@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from idgrpo.errors import DataError
-from idgrpo.records.preference import Preference
-from idgrpo.records.reference import Reference
+from idgrpo.records.models import Preference, Reference
 from idgrpo.reward.metrics import (
     Judged,
     accuracy_decided,

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from idgrpo.errors import DataError
-from idgrpo.records.preference import Preference
-from idgrpo.records.reference import Reference
+from idgrpo.records.models import Preference, Reference
 from idgrpo.reward.data import draw_order, synthetic_share
 from idgrpo.reward.splits import carve_validation, check_parts, people_of, split_by_identity
 

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from idgrpo.errors import ArtifactError, DataError
-from idgrpo.records.case import Case
 from idgrpo.records.jsonl import write_records
-from idgrpo.records.reference import Reference
+from idgrpo.records.models import Case, Reference
 from idgrpo.stages.source import find
 from idgrpo.store.store import Store
 

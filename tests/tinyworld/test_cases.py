@@ -1,7 +1,7 @@
 import torch
 
-from idgrpo.records.case import Case
 from idgrpo.records.jsonl import read_records
+from idgrpo.records.models import Case
 from idgrpo.tinyworld.cases import make_cases, scene_of, true_clip, write_cases, write_true_samples
 from idgrpo.tinyworld.oracle import identity_by_template, track_scores
 from idgrpo.tinyworld.people import is_held_out, person_code

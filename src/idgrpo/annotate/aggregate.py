@@ -10,9 +10,7 @@ from idgrpo.annotate.config import AggregateConfig
 from idgrpo.annotate.habits import Habits, estimate_habits
 from idgrpo.annotate.table import CLASSES, VoteTable, vote_table
 from idgrpo.errors import DataError
-from idgrpo.records.pair import Pair
-from idgrpo.records.preference import Preference
-from idgrpo.records.vote import Vote
+from idgrpo.records.models import Pair, Preference, Vote
 
 TIE = CLASSES.index("tie")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from idgrpo.annotate.judge_vlm import load_vlm, shrunk
 from idgrpo.errors import DataError, MachineError
-from idgrpo.records.case import Case
+from idgrpo.records.models import Case
 from idgrpo.video.read import read_image
 
 TASK = (

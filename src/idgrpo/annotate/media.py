@@ -13,7 +13,7 @@ from pathlib import Path
 
 from idgrpo.errors import DataError
 from idgrpo.records.atomic import replacing
-from idgrpo.records.pair import Pair
+from idgrpo.records.models import Pair
 from idgrpo.run.progress import progress
 
 log = logging.getLogger(__name__)

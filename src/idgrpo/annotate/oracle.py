@@ -9,8 +9,7 @@ from datetime import UTC, datetime, timedelta
 from idgrpo.annotate.config import AnnotatorConfig, OracleConfig
 from idgrpo.annotate.sides import a_is_left, meant_to_shown, shown_to_meant
 from idgrpo.errors import DataError
-from idgrpo.records.pair import Pair
-from idgrpo.records.vote import Vote
+from idgrpo.records.models import Pair, Vote
 from idgrpo.run.draws import seed_of
 
 SIDE_BLOCK = 8

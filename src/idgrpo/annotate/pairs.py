@@ -6,8 +6,7 @@ from itertools import combinations
 
 from idgrpo.annotate.config import PairsConfig
 from idgrpo.errors import DataError
-from idgrpo.records.pair import Pair
-from idgrpo.records.sample import Sample
+from idgrpo.records.models import Pair, Sample
 from idgrpo.run.draws import seed_of
 
 

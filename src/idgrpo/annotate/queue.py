@@ -10,8 +10,7 @@ from idgrpo.annotate.config import QueueConfig
 from idgrpo.annotate.schema import GOLD_START
 from idgrpo.annotate.sides import a_is_left, shown_to_meant
 from idgrpo.errors import UsageError
-from idgrpo.records.pair import Pair
-from idgrpo.records.vote import Vote
+from idgrpo.records.models import Pair, Vote
 from idgrpo.run.draws import seed_of
 
 MAX_HELD = 4  # leases of one annotator: the pair on the screen and those fetched ahead

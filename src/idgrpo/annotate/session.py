@@ -16,8 +16,7 @@ from idgrpo.annotate.config import QueueConfig, ServeConfig
 from idgrpo.annotate.media import check_media
 from idgrpo.annotate.schema import open_database
 from idgrpo.errors import BusyError, UsageError
-from idgrpo.records.pair import Pair
-from idgrpo.records.vote import Vote
+from idgrpo.records.models import Pair, Vote
 from idgrpo.run.serving import serve_until
 
 DATABASE_FILE = "session.sqlite"

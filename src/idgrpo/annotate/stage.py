@@ -11,8 +11,7 @@ from idgrpo.annotate.html import render_report
 from idgrpo.annotate.judge import judge_figures
 from idgrpo.errors import DataError
 from idgrpo.records.jsonl import write_records
-from idgrpo.records.pair import Pair
-from idgrpo.records.vote import Vote
+from idgrpo.records.models import Pair, Vote
 
 PREFERENCES_FILE = "prefs.jsonl"
 REPORT_FILE = "agreement.json"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from idgrpo.errors import DataError
-from idgrpo.records.vote import Vote
+from idgrpo.records.models import Vote
 
 CLASSES = ("a", "b", "tie", "both_bad")  # skip is no opinion and not a class
 MIRROR = np.array([1, 0, 2, 3])  # the class after the two clips change names

@@ -13,7 +13,7 @@ from idgrpo.bases.contract import Base, Condition, VideoSize
 from idgrpo.bases.finite import NotFiniteError, first_not_finite
 from idgrpo.errors import DataError
 from idgrpo.records.atomic import replacing
-from idgrpo.records.case import Case
+from idgrpo.records.models import Case
 
 Read = Callable[[Case], list[Tensor]]
 """Gives the photos of a case, uint8 [3, height, width], in order."""

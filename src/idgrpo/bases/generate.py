@@ -18,7 +18,7 @@ from idgrpo.errors import DataError, UsageError
 from idgrpo.flow.laws import stochastic_step
 from idgrpo.flow.schedule import sigma_max_of, wan_sigmas
 from idgrpo.flow.solver import solver_named
-from idgrpo.records.case import Case
+from idgrpo.records.models import Case
 from idgrpo.run.draws import generator
 
 

@@ -18,9 +18,8 @@ from idgrpo.bases.generate import SampleJob, generate
 from idgrpo.bases.inventory import default_device
 from idgrpo.bases.load import load_base
 from idgrpo.bases.tuned import load_tuned
-from idgrpo.records.case import Case
 from idgrpo.records.jsonl import write_records
-from idgrpo.records.sample import Sample
+from idgrpo.records.models import Case, Sample
 from idgrpo.run.machine import require_disk
 from idgrpo.run.progress import progress
 from idgrpo.video.read import read_video

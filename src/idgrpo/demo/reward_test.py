@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from idgrpo.records.jsonl import read_records
-from idgrpo.records.preference import Preference
-from idgrpo.records.reference import Reference
-from idgrpo.records.sample import Sample
+from idgrpo.records.models import Preference, Reference, Sample
 from idgrpo.stages import Artifact
 
 TIE_MARGIN = 0.02

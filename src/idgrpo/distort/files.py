@@ -11,7 +11,7 @@ import torch
 
 from idgrpo.errors import ArtifactError
 from idgrpo.records.jsonl import read_records
-from idgrpo.records.preference import Preference
+from idgrpo.records.models import Preference
 
 DRAFTS = "drafts"
 PREFERENCES_FILE = "prefs.jsonl"

@@ -7,9 +7,8 @@ from pathlib import Path
 from idgrpo.errors import DataError
 from idgrpo.formats import images_in, videos_in
 from idgrpo.records.jsonl import read_records, text_lines
+from idgrpo.records.models import Reference, Sample
 from idgrpo.records.photos import PeopleCheck, person_of_photo
-from idgrpo.records.reference import Reference
-from idgrpo.records.sample import Sample
 
 
 def read_samples(data: Path) -> list[Sample]:

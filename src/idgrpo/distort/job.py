@@ -25,9 +25,7 @@ from idgrpo.distort.registry import entry_of
 from idgrpo.errors import DataError
 from idgrpo.people.contract import Finder, levels_of
 from idgrpo.people.painter import IdentityPainter
-from idgrpo.records.preference import Preference
-from idgrpo.records.reference import Reference
-from idgrpo.records.sample import Sample
+from idgrpo.records.models import Preference, Reference, Sample
 from idgrpo.run.draws import seed_of
 from idgrpo.video.probe import probe
 from idgrpo.video.read import read_image, read_video

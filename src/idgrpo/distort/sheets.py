@@ -7,7 +7,7 @@ import torch
 
 from idgrpo.distort.files import PREFERENCES_FILE, SHEET_FILE, sheet_of
 from idgrpo.records.jsonl import read_records
-from idgrpo.records.preference import Preference
+from idgrpo.records.models import Preference
 from idgrpo.video.read import read_image, read_video
 from idgrpo.video.sheet import contact_sheet
 from idgrpo.video.write import write_image

@@ -18,8 +18,7 @@ from idgrpo.distort.summary import Summary, refusals_of
 from idgrpo.errors import DataError
 from idgrpo.people.contract import Finder
 from idgrpo.records.jsonl import write_records
-from idgrpo.records.preference import Preference
-from idgrpo.records.sample import Sample
+from idgrpo.records.models import Preference, Sample
 from idgrpo.run.draws import seed_of
 from idgrpo.run.progress import progress
 from idgrpo.run.signals import stop_with_parent

@@ -21,7 +21,7 @@ from idgrpo.evaluate.slices import occluded_share, slice_report
 from idgrpo.evaluate.statistics import cases_needed, detectable_difference, fewest_cases, implied_win_rate
 from idgrpo.evaluate.subject import Subject
 from idgrpo.people.contract import Finder, Levels, fingerprint_of, levels_of
-from idgrpo.records.sample import Sample
+from idgrpo.records.models import Sample
 
 Key = tuple[str, int]
 TIMED = re.compile(r"(^|[_/.])(time|seconds?|date|utc|memory)($|[_/.])|_s$")  # `seconds_update`, `samples_per_second`

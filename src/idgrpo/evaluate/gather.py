@@ -16,7 +16,7 @@ from idgrpo.evaluate.scorer import ClipScorer
 from idgrpo.evaluate.subject import Observation
 from idgrpo.people.contract import Detection, Finder
 from idgrpo.records.digest import file_digest
-from idgrpo.records.sample import Sample
+from idgrpo.records.models import Sample
 from idgrpo.run.progress import progress
 from idgrpo.video.probe import probe
 from idgrpo.video.read import read_image, read_video

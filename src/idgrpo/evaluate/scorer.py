@@ -11,8 +11,7 @@ import torch
 from idgrpo.errors import UsageError
 from idgrpo.evaluate import SCORERS
 from idgrpo.evaluate.measure import MeasureInfo
-from idgrpo.records.reference import Reference
-from idgrpo.records.sample import Sample
+from idgrpo.records.models import Reference, Sample
 
 ScoreClips = Callable[[Sequence[torch.Tensor], Sequence[Sample]], list[list[float] | None]]
 

@@ -16,10 +16,8 @@ from idgrpo.policy.advantage import combine_rewards
 from idgrpo.policy.config import PolicyConfig
 from idgrpo.policy.scoring import RewardScorer
 from idgrpo.records.atomic import replacing
-from idgrpo.records.case import Case
 from idgrpo.records.jsonl import read_records
-from idgrpo.records.preference import Preference
-from idgrpo.records.sample import Sample
+from idgrpo.records.models import Case, Preference, Sample
 from idgrpo.run.distributed import World
 from idgrpo.run.progress import progress
 from idgrpo.video.read import read_video

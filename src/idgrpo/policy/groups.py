@@ -11,7 +11,7 @@ from torch import Tensor
 from idgrpo.bases.contract import Base, Condition, VideoSize
 from idgrpo.bases.generate import read_references
 from idgrpo.errors import UsageError
-from idgrpo.records.case import Case
+from idgrpo.records.models import Case
 from idgrpo.run.draws import seed_of
 
 T = TypeVar("T")

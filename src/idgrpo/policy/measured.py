@@ -20,7 +20,7 @@ from idgrpo.people.contract import Finder, levels_of
 from idgrpo.people.load import load_finder
 from idgrpo.policy.config import EvaluationConfig, PolicyRewardConfig
 from idgrpo.policy.scoring import RewardFunction
-from idgrpo.records.case import Case
+from idgrpo.records.models import Case
 
 
 class MeasuredRewards:

@@ -23,7 +23,7 @@ from idgrpo.policy.scoring import RewardFunction, RewardScorer
 from idgrpo.policy.sft import ClipBook
 from idgrpo.policy.trainer import Trainer
 from idgrpo.policy.weights import assign, read_weights, save_weights, snapshot, trained_weights
-from idgrpo.records.case import Case
+from idgrpo.records.models import Case
 from idgrpo.run.distributed import World
 from idgrpo.run.engine import OptimizerSettings
 from idgrpo.run.folder import RunFolder

@@ -15,12 +15,11 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from idgrpo.errors import DataError
 from idgrpo.formats import images_in
-from idgrpo.records.case import MAX_SEED, Case, CaseId, id_problem
 from idgrpo.records.document import read_json
 from idgrpo.records.jsonl import MAX_ERRORS, LineErrors, csv_rows, explain, read_records, text_lines, wrong_path
+from idgrpo.records.models import MAX_SEED, Case, CaseId, Reference, id_problem
 from idgrpo.records.photos import CaseCheck, person_of_photo, photo_digest
 from idgrpo.records.record import Record
-from idgrpo.records.reference import Reference
 
 log = logging.getLogger(__name__)
 R = TypeVar("R", bound=Record)

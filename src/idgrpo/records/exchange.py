@@ -16,9 +16,8 @@ from pydantic import ConfigDict, Field, Json, ValidationError, field_serializer,
 from idgrpo.errors import DataError
 from idgrpo.records.atomic import replacing
 from idgrpo.records.jsonl import LineErrors, csv_rows, explain, read_records, write_records
-from idgrpo.records.preference import Preference
+from idgrpo.records.models import Preference, Reference
 from idgrpo.records.record import AnyJson, Record
-from idgrpo.records.reference import Reference
 
 Source = Literal["human", "synthetic", "judge"]
 FORMATS = ("jsonl", "trl", "videoalign")

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from idgrpo.errors import DataError
 from idgrpo.records.atomic import replacing
-from idgrpo.records.case import Case
+from idgrpo.records.models import Case
 from idgrpo.records.record import Record
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from idgrpo.errors import DataError
-from idgrpo.records.case import Case
-from idgrpo.records.reference import Reference
+from idgrpo.records.models import Case, Reference
 
 
 def person_of_photo(path: str) -> str:

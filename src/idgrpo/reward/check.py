@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from idgrpo.errors import DataError
-from idgrpo.records.preference import Preference
+from idgrpo.records.models import Preference
 from idgrpo.records.remember import remembered
 from idgrpo.reward.data import clips_of, video_facts
 from idgrpo.reward.splits import people_of

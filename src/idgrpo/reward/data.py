@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from idgrpo.errors import DataError
-from idgrpo.records.preference import Preference
+from idgrpo.records.models import Preference
 from idgrpo.records.remember import remembered
 from idgrpo.reward.inputs import InputBuilder, SeenClip
 from idgrpo.reward.losses import INVALID, TIE, A, B, takes_ties

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from idgrpo.errors import StoppedError, UsageError
-from idgrpo.records.preference import Preference
+from idgrpo.records.models import Preference
 from idgrpo.reward.config import RewardModelConfig
 from idgrpo.reward.data import (
     Clip,

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from idgrpo.records.preference import Preference
+from idgrpo.records.models import Preference
 
 Z95 = 1.959964
 

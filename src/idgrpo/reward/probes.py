@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from idgrpo.records.preference import Preference
+from idgrpo.records.models import Preference
 from idgrpo.reward.data import clips_of, frozen_copy, read_clip
 from idgrpo.reward.inputs import SeenClip
 from idgrpo.reward.metrics import Judged

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from idgrpo.errors import DataError
-from idgrpo.records.preference import Preference
+from idgrpo.records.models import Preference
 
 PARTS = ("train", "validation", "test")
 

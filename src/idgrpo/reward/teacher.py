@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from idgrpo.errors import DataError
-from idgrpo.records.preference import Preference
+from idgrpo.records.models import Preference
 from idgrpo.reward.metrics import Judged, best_tie_threshold, predict
 
 AUDIT_SIZE = 20

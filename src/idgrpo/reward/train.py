@@ -11,7 +11,7 @@ import torch
 
 from idgrpo.errors import DataError, UsageError
 from idgrpo.records.atomic import replacing
-from idgrpo.records.preference import Preference
+from idgrpo.records.models import Preference
 from idgrpo.reward.backbone import load_backbone
 from idgrpo.reward.check import check_media
 from idgrpo.reward.checkpoint import checkpoint_digest, default_vlm, find_vlm

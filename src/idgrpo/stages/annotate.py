@@ -15,8 +15,7 @@ from idgrpo.store.store import Store
 
 if TYPE_CHECKING:
     from idgrpo.annotate.config import AnnotateConfig
-    from idgrpo.records.pair import Pair
-    from idgrpo.records.sample import Sample
+    from idgrpo.records.models import Pair, Sample
 
 Voters = Literal["people", "oracle", "judge"]
 GOLD_FILE = "gold.json"
@@ -159,7 +158,7 @@ class Annotation:
     def _preferences(self, pairs: Source, votes: Sequence[Source]) -> Work:
         from idgrpo.annotate.stage import conclude
         from idgrpo.records.jsonl import read_records
-        from idgrpo.records.vote import Vote
+        from idgrpo.records.models import Vote
 
         def make(run: Run) -> None:
             cast = (vote for source in votes for vote in read_records(source.records, Vote))
@@ -265,14 +264,14 @@ VOTING: dict[str, Callable[[Annotation, Source], Work]] = {
 
 def _read_pairs(source: Source) -> "list[Pair]":
     from idgrpo.records.jsonl import read_records
-    from idgrpo.records.pair import Pair
+    from idgrpo.records.models import Pair
 
     return list(read_records(source.records, Pair, unique="pair_id"))
 
 
 def _read_samples(sources: Sequence[Source]) -> "list[Sample]":
     from idgrpo.records.jsonl import read_records
-    from idgrpo.records.sample import Sample
+    from idgrpo.records.models import Sample
 
     return [sample for source in sources for sample in read_records(source.records, Sample)]
 
@@ -280,8 +279,7 @@ def _read_samples(sources: Sequence[Source]) -> "list[Sample]":
 def _gold_pairs(source: Source | None) -> "list[tuple[Pair, str]]":
     """Read pairs whose answer is known."""
     from idgrpo.records.jsonl import read_records
-    from idgrpo.records.pair import Pair
-    from idgrpo.records.preference import Preference
+    from idgrpo.records.models import Pair, Preference
 
     if source is None:
         return []

@@ -12,7 +12,7 @@ from idgrpo.store.artifact import Artifact
 from idgrpo.store.store import Store
 
 if TYPE_CHECKING:
-    from idgrpo.records.case import Case
+    from idgrpo.records.models import Case
 
 NUM_CASES = 8
 

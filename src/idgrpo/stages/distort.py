@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from idgrpo.bases.config import SampleConfig
     from idgrpo.distort.config import DistortConfig
-    from idgrpo.records.sample import Sample
+    from idgrpo.records.models import Sample
 
 
 @Stage

@@ -12,7 +12,7 @@ from idgrpo.store.manifest import content_digest, scan
 from idgrpo.store.store import Store
 
 if TYPE_CHECKING:
-    from idgrpo.records.preference import Preference
+    from idgrpo.records.models import Preference
 
 RecordFormat = Literal["jsonl", "trl", "videoalign"]
 LabelSource = Literal["human", "synthetic", "judge"]
@@ -78,7 +78,7 @@ def _export_adapter(policy: Source, out: Path, form: str, dtype: str | None, mer
 def _export_preferences(source: Source, out: Path, form: str, dimension: str | None) -> Plan:
     from idgrpo.records.exchange import write_trl, write_videoalign
     from idgrpo.records.jsonl import read_records, write_records
-    from idgrpo.records.preference import Preference
+    from idgrpo.records.models import Preference
 
     found = read_records(source.records, Preference, unique="pair_id")
     chosen: Iterable[Preference] = (item for item in found if dimension in (None, item.dimension))
@@ -136,7 +136,7 @@ def import_preferences(
 def _read(file: Path, form: str, dimension: str | None, source: Any) -> "Iterator[Preference]":
     from idgrpo.records.exchange import read_trl, read_videoalign
     from idgrpo.records.jsonl import read_records
-    from idgrpo.records.preference import Preference
+    from idgrpo.records.models import Preference
 
     if form == "trl":
         return read_trl(file, source=source, dimension=dimension or "identity")

@@ -13,8 +13,7 @@ from idgrpo.store.store import Store
 if TYPE_CHECKING:
     from idgrpo.annotate.config import JudgeConfig
     from idgrpo.annotate.judge import Judge, Question, Reply
-    from idgrpo.records.pair import Pair
-    from idgrpo.records.vote import Vote
+    from idgrpo.records.models import Pair, Vote
     from idgrpo.reward.score import RewardModel
 
 VOTES_SO_FAR = "votes.part.jsonl"
@@ -139,7 +138,7 @@ def _finished(file: Path, num: int) -> "dict[str, list[Vote]]":
     """Read the votes of pairs judged whole, and cut off what a kill left of another."""
     from pydantic import ValidationError
 
-    from idgrpo.records.vote import Vote
+    from idgrpo.records.models import Vote
 
     found: dict[str, list[Vote]] = {}
     for vote in _lines(file, Vote.model_validate_json, ValidationError):

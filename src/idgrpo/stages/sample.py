@@ -14,7 +14,7 @@ from idgrpo.store.store import Store
 if TYPE_CHECKING:
     from idgrpo.bases.config import SampleConfig
     from idgrpo.bases.contract import Base, BaseEntry
-    from idgrpo.records.case import Case
+    from idgrpo.records.models import Case
 
 TRUE_BASE = "tinyworld"
 """The "base" that draws the true clip of each case of the embedded world."""
@@ -211,7 +211,7 @@ def _plan(store: Store, settings: "SampleConfig", entry: "BaseEntry", source: So
 def result(artifact: Artifact) -> Plan:
     """Tell how many clips there are, and where videos and contact sheets lie."""
     from idgrpo.records.jsonl import read_records
-    from idgrpo.records.sample import Sample
+    from idgrpo.records.models import Sample
 
     samples = list(read_records(artifact.file("samples.jsonl"), Sample))
     base = artifact.manifest.config.get("base", samples[0].base)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from idgrpo.bases.contract import BaseEntry
     from idgrpo.policy.clips import StoredClip
     from idgrpo.policy.config import PolicyConfig
-    from idgrpo.records.case import Case
+    from idgrpo.records.models import Case
     from idgrpo.reward.client import RewardClient
     from idgrpo.reward.score import RewardModel
 

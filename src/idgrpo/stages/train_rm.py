@@ -14,7 +14,7 @@ from idgrpo.store.store import Store
 
 if TYPE_CHECKING:
     from idgrpo.records.jsonl import RejectedLine
-    from idgrpo.records.preference import Preference
+    from idgrpo.records.models import Preference
     from idgrpo.reward.config import RewardModelConfig
     from idgrpo.reward.score import RewardModel
 
@@ -76,7 +76,7 @@ def load_reward_model(given: Given = None, *, device: str | None = None, store: 
 def _read(store: Store, sources: Sequence[Source], skip_invalid: bool) -> "tuple[list[Preference], int]":
     """Read every pair with its media checked; what is wrong is named by file and line, or put aside and counted."""
     from idgrpo.records.jsonl import read_records
-    from idgrpo.records.preference import Preference
+    from idgrpo.records.models import Preference
     from idgrpo.reward.check import DataCheck
 
     found: list[Preference] = []

@@ -15,7 +15,7 @@ from idgrpo.store.manifest import content_digest, scan
 from idgrpo.store.store import Store
 
 if TYPE_CHECKING:
-    from idgrpo.records.sample import Sample
+    from idgrpo.records.models import Sample
 
 TINY_SIDE_PX = 64
 
@@ -101,7 +101,7 @@ def _from_samples(store: Store, name: str, given: Given) -> Variant:
 def read_samples(given: Given, *, store: Store | None = None) -> "list[Sample]":
     """Read samples. Raises DataError naming file, line and field."""
     from idgrpo.records.jsonl import read_records
-    from idgrpo.records.sample import Sample
+    from idgrpo.records.models import Sample
 
     source = find(store or Store.default(), "samples", given)
     return list(read_records(source.records, Sample, unique="id"))
@@ -109,7 +109,7 @@ def read_samples(given: Given, *, store: Store | None = None) -> "list[Sample]":
 
 def _from_videos(name: str, folder: Path, cases: Source) -> Variant:
     """Read a folder of videos whose names say the case, and the seed after `--s` or as a trailing number."""
-    from idgrpo.records.sample import Sample
+    from idgrpo.records.models import Sample
 
     known = {case.id: case for case in read_cases(cases)}
     if not folder.is_dir():

@@ -7,10 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from idgrpo.records.case import Case
 from idgrpo.records.jsonl import write_records
-from idgrpo.records.reference import Reference
-from idgrpo.records.sample import Sample
+from idgrpo.records.models import Case, Reference, Sample
 from idgrpo.run.draws import generator, seed_of
 from idgrpo.tinyworld.people import draw_people, person_code, person_id
 from idgrpo.tinyworld.render import Clips, portraits, render

@@ -12,8 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from idgrpo.records.pair import Pair
-from idgrpo.records.reference import Reference
+from idgrpo.records.models import Pair, Reference
 from idgrpo.records.remember import remembered
 from idgrpo.tinyworld.parts import attribute_probabilities
 from idgrpo.tinyworld.people import NUM_CHOICES, attributes_of, person_code

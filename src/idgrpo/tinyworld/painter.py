@@ -5,7 +5,7 @@ from torch import Tensor
 
 from idgrpo.errors import DataError
 from idgrpo.people.painter import Identity, Mirrored, Script
-from idgrpo.records.sample import Sample
+from idgrpo.records.models import Sample
 from idgrpo.run.draws import generator
 from idgrpo.tinyworld.cases import scene_of
 from idgrpo.tinyworld.people import ATTRIBUTES, attributes_of, code_of, draw_people, is_held_out, person_code, person_id
