@@ -54,6 +54,7 @@ def test_full_recipe_trains_all_weights_in_smaller_steps():
 def test_shift_follows_the_base():
     assert recipe("default", "phantom").rollout.shift == 5.0
     assert recipe("default", "vace").rollout.shift == 3.0
+    assert recipe("default", f"phantom@{'0' * 40}").rollout.shift == 5.0, "a pinned commit is the same base"
 
 
 def test_unknown_recipe_names_the_known():

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from idgrpo.errors import UsageError
+from idgrpo.errors import IdgrpoError, UsageError
 from idgrpo.policy.config import ATTENTION, PolicyConfig
 
 Settings = dict[str, Any]
@@ -127,9 +127,21 @@ def recipe(name: str, base: str, *, tiny: bool | None = None, method: str = "grp
         raise UsageError(f"unknown recipe {name!r} (known: {', '.join(RECIPES)})", fix="--recipe default")
     supervised = [SFT, TINY_SFT if tiny else FULL_SIZE_SFT] if method == "sft" else []
     settings: Settings = {}
-    for layer in [layers[0], BASES.get(base, {}), *supervised, *layers[1:]]:
+    for layer in [layers[0], _of_base(base, tiny), *supervised, *layers[1:]]:
         settings = merge(settings, layer)
     return PolicyConfig.model_validate(settings)
+
+
+def _of_base(base: str, tiny: bool) -> Settings:
+    """Give the settings of a base: by its name, or those of its family for a pinned commit, a file or a folder."""
+    if tiny or base in BASES:
+        return BASES.get(base, {})
+    from idgrpo.bases.entries import family_of
+
+    try:
+        return BASES.get(family_of(base), {})
+    except IdgrpoError:  # who loads the base tells what is wrong with it
+        return {}
 
 
 def merge(below: Settings, above: Settings) -> Settings:
