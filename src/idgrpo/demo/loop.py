@@ -16,7 +16,6 @@ from idgrpo import stages
 from idgrpo.demo.result import demo_document, write_evidence, write_page
 from idgrpo.demo.reward_test import test_figures
 from idgrpo.errors import BusyError, IdgrpoError
-from idgrpo.policy.recipes import recipe
 from idgrpo.run.folder import RunFolder
 from idgrpo.run.signals import StopSignal, stop_with_parent
 from idgrpo.stages import Artifact, Store
@@ -33,6 +32,8 @@ NOISE_SEED = 1000
 POLL_S = 1.0
 SAY_EVERY_S = 30.0
 LOCK_WAIT_S = 60.0
+GRPO = {"kl.reference": "start", "reward.contrast": 0.5, "rollout.window.last": 3, "optimizer.lr": 3e-3}
+"""GRPO after the warm start: the contrastive reward, at the high noise levels where it is decided who is who."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +46,14 @@ class Scale:
     distortions_per_clip: int
     test_cases: int
     test_samples_per_case: int
-    share_of_updates: float
-    """Of those that the recipe of a base takes: bases then train about as long."""
+    sft_updates: int
+    grpo_updates: int
     eval_cases: int
 
-    def updates_of(self, base: str) -> int:
-        """Count the updates of a base."""
-        return round(self.share_of_updates * recipe("default", base).num_updates)
 
-
-FULL = Scale(160, 3, 300, 4, 64, 3, 0.4, 64)
-EVIDENCE = replace(FULL, share_of_updates=1, eval_cases=128)
-QUICK = Scale(16, 2, 40, 3, 12, 2, 0.025, 8)
+FULL = Scale(160, 3, 300, 4, 64, 3, 240, 12, 64)
+EVIDENCE = replace(FULL, eval_cases=128)
+QUICK = Scale(16, 2, 40, 3, 12, 2, 4, 2, 8)
 SCALES = {"full": FULL, "evidence": EVIDENCE, "quick": QUICK}
 
 
@@ -91,7 +88,7 @@ class Loop:
         self.scale, self.folder = scale, folder
         self.store = Store(folder / "store")
         self.seconds: dict[str, float] = {}
-        self.num_steps, self.done = 8 + 3 * num_seeds, 0
+        self.num_steps, self.done = 8 + 4 * num_seeds, 0
         self.stop = StopSignal()
 
     # -- the first half: preferences and the reward model ----------------------------------------------------------
@@ -131,8 +128,12 @@ class Loop:
         scale, reward = self.scale, self.store.resolve("rm/demo")
         cases = self._cases("train", scale.train_cases, seed)
         fresh = self._cases("eval", scale.eval_cases, seed)
-        with self._step(f"train-policy: GRPO on both bases, seed {seed}", "train-policy"):
-            tuned = self._train_both({base: self._training(base, cases, reward, seed) for base in BASES})
+        with self._step(
+            f"train-policy: SFT of both bases on clips that keep their people, seed {seed}", "train-policy"
+        ):
+            taught = self._train_both({base: self._sft(base, seed) for base in BASES})
+        with self._step(f"train-policy: GRPO goes on from there, seed {seed}", "train-policy"):
+            tuned = self._train_both({base: self._grpo(base, cases, reward, taught[base], seed) for base in BASES})
         with self._step(f"sample: base and tuned draw {scale.eval_cases} new cases, seed {seed}", "sample"):
             noise = NOISE_SEED + seed
             clips = {
@@ -147,15 +148,22 @@ class Loop:
             for base in BASES:
                 report = self._call(stages.evaluate, clips[base], reward=reward, name=f"{base}-seed{seed}")
                 told = result_of_report(report).document
-                updates = scale.updates_of(base)
-                row = {"base": base, "seed": seed, "report": told, "policy": tuned[base].ref, "updates": updates}
+                row = {"base": base, "seed": seed, "report": told, "policy": tuned[base].ref}
+                row |= {"sft_updates": scale.sft_updates, "updates": scale.grpo_updates}
                 results.append(row)
         return results
 
-    def _training(self, base: str, cases: Artifact, reward: Artifact, seed: int) -> dict[str, Any]:
-        """Give the arguments of `train_policy`."""
-        settings = {"num_updates": self.scale.updates_of(base), "seed": seed}
-        return {"base": base, "cases": cases.ref, "rm": reward.ref, "settings": settings, "name": f"{base}-seed{seed}"}
+    def _sft(self, base: str, seed: int) -> dict[str, Any]:
+        """Give the arguments of `train_policy` for the warm start."""
+        settings = {"num_updates": self.scale.sft_updates, "seed": seed}
+        data = self.store.resolve("samples/true-train").ref
+        return {"base": base, "method": "sft", "data": data, "settings": settings, "name": f"{base}-sft-seed{seed}"}
+
+    def _grpo(self, base: str, cases: Artifact, reward: Artifact, start: Artifact, seed: int) -> dict[str, Any]:
+        """Give the arguments of `train_policy` for GRPO, held near the warm start."""
+        settings = {"num_updates": self.scale.grpo_updates, "seed": seed} | GRPO
+        given = {"base": base, "cases": cases.ref, "rm": reward.ref, "init": start.ref}
+        return {**given, "settings": settings, "name": f"{base}-seed{seed}"}
 
     # -- running one step ------------------------------------------------------------------------------------------
 
@@ -205,7 +213,7 @@ class Loop:
                 self.stop.check()
                 if time.monotonic() - said > SAY_EVERY_S:
                     said = time.monotonic()
-                    say("      " + ", ".join(self._progress(base, works[base]) for base in running))
+                    say("      " + ", ".join(self._progress(base, calls[base], works[base]) for base in running))
         except BaseException:
             for process in running.values():
                 process.terminate()
@@ -218,10 +226,10 @@ class Loop:
                 raise error
         return {base: work.run() for base, work in works.items()}
 
-    def _progress(self, base: str, work: Work) -> str:
+    def _progress(self, base: str, call: dict[str, Any], work: Work) -> str:
         metrics = work.folder / "metrics.jsonl"
         with contextlib.suppress(OSError):  # a run that has ended has left its folder
-            return f"{base} {sum(1 for _ in metrics.open())}/{self.scale.updates_of(base)}"
+            return f"{base} {sum(1 for _ in metrics.open())}/{call['settings']['num_updates']}"
         return f"{base} {'done' if work.find() else 'starting'}"
 
     def _start(self, base: str, call: dict[str, Any], work: Work) -> BaseProcess:
