@@ -32,6 +32,8 @@ NOISE_SEED = 1000
 POLL_S = 1.0
 SAY_EVERY_S = 30.0
 LOCK_WAIT_S = 60.0
+SFT_ROUNDS = {"tiny-phantom": 1, "tiny-vace": 2}
+"""In a second round the guidance of SFT is that of the policy of the first one, which tells people apart better."""
 GRPO = {"kl.reference": "start", "reward.contrast": 0.5, "rollout.window.last": 3, "optimizer.lr": 3e-3}
 """GRPO after the warm start: the contrastive reward, at the high noise levels where it is decided who is who."""
 
@@ -131,7 +133,12 @@ class Loop:
         with self._step(
             f"train-policy: SFT of both bases on clips that keep their people, seed {seed}", "train-policy"
         ):
-            taught = self._train_both({base: self._sft(base, seed) for base in BASES})
+            taught: dict[str, Artifact] = {}
+            for place in range(max(SFT_ROUNDS.values())):
+                rounds = {
+                    base: self._sft(base, place, taught.get(base), seed) for base in BASES if place < SFT_ROUNDS[base]
+                }
+                taught |= self._train_both(rounds)
         with self._step(f"train-policy: GRPO goes on from there, seed {seed}", "train-policy"):
             tuned = self._train_both({base: self._grpo(base, cases, reward, taught[base], seed) for base in BASES})
         with self._step(f"sample: base and tuned draw {scale.eval_cases} new cases, seed {seed}", "sample"):
@@ -153,11 +160,14 @@ class Loop:
                 results.append(row)
         return results
 
-    def _sft(self, base: str, seed: int) -> dict[str, Any]:
-        """Give the arguments of `train_policy` for the warm start."""
-        settings = {"num_updates": self.scale.sft_updates, "seed": seed}
+    def _sft(self, base: str, place: int, start: Artifact | None, seed: int) -> dict[str, Any]:
+        """Give the arguments of `train_policy` for a round of the warm start; a later one goes on from the one before."""
+        settings: dict[str, Any] = {"num_updates": self.scale.sft_updates // SFT_ROUNDS[base], "seed": seed}
         data = self.store.resolve("samples/true-train").ref
-        return {"base": base, "method": "sft", "data": data, "settings": settings, "name": f"{base}-sft-seed{seed}"}
+        given = {"base": base, "method": "sft", "data": data, "name": f"{base}-sft{place + 1}-seed{seed}"}
+        if start is not None:
+            given["init"], settings["kl.reference"] = start.ref, "start"
+        return {**given, "settings": settings}
 
     def _grpo(self, base: str, cases: Artifact, reward: Artifact, start: Artifact, seed: int) -> dict[str, Any]:
         """Give the arguments of `train_policy` for GRPO, held near the warm start."""
