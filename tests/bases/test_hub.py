@@ -124,6 +124,7 @@ def test_wrong_input_for_a_public_base_has_its_exit_code(sample, cache, tmp_path
     code, document = sample("--base", "vace")
     assert code == 3 and "reference 2 is 80x63 px" in document["error"]["message"]
     assert "at least 64 px" in document["error"]["message"]
+    Image.new("RGB", (80, 64)).save(tmp_path / "bob.png")  # photos are read before the transformer is
     (checkpoint,) = cache.glob("models--bytedance-research--Phantom/snapshots/*/Phantom-Wan-1.3B.pth")
     whole = checkpoint.read_bytes()
     checkpoint.write_bytes(whole[: len(whole) // 2])

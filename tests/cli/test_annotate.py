@@ -141,7 +141,7 @@ def test_least_sure_keeps_the_closest_scores(annotate, world, tmp_path, monkeypa
     class Fixed:
         """Scores by file name, so that the closest pair of each case is known."""
 
-        def score(self, videos, references, prompts):
+        def score(self, videos, references, prompts, fps):
             return [float(videos[0].float().mean())]
 
     monkeypatch.setattr(RewardModel, "load", classmethod(lambda cls, path: Fixed()))

@@ -14,7 +14,7 @@ import torch
 from fake_base import SIZE, FakeBase
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from test_train import SETTINGS, checkpoint, digest, numbers  # noqa: F401
+from test_policy_training import SETTINGS, checkpoint, digest, numbers  # noqa: F401
 
 from idgrpo.bases.load import load_base
 from idgrpo.errors import DataError, StoppedError, UsageError

@@ -2,7 +2,7 @@
 
 import torch
 from preferences import whole_clip, write_preferences
-from test_train import run_training, settings
+from test_reward_training import run_training, settings
 
 from idgrpo.reward.data import Clip, PairClips, clips_of, copies_of, frozen_copy
 from idgrpo.reward.features import feature_folder

@@ -8,7 +8,7 @@ import torch
 from preferences import write_preferences
 from safetensors.torch import load_file, save_file
 from scoring import clips
-from test_train import full, run_training, settings
+from test_reward_training import full, run_training, settings
 
 from idgrpo.errors import ArtifactError
 from idgrpo.reward.backbone import load_backbone

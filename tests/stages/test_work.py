@@ -138,9 +138,9 @@ def test_ranks_agree_on_what_is_made_and_all_get_it(store, model, tmp_path):
             def make(run):
                 (run.path / f"rank-{{run.world.rank}}").write_text("was here")
                 run.world.barrier()
-                if run.draft is not None:
+                if run.publishes:
                     names = sorted(path.name for path in run.path.glob("rank-*"))
-                    (run.draft.path / "ranks").write_text(" ".join(names))
+                    (run.out.path / "ranks").write_text(" ".join(names))
 
             store = Store({str(store.root)!r})
             work = Work(store, "job", "rm", "ranks", {{"rm": find(store, "rm", {str(model)!r})}}, {{}}, make, lambda: Plan([], {{}}))

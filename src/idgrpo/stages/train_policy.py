@@ -203,12 +203,12 @@ def _make(
         evaluate = evaluation_of(settings.evaluation, held_out, _cases_of(material), run.path)
     figures = train(
         base, material, rewards_of(_at_rate(reward, base.entry.fps), settings.reward) if reward else None, settings, run.folder,
-        out=run.draft.path if run.draft is not None else None,
+        out=run.out.path if run.publishes else None,
         init=inputs["init"].path if "init" in inputs else None, world=run.world, evaluate=evaluate,
     )  # fmt: skip
-    if run.draft is not None:
-        run.draft.metrics.update(figures)
-        run.draft.timed.add("metrics.jsonl")
+    if run.publishes:
+        run.out.metrics.update(figures)
+        run.out.timed.add("metrics.jsonl")
 
 
 def _at_rate(reward: "RewardModel | RewardClient", fps: float) -> Callable[..., Any]:

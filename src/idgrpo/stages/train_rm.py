@@ -120,17 +120,17 @@ def _make(run: Run, store: Store, settings: "RewardModelConfig", pairs: "list[Pr
     from idgrpo.reward.train import train
 
     cache = store.root / "cache" / "features"
-    if run.draft is None:  # the first rank publishes
+    if not run.publishes:  # the first rank publishes
         train(pairs, settings, run.folder, run.path)
         return
-    out = run.draft.path
+    out = run.out.path
     card = train(pairs, settings, run.folder, out, cache=cache, num_rejected=num_rejected)
     draw_card(card, out / "card.png")
     (out / "accuracy.txt").write_text("\n".join(accuracy_lines(card)) + "\n", encoding="utf-8")
-    run.draft.metrics.update(flat_metrics(card))
+    run.out.metrics.update(flat_metrics(card))
     if card["at_chance"]:
         tell("warning: on held-out pairs the model is not above chance; collect more or clearer preferences")
-    run.draft.timed.add("metrics.jsonl")
+    run.out.timed.add("metrics.jsonl")
 
 
 def _forget(folder: Any) -> None:

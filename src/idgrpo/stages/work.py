@@ -7,10 +7,11 @@ another run, never a resumed one; what is killed goes on from its folder; what i
 import hashlib
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from functools import update_wrapper
+from functools import partial, update_wrapper
 from inspect import signature
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
@@ -59,19 +60,28 @@ class Stage(Generic[P, T]):
 
 @dataclass
 class Run:
-    """A piece of work under way: its folder, the artifact being built (on the main rank only), and the ranks."""
+    """A piece of work under way: its folder, the ranks, and how to begin the artifact (on the main rank only)."""
 
     folder: RunFolder
-    draft: Draft | None
     world: World
+    begin: Callable[[], Draft] | None = None
+    draft: Draft | None = None
 
     @property
     def path(self) -> Path:
         return self.folder.path
 
     @property
+    def publishes(self) -> bool:
+        """Tell whether this rank writes the result."""
+        return self.begin is not None
+
+    @property
     def out(self) -> Draft:
-        assert self.draft is not None, "only the main rank publishes"
+        """The artifact being built, begun when it is first asked for."""
+        assert self.begin is not None, "only the main rank publishes"
+        if self.draft is None:
+            self.draft = self.begin()
         return self.draft
 
 
@@ -152,7 +162,7 @@ class Work:
             found = self._main(world, reuse=reuse, fresh=self.force and not self.resume)
         else:
             world.barrier()
-            self.make(Run(RunFolder(self.folder), None, world))
+            self.make(Run(RunFolder(self.folder), world))
         return self._for_all(found, world)
 
     def _main(self, world: World, *, reuse: bool, fresh: bool) -> Artifact:
@@ -167,11 +177,14 @@ class Work:
             if fresh:
                 folder.clear()
             world.barrier()  # the folder is the main rank's to prepare: others use it from here on
-            with self.store.publish(self.kind, self.name, inputs=entries, config=self.settled) as draft:
-                self.make(Run(folder, draft, world))
+            started = time.monotonic()
+            with ExitStack() as publishing:
+                publish = partial(self.store.publish, self.kind, self.name, inputs=entries, config=self.settled)
+                run = Run(folder, world, lambda: publishing.enter_context(publish(started=started)))
+                self.make(run)
                 self._tell_changes()
             self.forget(folder)
-        return draft.artifact
+        return run.out.artifact
 
     def _tell_changes(self) -> None:
         """Say which inputs were changed while they were worked on: the artifact is recorded as made from the old ones."""

@@ -193,15 +193,18 @@ class Store:
         config: dict[str, Any],
         command: Sequence[str] | None = None,
         metrics: dict[str, Any] | None = None,
+        started: float | None = None,
     ) -> Iterator[Draft]:
         """Build an artifact beside its place and publish it whole: files, flush, manifest last, one rename.
+
+        started: `time.monotonic()` when the work on it began; None means now.
 
         An exception inside leaves nothing behind; a kill leaves a hidden draft that the next publisher removes.
         """  # fmt: skip
         folder = self._kind_dir(kind) / check_name(name)
         folder.mkdir(parents=True, exist_ok=True)
         remove_abandoned(folder)
-        started, pinned = time.monotonic(), _pin(inputs)
+        started, pinned = started or time.monotonic(), _pin(inputs)
         draft = Draft(new_draft_folder(folder), dict(metrics or {}))
         try:
             yield draft
