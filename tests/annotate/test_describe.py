@@ -10,7 +10,7 @@ from tests.reward.tiny_vlm import write_tiny_vlm
 from idgrpo.annotate.describe import MAX_WORDS, VlmDescriber, clause, make_precise, precise_prompt
 from idgrpo.cli.main import run
 from idgrpo.errors import DataError
-from idgrpo.records.jsonl import read_cases
+from idgrpo.records.cases import read_cases
 from idgrpo.records.models import Case, Reference
 from idgrpo.store.store import Store
 from idgrpo.video.write import write_image

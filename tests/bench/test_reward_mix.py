@@ -32,7 +32,7 @@ import pytest
 import torch
 
 from idgrpo.cli.main import run
-from idgrpo.demo.reward_test import ClipScores, accuracy_beyond, damaged_pairs, generated_pairs
+from idgrpo.demo.accuracy import ClipScores, accuracy_beyond, damaged_pairs, generated_pairs
 from idgrpo.records.jsonl import read_records, write_records
 from idgrpo.records.models import Preference, Sample
 from idgrpo.reward.checkpoint import checkpoint_digest, find_vlm

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from idgrpo.cli.main import run
-from idgrpo.records.jsonl import read_cases, read_records
+from idgrpo.records.cases import read_cases
+from idgrpo.records.jsonl import read_records
 from idgrpo.records.models import Sample
 from idgrpo.store.store import Store
 

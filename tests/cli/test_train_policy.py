@@ -200,7 +200,8 @@ def test_missing_pieces_name_the_command_that_makes_them(call, setting):
 
 
 def test_newest_cases_and_reward_model_of_the_store_are_taken(call, setting, tmp_path):
-    from idgrpo.records.jsonl import read_cases, write_records
+    from idgrpo.records.cases import read_cases
+    from idgrpo.records.jsonl import write_records
     from idgrpo.store.store import Store
 
     store = Store(tmp_path / "store")

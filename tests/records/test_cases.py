@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from idgrpo.errors import DataError
-from idgrpo.records.jsonl import read_cases, read_records, write_records
+from idgrpo.records.cases import read_cases
+from idgrpo.records.jsonl import read_records, write_records
 from idgrpo.records.models import Case, id_problem
 
 

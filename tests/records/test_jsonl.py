@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from idgrpo.errors import DataError
-from idgrpo.records.jsonl import read_cases, read_records, write_records
+from idgrpo.records.cases import read_cases
+from idgrpo.records.jsonl import read_records, write_records
 from idgrpo.records.models import Case, Preference, Reference
 
 PREFERENCE = {

@@ -6,9 +6,10 @@ import random
 import pytest
 
 from idgrpo.errors import IdgrpoError
+from idgrpo.records.cases import read_cases
 from idgrpo.records.document import read_json
 from idgrpo.records.exchange import read_trl, read_videoalign
-from idgrpo.records.jsonl import read_cases, read_records
+from idgrpo.records.jsonl import read_records
 from idgrpo.records.models import Case, Preference, Sample, Vote
 
 PEOPLE = [{"person": "anna", "images": ["a.png"], "second": ["a2.png"]}, {"person": "ben", "images": ["b.png"]}]

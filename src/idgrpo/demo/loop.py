@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from idgrpo import stages
+from idgrpo.demo.accuracy import test_figures
 from idgrpo.demo.result import demo_document, write_evidence, write_page
-from idgrpo.demo.reward_test import test_figures
 from idgrpo.errors import BusyError, IdgrpoError
 from idgrpo.run.folder import RunFolder
 from idgrpo.run.signals import StopSignal, stop_with_parent

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ValidationError
 
 from idgrpo.errors import DataError
 from idgrpo.records.atomic import replacing
-from idgrpo.records.models import Case
 from idgrpo.records.record import Record
 
 if TYPE_CHECKING:
@@ -189,22 +188,6 @@ def write_records(path: Path | str, records: Iterable[Record]) -> int:
             file.write(record.relative_to(path.parent).model_dump_json() + "\n")
             count += 1
     return count
-
-
-def read_cases(path: Path | str) -> Iterator[Case]:
-    """Read cases from what a path leads to: JSON Lines, CSV, a published benchmark's JSON, or a folder of people.
-
-    `case_layouts` describes each layout. One id is one case, one photo is one person, in all of them.
-
-    Raises DataError as `read_records` does; a CSV row is named by the line it begins in, an entry of JSON by its key.
-    """
-    from idgrpo.records import case_layouts
-
-    path = Path(path)
-    if path.is_dir():
-        return case_layouts.read_case_folder(path)
-    readers = {".csv": case_layouts.read_csv_cases, ".json": case_layouts.read_json_cases}
-    return readers.get(path.suffix.lower(), case_layouts.read_jsonl_cases)(path)
 
 
 def csv_rows(path: Path, errors: LineErrors) -> Iterator[tuple[int, list[str]]]:

@@ -76,7 +76,7 @@ def _of_world(store: Store, name: str, num: int, seed: int, split: str, num_peop
 
 def read_cases(source: Source) -> "list[Case]":
     """Read the cases of a source, at least one. Raises DataError naming file, line and field."""
-    from idgrpo.records.jsonl import read_cases as read
+    from idgrpo.records.cases import read_cases as read
 
     found = list(read(source.records))
     if not found:
@@ -119,7 +119,7 @@ def _copy(found: "list[Case]", folder: Path) -> int:
 
 def result(artifact: Artifact) -> Plan:
     """Tell how many cases and people there are."""
-    from idgrpo.records.jsonl import read_cases as read
+    from idgrpo.records.cases import read_cases as read
 
     found = list(read(artifact.file("cases.jsonl")))
     people = {reference.person for case in found for reference in case.references}

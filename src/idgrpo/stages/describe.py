@@ -70,7 +70,7 @@ def describe_people(
 
 def described(artifact: Artifact) -> Plan:
     """Tell how many cases there are, and show the first prompt."""
-    from idgrpo.records.jsonl import read_cases as read
+    from idgrpo.records.cases import read_cases as read
 
     found = list(read(Path(artifact.file("cases.jsonl"))))
     first = found[0].prompt

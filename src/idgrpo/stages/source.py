@@ -142,7 +142,8 @@ def _with_media(store: Store, source: Source) -> Source:
 
 def _records(source: Source) -> Iterable["Record"]:
     """Read records for their paths; lines that are no records are told by the stage that reads them."""
-    from idgrpo.records.jsonl import read_cases, read_records
+    from idgrpo.records.cases import read_cases
+    from idgrpo.records.jsonl import read_records
     from idgrpo.records.models import Case, Pair, Preference, Sample
 
     if source.kind == "cases":

@@ -30,6 +30,20 @@ PEOPLE_LABELS = {"man", "woman", "person", "human", "boy", "girl", "child", "bab
 KNOWN_JSON = "OpenS2V-Eval (*_Eval.json), MultiHuman-Testbench (multihuman_metadata.json), or a list of cases"
 
 
+def read_cases(path: Path | str) -> Iterator[Case]:
+    """Read cases from what a path leads to: JSON Lines, CSV, a published benchmark's JSON, or a folder of people.
+
+    One id is one case, one photo is one person, in all layouts.
+
+    Raises DataError as `read_records` does; a CSV row is named by the line it begins in, an entry of JSON by its key.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return read_case_folder(path)
+    readers = {".csv": read_csv_cases, ".json": read_json_cases}
+    return readers.get(path.suffix.lower(), read_jsonl_cases)(path)
+
+
 def read_jsonl_cases(path: Path) -> Iterator[Case]:
     """Read cases from JSON Lines, a record a line."""
     return read_records(path, Case, check=CaseCheck())
