@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
-demo: setup  ## the whole loop on the embedded world, at most 20 minutes on 2 cores
+demo: setup  ## the whole loop on the embedded world; README says how long it took
 	$(BIN)/idgrpo demo
 
 demo-quick: setup  ## the same steps, small: at most 3 minutes
