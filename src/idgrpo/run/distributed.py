@@ -1,5 +1,6 @@
 """The processes of one job: join whatever launched us, and the few collectives training needs (gloo or nccl)."""
 
+import atexit
 import os
 import signal
 import socket
@@ -101,6 +102,7 @@ def join_world(*, backend: str | None = None) -> World:
     dist.init_process_group(
         backend or ("nccl" if cuda else "gloo"), rank=world.rank, world_size=world.size, timeout=WAIT_LIMIT
     )
+    atexit.register(leave_world)  # a group that is still there when the interpreter ends may abort it
     return world
 
 
