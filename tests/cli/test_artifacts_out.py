@@ -74,6 +74,22 @@ def test_the_comfyui_file_holds_the_same_adapter_under_comfyuis_names(shelf, exp
     assert all(torch.equal(back.state[key], value) for key, value in published.state.items())
 
 
+def test_an_adapter_in_bfloat16_and_whole_weights_with_it(shelf, export, tmp_path):
+    out = tmp_path / "half.safetensors"
+    code, document = export("--dtype", "bfloat16", "--out", out)
+    assert code == 0, document
+    assert {value.dtype for value in load_file(out).values()} == {torch.bfloat16}
+    code, document = export("--merged", shelf[1], "--out", tmp_path / "merged")
+    assert code == 0, document
+    assert document["size_bytes"] > out.stat().st_size
+    (weights,) = (tmp_path / "merged").rglob("*.safetensors")
+    base = load_base(shelf[1])
+    own, merged = base.transformer.state_dict(), load_file(weights)
+    assert merged.keys() == own.keys()
+    assert any(not torch.equal(merged[key], own[key]) for key in own), "the policy is in them"
+    assert export("--dtype", "float8", "--out", tmp_path / "x")[0] == 2
+
+
 def test_refusals_have_their_exit_codes_and_leave_nothing(shelf, export, tmp_path):
     out = tmp_path / "a.safetensors"
     assert export("--out", out, "--format", "onnx")[0] == 2

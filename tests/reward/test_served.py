@@ -56,6 +56,12 @@ class Served:
         self.process.communicate()
 
 
+def test_a_further_name_of_the_machine_is_welcome_where_it_is_allowed(folder):
+    for words, status in (((), 421), (("--allow-host", "rm.cluster"), 200)):
+        with Served(folder, "--device", "cpu", *words) as served:
+            assert httpx.get(f"{served.url}/health", headers={"host": "rm.cluster"}).status_code == status
+
+
 def clips(num: int, frames: int = 9) -> tuple:
     generator = torch.Generator().manual_seed(num)
     videos = torch.randint(0, 256, (num, frames, 3, 32, 32), generator=generator, dtype=torch.uint8)

@@ -3,15 +3,16 @@
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from idgrpo.stages import Artifact, Plan
-from idgrpo.stages.work import Task, is_main_rank
+if TYPE_CHECKING:  # `idgrpo --help` needs none of it
+    from idgrpo.stages import Artifact, Plan
+    from idgrpo.stages.work import Task
 
 
 def carry_out(
-    task: Task,
-    result: Callable[[Artifact], Plan],
+    task: "Task",
+    result: "Callable[[Artifact], Plan]",
     *,
     dry_run: bool,
     quiet: bool,
@@ -28,7 +29,7 @@ def carry_out(
 
 
 def finish(
-    *, summary: Sequence[str] | Any, document: dict[str, Any], artifact: Artifact | None, quiet: bool, as_json: bool
+    *, summary: Sequence[str] | Any, document: dict[str, Any], artifact: "Artifact | None", quiet: bool, as_json: bool
 ) -> None:
     """Print the result of a command.
 
@@ -37,6 +38,8 @@ def finish(
         document: what `--json` prints.
         artifact: what `--quiet` names.
     """
+    from idgrpo.stages.work import is_main_rank
+
     if not is_main_rank():  # other ranks of a job have nothing to tell
         return
     if as_json:
