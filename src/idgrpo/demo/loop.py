@@ -16,7 +16,6 @@ from idgrpo import stages
 from idgrpo.demo.accuracy import test_figures
 from idgrpo.demo.result import demo_document, write_evidence, write_page
 from idgrpo.errors import BusyError, IdgrpoError
-from idgrpo.run.folder import RunFolder
 from idgrpo.run.signals import StopSignal, stop_with_parent
 from idgrpo.stages import Artifact, Store
 from idgrpo.stages.annotate import result as result_of_votes
@@ -311,7 +310,7 @@ def _wait_for_run(work: Work) -> None:
     deadline = time.monotonic() + LOCK_WAIT_S
     while work.folder.is_dir():
         try:
-            with RunFolder.open(work.folder, {}):
+            with work.locked():
                 return
         except BusyError:
             if time.monotonic() > deadline:

@@ -74,6 +74,7 @@ def evaluate(
         config["served_rm"] = service.health()["model"]
     inputs = {f"samples.{v.name}": v.source for v in variants if v.source is not None}
     inputs |= {"rm": model} if model is not None else {}
+    inputs |= {"cases": find(store, "cases", cases)} if videos else {}  # whose people the videos are to show
     name = name or "eval"
 
     def make(run: Run) -> None:

@@ -47,7 +47,7 @@ class RewardJudge:
 
 def find_judges(store: Store, given: Sequence[str]) -> dict[str, Source]:
     """Find each judge: a reward model of the store or a folder, or a vision-language checkpoint. Name -> where."""
-    from idgrpo.reward.checkpoint import TINY_VLM, checkpoint_digest, find_vlm
+    from idgrpo.reward.checkpoint import TINY_VLM, find_vlm
 
     if not given:
         raise UsageError(
@@ -63,7 +63,7 @@ def find_judges(store: Store, given: Sequence[str]) -> dict[str, Source]:
         else:
             folder = find_vlm(one).resolve()
             name = TINY_VLM if one == TINY_VLM else Path(one).name or folder.name
-            found[name] = Source("rm", str(folder), folder, checkpoint_digest(folder))
+            found[name] = find(store, "rm", folder)
     if len(found) < len(given):
         raise UsageError("two judges have the same name", fix="name each once; folders are called by their last part")
     return found

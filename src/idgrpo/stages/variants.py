@@ -11,7 +11,6 @@ from idgrpo.formats import videos_in
 from idgrpo.stages.cases import read_cases
 from idgrpo.stages.settings import Settings
 from idgrpo.stages.source import Given, Source, find
-from idgrpo.store.manifest import content_digest, scan
 from idgrpo.store.store import Store
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def collect(
     variants = [_from_samples(store, name, given) for name, given in samples.items()]
     if videos:
         source = find(store, "cases", cases)
-        variants += [_from_videos(name, Path(folder), source) for name, folder in videos.items()]
+        variants += [_from_videos(store, name, Path(folder), source) for name, folder in videos.items()]
     if sampling.base is not None:
         variants += _sampled(store, cases, sampling, {v.name for v in variants})
     elif sampling.policies:
@@ -107,7 +106,7 @@ def read_samples(given: Given, *, store: Store | None = None) -> "list[Sample]":
     return list(read_records(source.records, Sample, unique="id"))
 
 
-def _from_videos(name: str, folder: Path, cases: Source) -> Variant:
+def _from_videos(store: Store, name: str, folder: Path, cases: Source) -> Variant:
     """Read a folder of videos whose names say the case, and the seed after `--s` or as a trailing number."""
     from idgrpo.records.models import Sample
 
@@ -141,10 +140,7 @@ def _from_videos(name: str, folder: Path, cases: Source) -> Variant:
             else f"no videos in {folder}"
         )
         raise DataError(what, fix="call them <case id>.mp4 or <case id>--s<seed>.mp4, with the case ids of --cases")
-    source = Source(
-        "samples", str(folder.resolve()), folder.resolve(), content_digest(scan(folder.resolve())), cases.media
-    )
-    return Variant(name, found, source, str(folder))
+    return Variant(name, found, find(store, "samples", folder.resolve()), str(folder))
 
 
 def _case_and_seed(stem: str, known: Mapping[str, Any]) -> tuple[str | None, int]:

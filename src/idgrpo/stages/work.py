@@ -8,8 +8,8 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial, update_wrapper
 from inspect import signature
@@ -22,7 +22,7 @@ from idgrpo.run.folder import RunFolder
 from idgrpo.stages.source import Source, find
 from idgrpo.store.artifact import Artifact
 from idgrpo.store.draft import Draft
-from idgrpo.store.manifest import canonical
+from idgrpo.store.manifest import InputEntry, canonical
 from idgrpo.store.store import Store, check_name
 
 
@@ -131,18 +131,27 @@ class Work:
         return self._settled
 
     @property
+    def entries(self) -> dict[str, InputEntry]:
+        """What the manifest says of the inputs."""
+        return {key: source.entry for key, source in self.inputs.items()}
+
+    @property
     def folder(self) -> Path:
         """The run's folder: its name ends with a digest of everything that decides the result."""
-        card = canonical(
-            {"inputs": {key: source.digest for key, source in self.inputs.items()}, "config": self.settled}
-        )
-        mark = hashlib.sha256(card.encode()).hexdigest()[:12]
+        digests = {key: source.digest for key, source in self.inputs.items()}
+        mark = hashlib.sha256(canonical({"inputs": digests, "config": self.settled}).encode()).hexdigest()[:12]
         return self.store.run_dir(f"{self.stage}-{self.name}-{mark}")
 
     def find(self) -> Artifact | None:
         """Give the artifact that was made from the same inputs with the same settings, if there is a whole one."""
-        entries = {key: source.entry for key, source in self.inputs.items()}
-        return self.store.find(self.kind, self.name, inputs=entries, config=self.settled)
+        return self.store.find(self.kind, self.name, inputs=self.entries, config=self.settled)
+
+    @contextmanager
+    def locked(self) -> Iterator[RunFolder]:
+        """Hold the run's folder. Raises BusyError when another process works in it."""
+        inputs = {key: entry.model_dump() for key, entry in self.entries.items()}
+        with RunFolder.open(self.folder, {"inputs": inputs, "config": self.settled}) as folder:
+            yield folder
 
     def run(self) -> Artifact:
         """Give what exists, or make it; a run that was stopped or killed goes on.
@@ -166,9 +175,7 @@ class Work:
         return self._for_all(found, world)
 
     def _main(self, world: World, *, reuse: bool, fresh: bool) -> Artifact:
-        entries = {key: source.entry for key, source in self.inputs.items()}
-        card = {"inputs": {key: entry.model_dump() for key, entry in entries.items()}, "config": self.settled}
-        with RunFolder.open(self.folder, card) as folder:
+        with self.locked() as folder:
             # Somebody else may have made it between our look and our lock. Ranks have agreed already that it is made.
             found = self.find() if reuse and world.size == 1 else None
             if found is not None:
@@ -179,7 +186,7 @@ class Work:
             world.barrier()  # the folder is the main rank's to prepare: others use it from here on
             started = time.monotonic()
             with ExitStack() as publishing:
-                publish = partial(self.store.publish, self.kind, self.name, inputs=entries, config=self.settled)
+                publish = partial(self.store.publish, self.kind, self.name, inputs=self.entries, config=self.settled)
                 run = Run(folder, world, lambda: publishing.enter_context(publish(started=started)))
                 self.make(run)
                 self._tell_changes()
@@ -199,7 +206,7 @@ class Work:
     def _clean_up(self, world: World) -> None:
         """Remove what a kill left between publishing and cleaning up."""
         if world.is_main and self.folder.is_dir():
-            with suppress(BusyError), RunFolder.open(self.folder, {}) as folder:
+            with suppress(BusyError), self.locked() as folder:
                 self.forget(folder)
 
     def _for_all(self, made: Artifact | None, world: World) -> Artifact:
