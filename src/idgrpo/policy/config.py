@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from idgrpo.bases.config import SamplerConfig
 from idgrpo.flow import LAWS, SOLVERS
 from idgrpo.policy import CONTROLS, LOSSES
 from idgrpo.run.config import Config
@@ -96,6 +97,9 @@ class RolloutConfig(PolicyPart):
         default=None, gt=0, le=10, description="strength of the law; None: what its authors publish"
     )
     noise: Literal["different", "shared"] = "different"
+    reversed_references: bool = Field(
+        default=False, description="VACE: the last reference first, as diffusers' pipeline puts them"
+    )
     window: WindowConfig = WindowConfig()
     guidance: GuidanceConfig = GuidanceConfig()
     batch_size: int = Field(
@@ -295,8 +299,13 @@ class EmaConfig(PolicyPart):
 class EvaluationConfig(PolicyPart):
     every: int = Field(default=0, ge=0, le=MOST, description="updates between held-out evaluations; 0: never")
     finder: str = Field(default="tiny", description="who finds people in the held-out clips: tiny, facenet")
+    device: str | None = Field(default=None, description="where the finder works; None: where it does by itself")
     seed: int = Field(
         default=0, ge=0, le=MOST_SEED, description="seed of the held-out clips, the same at every evaluation"
+    )
+    sampler: SamplerConfig = Field(
+        default=SamplerConfig(),
+        description="steps, guidance, size and batch of the held-out clips; size: None is the training size",
     )
 
 
@@ -314,6 +323,9 @@ class PreviewConfig(PolicyPart):
 
 
 class EngineConfig(PolicyPart):
+    encoder_device: str | None = Field(
+        default=None, description="where the text encoder works before training; None: where the base does"
+    )
     zero: int | None = Field(
         default=None,
         ge=0,

@@ -68,6 +68,7 @@ TINY: Settings = {
     "kl": {"weight": 0.015},
     "optimizer": {"lr": 6e-3, "schedule": "cosine"},
     "reward": {"contrast": 0.5},
+    "evaluation": {"sampler": {"batch_size": 16}},
 }
 TINY_PAPER: Settings = {
     "reward": {"contrast": 0.0},

@@ -29,7 +29,7 @@ from idgrpo.reward.model import HeadNetwork, RewardNetwork
 from idgrpo.reward.parts import attach_parts, prepare_backbone
 from idgrpo.reward.resolve import uses_bf16, uses_checkpointing
 from idgrpo.reward.trainer import RewardTrainer, RunCallback, latest_complete, pair_objective, training_arguments
-from idgrpo.run.distributed import World, join_world, world_from_environment
+from idgrpo.run.distributed import World, world_from_environment
 from idgrpo.run.folder import RunFolder
 from idgrpo.run.metrics import MetricsLog
 from idgrpo.run.progress import progress
@@ -53,24 +53,6 @@ class Session:
     features: dict[Clip, Tensor]
     cache: Path
     world: World
-
-
-def meet_ranks() -> World:
-    """Join the job this process was launched into, and say so in the words that transformers and accelerate read.
-
-    They know torchrun's variables only: under `srun` every rank would train alone, all into one folder.
-
-    Raises:
-        UsageError: there are several ranks and no address to meet at.
-    """
-    world = world_from_environment(dict(os.environ))
-    if world.size > 1:
-        # Where a batch system shows each task one GPU only, that one is number 0.
-        local_rank = (
-            world.local_rank % max(torch.cuda.device_count(), 1) if torch.cuda.is_available() else world.local_rank
-        )
-        os.environ |= {"RANK": str(world.rank), "WORLD_SIZE": str(world.size), "LOCAL_RANK": str(local_rank)}
-    return join_world()
 
 
 def compute_features(session: Session, model: str, preferences: Sequence[Preference]) -> None:

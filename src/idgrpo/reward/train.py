@@ -18,7 +18,7 @@ from idgrpo.reward.checkpoint import checkpoint_digest, default_vlm, find_vlm
 from idgrpo.reward.config import RewardModelConfig
 from idgrpo.reward.data import CopyPair, clips_of, copies_of, label_code
 from idgrpo.reward.features import features_of
-from idgrpo.reward.fit import STUDENT, TEACHER, Session, compute_features, fit_full, fit_head, meet_ranks
+from idgrpo.reward.fit import STUDENT, TEACHER, Session, compute_features, fit_full, fit_head
 from idgrpo.reward.inputs import InputBuilder
 from idgrpo.reward.losses import INVALID
 from idgrpo.reward.metrics import Judged, best_tie_threshold, report
@@ -29,6 +29,7 @@ from idgrpo.reward.resolve import trained_mode, uses_bf16
 from idgrpo.reward.score import RewardModel
 from idgrpo.reward.splits import carve_validation, check_parts, split_by_identity
 from idgrpo.reward.teacher import filter_by_teacher
+from idgrpo.run.distributed import join_world, rank_device
 from idgrpo.run.folder import RunFolder
 from idgrpo.run.signals import StopSignal
 from idgrpo.video.read import read_video
@@ -76,8 +77,8 @@ def train(
     check_parts(parts, test_share=config.data.test_share)
     name = resolve_vlm(preferences, config)
     folder = find_vlm(name)
-    world = meet_ranks()
-    device = f"cuda:{world.local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+    world = join_world()
+    device = rank_device("cuda", world) if torch.cuda.is_available() else "cpu"
     network, builder = open_network(folder, config)
     head_only = trained_mode(config, network.head.weight.shape[1]) == "head"
     if head_only and world.size > 1:

@@ -1,13 +1,14 @@
 """The `train-policy` stage: a base, cases and a reward (GRPO) or stored clips (SFT) -> a tuned policy."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idgrpo.errors import ArtifactError, UsageError
 from idgrpo.run.config import Config
+from idgrpo.run.distributed import rank_device
 from idgrpo.stages.cases import read_cases
 from idgrpo.stages.settings import Settings, Words, settle
 from idgrpo.stages.source import RECORD_FILES, Given, Source, find
@@ -99,7 +100,7 @@ def train_policy(
         resolved["served_rm"] = service.health()["model"]
 
     def make(run: Run) -> None:
-        _make(run, base, material, inputs, settled, device, service)
+        _make(run, base, material, inputs, settled, device, service, store.root / "cache" / "conditions")
 
     def plan() -> Plan:
         told = _plan(store, resolved, inputs, material, settled, name)
@@ -110,8 +111,8 @@ def train_policy(
     # The digest of the weights says also that they are missing, before anything is done; a plan needs none.
     return Work(
         store, "train-policy", "policy", name, inputs, resolved, make, plan,
-        pins=lambda: weights_of_entry(entry), forget=partial(_forget, keep=bool(settled.checkpoint.keep_every)),
-        force=force, resume=resume,
+        pins=lambda: weights_of_entry(entry), forget=functools.partial(_forget, keep=bool(settled.checkpoint.keep_every)),
+        force=force, resume=resume, device=device,
     )  # fmt: skip
 
 
@@ -181,39 +182,58 @@ def _make(
     settings: "PolicyConfig",
     device: str | None,
     service: "RewardClient | None",
+    conditions: Path,
 ) -> None:
-    """Train; the main rank writes the policy, the others only train."""
+    """Train; the main rank writes the policy, the others only train.
+
+    The reward model is read after the transformer, when the text encoder has left; SFT on the best clips chooses them first.
+    """
     import torch
 
+    from idgrpo.bases.conditions import ConditionsCache
     from idgrpo.bases.inventory import default_device
     from idgrpo.bases.load import load_base
-    from idgrpo.policy.measured import evaluation_of, rewards_of
-    from idgrpo.policy.train import train
+    from idgrpo.policy.measured import HeldOut, rewards_of
+    from idgrpo.policy.train import train, training_size
     from idgrpo.reward.score import RewardModel
 
-    device = device or default_device()
-    if device == "cuda" and run.world.size > 1:
-        device = f"cuda:{run.world.local_rank}"
+    device = rank_device(device or default_device(), run.world)
     dtype = torch.float32 if settings.train == "full" else None  # AdamW's steps are lost in the rounding of bf16
-    base = load_base(base_name, device=device, dtype=dtype)
-    reward = service or (RewardModel.load(inputs["rm"].path, device=device) if "rm" in inputs else None)
+    base = load_base(
+        base_name, device=device, dtype=dtype, encoder_device=settings.engine.encoder_device,
+        reversed_references=settings.rollout.reversed_references, with_transformer=False,
+    )  # fmt: skip
+    cache = None if base.entry.architecture == "tiny" else ConditionsCache(conditions)
+
+    @functools.cache
+    def reward() -> "RewardModel | RewardClient":
+        return service or RewardModel.load(inputs["rm"].path, device=device)
+
+    scores = service is not None or "rm" in inputs
+    if scores and settings.clips.keep == "best":
+        reward()
+    elif scores:
+        base.when_loaded = lambda _: reward()  # outside scoring, where a damaged model would be taken for an outage
     evaluate = None
     if "heldout" in inputs:
-        held_out = read_cases(inputs["heldout"])
-        evaluate = evaluation_of(settings.evaluation, held_out, _cases_of(material), run.path)
+        evaluate = HeldOut(
+            read_cases(inputs["heldout"]), _cases_of(material), run.path / "heldout", config=settings.evaluation,
+            size=training_size(base.entry, settings), world=run.world, cache=cache,
+        )  # fmt: skip
+        evaluate.prepare(base)
     figures = train(
-        base, material, rewards_of(_at_rate(reward, base.entry.fps), settings.reward) if reward else None, settings, run.folder,
+        base, material, rewards_of(_at_rate(reward, base.entry.fps), settings.reward) if scores else None, settings, run.folder,
         out=run.out.path if run.publishes else None,
-        init=inputs["init"].path if "init" in inputs else None, world=run.world, evaluate=evaluate,
+        init=inputs["init"].path if "init" in inputs else None, world=run.world, evaluate=evaluate, cache=cache,
     )  # fmt: skip
     if run.publishes:
         run.out.metrics.update(figures)
         run.out.timed.add("metrics.jsonl")
 
 
-def _at_rate(reward: "RewardModel | RewardClient", fps: float) -> Callable[..., Any]:
-    """Give the scoring function of a reward for clips at the base's frame rate."""
-    return lambda videos, references, prompts: reward.score(videos, references, prompts, fps)
+def _at_rate(reward: "Callable[[], RewardModel | RewardClient]", fps: float) -> Callable[..., Any]:
+    """Give the scoring function of a reward, for clips at the base's frame rate."""
+    return lambda videos, references, prompts: reward().score(videos, references, prompts, fps)
 
 
 def _forget(folder: Any, *, keep: bool) -> None:
