@@ -242,10 +242,12 @@ class PolicyLossConfig(PolicyPart):
     ratio_tolerance: float | None = Field(
         default=None,
         gt=0,
-        description="on-policy self-check: largest |log ratio|; None: 1e-5 in float32, 2e-4 otherwise",
+        description="on-policy self-check: largest |log ratio|; None: 1e-5 in float32, else 2e-4, or 5e-4 (sum of guidance weights)^2",
     )
     mean_tolerance: float | None = Field(
-        default=None, gt=0, description="on-policy self-check: rms shift of the mean in step stds; None: 1e-3, or 5e-2"
+        default=None,
+        gt=0,
+        description="on-policy self-check: rms shift of the mean in step stds; None: 1e-3, or 5e-2 x that sum",
     )
 
     @model_validator(mode="after")
