@@ -1,4 +1,4 @@
-"""Named presets of the policy stage, per base and method: `--recipe default`, `paper` and `full`. Imports no torch."""
+"""Named presets of the policy stage, per base and method: `--recipe default`, `unguided`, `paper` and `full`. Imports no torch."""
 
 from typing import Any
 
@@ -7,7 +7,8 @@ from idgrpo.policy.config import ATTENTION, PolicyConfig
 
 Settings = dict[str, Any]
 
-# Full-size bases, our default: noise and gradients in 4 of 25 steps, no guidance in training (4-6x less compute).
+# Full-size bases, our default: noise and gradients in 4 of 25 steps. Training is guided, because people sample with guidance
+# and the reward model sees guided clips; the gradient flows through the conditional branch alone.
 # Half of what one person standing for all earns is taken off (docs/policy.md): a plain reward pays for blending people.
 DEFAULT: Settings = {
     "num_updates": 300,
@@ -18,6 +19,7 @@ DEFAULT: Settings = {
         "std_max": None,
         "batch_size": 8,
         "window": {"size": 4, "first": 0, "last": 12},
+        "guidance": {"mode": "detach-uncond"},
     },
     "loss": {"micro_batch": 2},
     "kl": {"weight": 0.004},
@@ -26,6 +28,9 @@ DEFAULT: Settings = {
     "evaluation": {"finder": "facenet"},
     "reward": {"overlap": True, "contrast": 0.5},
 }
+
+# The same without guidance, at about half of the compute (docs/policy.md): sample the policy with `--as-trained`.
+UNGUIDED: Settings = {"rollout": {"guidance": {"mode": "none"}}}
 
 # The authors' settings: every step but the last is stochastic and trained, guidance 4.5 in rollout and training alike.
 # Their last step is stochastic too; ours never is, because its noise stays in the scored video.
@@ -112,7 +117,7 @@ TINY_SFT: Settings = {
 FULL: Settings = {"train": "full", "rollout": {"merged": False}, "optimizer": {"lr": 1e-6}}
 TINY_FULL: Settings = {"train": "full", "rollout": {"merged": False}, "optimizer": {"lr": 1e-4}}
 
-RECIPES = ("default", "paper", "full")
+RECIPES = ("default", "unguided", "paper", "full")
 
 
 def recipe(name: str, base: str, *, tiny: bool | None = None, method: str = "grpo") -> PolicyConfig:
@@ -123,6 +128,8 @@ def recipe(name: str, base: str, *, tiny: bool | None = None, method: str = "grp
     tiny = base.startswith("tiny-") if tiny is None else tiny
     if name == "default":
         layers = [TINY] if tiny else [DEFAULT]
+    elif name == "unguided":
+        layers = [TINY if tiny else DEFAULT, UNGUIDED]
     elif name == "paper":
         layers = [PAPER, TINY_PAPER] if tiny else [PAPER]
     elif name == "full":
