@@ -11,6 +11,7 @@ from torch import Tensor
 
 from idgrpo.errors import StoppedError, UsageError
 from idgrpo.records.models import Preference
+from idgrpo.reward.attach import attach_parts, prepare_backbone
 from idgrpo.reward.config import RewardModelConfig
 from idgrpo.reward.data import (
     Clip,
@@ -26,7 +27,6 @@ from idgrpo.reward.features import feature_folder, feature_scale, features_of
 from idgrpo.reward.inputs import InputBuilder
 from idgrpo.reward.losses import load_loss
 from idgrpo.reward.model import HeadNetwork, RewardNetwork
-from idgrpo.reward.parts import attach_parts, prepare_backbone
 from idgrpo.reward.resolve import uses_bf16, uses_checkpointing
 from idgrpo.reward.trainer import RewardTrainer, RunCallback, latest_complete, pair_objective, training_arguments
 from idgrpo.run.distributed import World, join_world, world_from_environment
