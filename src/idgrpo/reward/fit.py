@@ -18,6 +18,7 @@ from idgrpo.reward.data import (
     FeaturePairs,
     PairClips,
     PairCollator,
+    PersonPair,
     clips_of,
     draw_order,
     keep_batch,
@@ -104,7 +105,7 @@ def fit_head(session: Session, preferences: Sequence[Preference], stage: str, *,
         session,
         stage,
         model,
-        FeaturePairs(differences, _codes(session, preferences), order),
+        FeaturePairs(differences, _codes(session, preferences), _weights(session, preferences), order),
         collator=keep_batch,
         groups=None,
         per_device_train_batch_size=config.batch_pairs,
@@ -131,7 +132,9 @@ def fit_full(session: Session, preferences: Sequence[Preference], stage: str, *,
         session,
         stage,
         session.network,
-        PairClips(preferences, _codes(session, preferences), order, session.builder.settings),
+        PairClips(
+            preferences, _codes(session, preferences), _weights(session, preferences), order, session.builder.settings
+        ),
         collator=PairCollator(session.builder),
         groups=groups,
         per_device_train_batch_size=config.batch_pairs,
@@ -168,6 +171,10 @@ def zero_config(stage: int) -> dict:
 def _codes(session: Session, preferences: Sequence[Preference]) -> list[int]:
     loss = session.config.loss
     return [label_code(p, loss.name, loss.both_bad) for p in preferences]
+
+
+def _weights(session: Session, preferences: Sequence[Preference]) -> list[float]:
+    return [session.config.loss.people if isinstance(p, PersonPair) else 1.0 for p in preferences]
 
 
 def _order(session: Session, preferences: Sequence[Preference], epochs: float, mix: str) -> list[int]:
