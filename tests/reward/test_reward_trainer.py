@@ -20,7 +20,7 @@ from idgrpo.run.distributed import World
 def head_trainer(folder, *, device="cpu", **settings) -> RewardTrainer:
     """A trainer of a head on 16 random pairs, two an update."""
     generator = torch.Generator().manual_seed(0)
-    dataset = FeaturePairs(torch.randn(16, 4, generator=generator), [0, 1] * 8, list(range(16)))
+    dataset = FeaturePairs(torch.randn(16, 4, generator=generator), [0, 1] * 8, [1.0] * 16, list(range(16)))
     arguments = training_arguments(
         folder,
         device=device,

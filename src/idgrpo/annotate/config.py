@@ -144,3 +144,6 @@ class AnnotateConfig(Config):
     serve: ServeConfig = ServeConfig()
     aggregate: AggregateConfig = AggregateConfig()
     agreement: AgreementConfig = AgreementConfig()
+    ask_people: bool = Field(
+        False, description="also ask, optionally, what became of each person in each clip (people and oracle)"
+    )

@@ -192,9 +192,10 @@ class PolicyRewardConfig(PolicyPart):
         le=1,
         description="lambda: score = r(clip, references) - lambda mean_i r(clip, person i standing for all); 0: plain",
     )
-    measures: tuple[Literal["identity", "worst"], ...] = Field(
+    measures: tuple[str, ...] = Field(
         default=(),
-        description="identity measures added to the reward model (which is named `rm` then): mean over people, worst person",
+        description="measures of `eval` added to the reward model (which is named `rm` then), such as identity, worst, "
+        "separation, one of a plugin, or module:function; one where lower is better needs a weight of its own",
     )
     finder: str = Field(default="facenet", description="who finds people for `measures`: tiny, facenet")
     weights: dict[str, float] = Field(default_factory=dict, description="per reward name; a reward not named weighs 1")
@@ -209,6 +210,19 @@ class PolicyRewardConfig(PolicyPart):
     min_valid_share: float = Field(
         default=0.5, ge=0, le=1, description="below it the update is retried, then the run stops"
     )
+
+    @model_validator(mode="after")
+    def _known(self) -> "PolicyRewardConfig":
+        if names := [name for name in self.measures if ":" not in name]:
+            from idgrpo.evaluate.measure import known_measures
+
+            refuse(unknown("reward.measures", names, known_measures()))
+        return self
+
+    @property
+    def measured(self) -> dict[str, str]:
+        """Name of each measure as a reward -> what `measures` says: a function outside goes by its own name."""
+        return {name.rpartition(":")[2]: name for name in self.measures}
 
 
 class KLConfig(PolicyPart):

@@ -1,7 +1,7 @@
 """Identity measures of the evaluation room in training: as rewards of a rollout, and on held-out cases between updates."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +11,10 @@ from idgrpo.bases.conditions import ConditionsCache, read_references
 from idgrpo.bases.contract import Base, VideoSize
 from idgrpo.bases.generate import jobs_of
 from idgrpo.bases.sampling import sample_to_folder
-from idgrpo.errors import DataError
+from idgrpo.errors import DataError, UsageError
 from idgrpo.evaluate.config import EvaluateConfig, FindingConfig
 from idgrpo.evaluate.evaluate import evaluate
-from idgrpo.evaluate.measure import load_measures
+from idgrpo.evaluate.measure import load_measure
 from idgrpo.evaluate.observe import observe
 from idgrpo.evaluate.subject import Subject
 from idgrpo.people.contract import Finder, levels_of
@@ -34,9 +34,10 @@ class MeasuredRewards:
     Training on a measure makes it worthless as evidence: evaluate with another finder, or leave it out of the reward.
     """
 
-    def __init__(self, finder: Finder, names: Sequence[str], config: FindingConfig | None = None):
+    def __init__(self, finder: Finder, names: Mapping[str, str], config: FindingConfig | None = None):
+        """Load the measures: `names` maps what a reward is called to the name or import string of its measure."""
         self.finder, self.config = finder, config or FindingConfig()
-        self.measures = load_measures(list(names))
+        self.measures = {name: load_measure(target) for name, target in names.items()}
         self._seen: tuple[list[Tensor], list[Subject | None]] = ([], [])
 
     def rewards(self) -> dict[str, RewardFunction]:
@@ -74,7 +75,14 @@ def rewards_of(score: RewardFunction, config: PolicyRewardConfig) -> RewardFunct
     """Put the identity measures that `reward.measures` asks for beside the reward model, which is called `rm` then."""
     if not config.measures:
         return score
-    return {"rm": score} | MeasuredRewards(load_finder(config.finder), config.measures).rewards()
+    measured = MeasuredRewards(load_finder(config.finder), config.measured)
+    for name, one in measured.measures.items():
+        if one.info.better == "lower" and name not in config.weights:
+            raise UsageError(
+                f"of the measure {name} lower is better: as a reward it would be driven up",
+                fix=f"--set reward.weights.{name}=-1",
+            )
+    return {"rm": score} | measured.rewards()
 
 
 class HeldOut:

@@ -1,9 +1,9 @@
 """What travels between stages, one line of JSON each: cases, samples, pairs, votes and preferences."""
 
 import unicodedata
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from idgrpo.records.record import AnyJson, Record
 
@@ -87,6 +87,11 @@ class Pair(Record):
 
 
 LABELS = ("a", "b", "tie", "both_bad")
+Fate = Literal["kept", "changed", "mixed", "missing"]
+FATES: tuple[Fate, ...] = get_args(Fate)
+"""What became of one person in one clip; `mixed`: blended with another person of the case, or shown as them."""
+Fates = dict[Literal["a", "b"], list[Fate | None]]
+"""Of clip a and clip b one fate per reference, in their order; None where nobody said."""
 
 
 class Preference(Pair):
@@ -98,6 +103,14 @@ class Preference(Pair):
     distortion: str | None = None
     strength: float | None = Field(default=None, ge=0, le=1)
     split: Literal["train", "validation", "test"] | None = None
+    people: Fates | None = None
+
+    @model_validator(mode="after")
+    def _of_every_person(self) -> Self:
+        for side, fates in (self.people or {}).items():
+            if len(fates) != len(self.references):
+                raise ValueError(f"people.{side} holds {len(fates)} fates for {len(self.references)} references")
+        return self
 
 
 class Vote(Record):
@@ -113,3 +126,4 @@ class Vote(Record):
     kind: Literal["plain", "gold", "repeat"] = "plain"
     reason: str | None = None
     time_utc: str
+    people: Fates | None = None

@@ -37,13 +37,19 @@ class InputConfig(FiniteConfig):
 
 
 class RewardLossConfig(FiniteConfig):
-    """Pair loss; `both_bad` is read as a tie (neither side is better) or skipped."""
+    """Pair loss; `both_bad` is read as a tie (neither side is better) or skipped; `people` weighs votes on who is wrong."""
 
     name: str = "rao_kupper"
     theta: float = Field(default=5.0, gt=1)
     nu: float = Field(default=1.0, gt=0)
     margin: float = Field(default=1.0, gt=0)
     both_bad: Literal["tie", "skip"] = "tie"
+    people: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="weight of pairs that ask about one person alone, from votes on who is wrong; 0: not used",
+    )
 
     @field_validator("name")
     @classmethod

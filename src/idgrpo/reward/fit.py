@@ -11,12 +11,14 @@ from torch import Tensor
 
 from idgrpo.errors import StoppedError, UsageError
 from idgrpo.records.models import Preference
+from idgrpo.reward.attach import attach_parts, prepare_backbone
 from idgrpo.reward.config import RewardModelConfig
 from idgrpo.reward.data import (
     Clip,
     FeaturePairs,
     PairClips,
     PairCollator,
+    PersonPair,
     clips_of,
     draw_order,
     keep_batch,
@@ -26,7 +28,6 @@ from idgrpo.reward.features import feature_folder, feature_scale, features_of
 from idgrpo.reward.inputs import InputBuilder
 from idgrpo.reward.losses import load_loss
 from idgrpo.reward.model import HeadNetwork, RewardNetwork
-from idgrpo.reward.parts import attach_parts, prepare_backbone
 from idgrpo.reward.resolve import uses_bf16, uses_checkpointing
 from idgrpo.reward.trainer import RewardTrainer, RunCallback, latest_complete, pair_objective, training_arguments
 from idgrpo.run.distributed import World, world_from_environment
@@ -86,7 +87,7 @@ def fit_head(session: Session, preferences: Sequence[Preference], stage: str, *,
         session,
         stage,
         model,
-        FeaturePairs(differences, _codes(session, preferences), order),
+        FeaturePairs(differences, _codes(session, preferences), _weights(session, preferences), order),
         collator=keep_batch,
         groups=None,
         per_device_train_batch_size=config.batch_pairs,
@@ -113,7 +114,9 @@ def fit_full(session: Session, preferences: Sequence[Preference], stage: str, *,
         session,
         stage,
         session.network,
-        PairClips(preferences, _codes(session, preferences), order, session.builder.settings),
+        PairClips(
+            preferences, _codes(session, preferences), _weights(session, preferences), order, session.builder.settings
+        ),
         collator=PairCollator(session.builder),
         groups=groups,
         per_device_train_batch_size=config.batch_pairs,
@@ -150,6 +153,10 @@ def zero_config(stage: int) -> dict:
 def _codes(session: Session, preferences: Sequence[Preference]) -> list[int]:
     loss = session.config.loss
     return [label_code(p, loss.name, loss.both_bad) for p in preferences]
+
+
+def _weights(session: Session, preferences: Sequence[Preference]) -> list[float]:
+    return [session.config.loss.people if isinstance(p, PersonPair) else 1.0 for p in preferences]
 
 
 def _order(session: Session, preferences: Sequence[Preference], epochs: float, mix: str) -> list[int]:

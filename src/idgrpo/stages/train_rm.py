@@ -194,7 +194,8 @@ def result(artifact: Artifact) -> Plan:
     part = measured_on(card)
     rejected = f", {card['num_rejected']} invalid lines left out" if "num_rejected" in card else ""
     copies = f", {card['num_copies']} clips against their photos among them" if card["num_copies"] else ""
-    pairs = f"{card['num_training_pairs']} pairs{copies}{rejected}"
+    people = f", {card['num_person_pairs']} about one person alone" if card.get("num_person_pairs") else ""
+    pairs = f"{card['num_training_pairs']} pairs{copies}{people}{rejected}"
     document = {
         "artifact": artifact.ref,
         "digest": artifact.digest,
