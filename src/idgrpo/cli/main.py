@@ -10,9 +10,7 @@ from typing import Any
 from idgrpo import __version__
 from idgrpo.cli import COMMANDS
 from idgrpo.cli.output import fail
-from idgrpo.errors import IdgrpoError, MachineError, UsageError, machine_error
-
-INTERRUPTED = 130
+from idgrpo.errors import INTERRUPTED, IdgrpoError, MachineError, UsageError, machine_error
 
 
 def overview() -> str:

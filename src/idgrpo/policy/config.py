@@ -278,6 +278,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerConfig(PolicyPart):
+    """AdamW and the course of its learning rate."""
+
     lr: float = Field(default=1e-3, gt=0, le=10, description="learning rate of AdamW")
     betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), description="decay of AdamW's two moments")
     eps: float = Field(
@@ -303,6 +305,8 @@ class OptimizerConfig(PolicyPart):
 
 
 class LoraConfig(PolicyPart):
+    """The adapter that is trained (`train=lora`)."""
+
     rank: int = Field(default=16, ge=1, le=8192, description="rank of the adapter")
     alpha: float = Field(
         default=16, gt=0, le=MOST, description="scale of the adapter: alpha / rank multiplies its output"

@@ -27,6 +27,8 @@ class EmaConfig(PolicyPart):
 
 
 class EvaluationConfig(PolicyPart):
+    """Held-out cases (`--eval-cases`) that are sampled and measured during training."""
+
     every: int = Field(default=0, ge=0, le=MOST, description="updates between held-out evaluations; 0: never")
     finder: str = Field(default="tiny", description="who finds people in the held-out clips: tiny, facenet")
     seed: int = Field(
@@ -35,12 +37,16 @@ class EvaluationConfig(PolicyPart):
 
 
 class CheckpointConfig(PolicyPart):
+    """What a stopped run goes on from."""
+
     every: int = Field(default=10, ge=1, le=MOST, description="updates between checkpoints")
     keep_last: int = Field(default=2, ge=1, le=MOST, description="newest checkpoints kept")
     keep_every: int = Field(default=0, ge=0, le=MOST, description="also keep every n-th update; 0: none")
 
 
 class PreviewConfig(PolicyPart):
+    """Samples of the training that people look at."""
+
     every: int = Field(
         default=20, ge=0, le=MOST, description="updates between written samples, for people to look at; 0: never"
     )
@@ -48,6 +54,8 @@ class PreviewConfig(PolicyPart):
 
 
 class EngineConfig(PolicyPart):
+    """How the work is spread over ranks and memory; the result is the same."""
+
     zero: int | None = Field(
         default=None,
         ge=0,

@@ -129,7 +129,7 @@ class FullConfig(FiniteConfig):
 class HeadConfig(FiniteConfig):
     """Training of the head alone on features computed once per clip.
 
-    Small steps keep the head small, which makes few and noisy labels enough (docs/findings.md, "Small steps for the
+    Small steps keep the head small, which makes few and noisy labels enough (docs/dev/findings.md, "Small steps for the
     head"). Smaller ones, and stronger decay, shrink the gaps and with them the stated confidence.
     """
 
