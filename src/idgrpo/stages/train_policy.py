@@ -73,7 +73,7 @@ def train_policy(
 
     store = store or Store.default()
     entry = resolve_entry(base)
-    settled = _settle(base, recipe, settings, method, is_tiny=entry.architecture == "tiny")
+    settled = settled_policy(base, recipe, settings, method, is_tiny=entry.architecture == "tiny")
     is_grpo = settled.method == "grpo"
     if is_grpo and data is not None:
         raise UsageError("--data is what --method sft learns from; GRPO draws its own clips", fix="--method sft")
@@ -115,7 +115,9 @@ def train_policy(
     )  # fmt: skip
 
 
-def _settle(base: str, recipe: str, settings: Settings, method: str | None, *, is_tiny: bool) -> "PolicyConfig":
+def settled_policy(
+    base: str, recipe: str, settings: Settings, method: str | None = None, *, is_tiny: bool
+) -> "PolicyConfig":
     """Lay settings over the recipe; a file may name the method too, and the preset under it is that of the method."""
     from idgrpo.policy.config import PolicyConfig
     from idgrpo.policy.recipes import recipe as preset
