@@ -69,7 +69,7 @@ INTERRUPTED = 130
 
 def exit_codes() -> dict[int, tuple[str, str]]:
     """Give every exit code with what it means and what to do then."""
-    kinds = (IdgrpoError, *IdgrpoError.__subclasses__())
+    kinds: list[type[IdgrpoError]] = [IdgrpoError, *IdgrpoError.__subclasses__()]
     table = {kind.exit_code: ((kind.__doc__ or "").rstrip("."), kind.remedy) for kind in kinds}
     return {
         0: ("Done", ""),

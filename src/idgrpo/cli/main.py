@@ -30,6 +30,8 @@ def overview() -> str:
             "  --version  Print the version.",
             "  -h, --help Show this message, or with a command the help of that command.",
             "",
+            "`idgrpo help COMMAND` and `idgrpo version` say the same.",
+            "",
         ]
     )
 
@@ -92,7 +94,9 @@ def _dispatch(arguments: list[str]) -> int:
         sys.stdout.write(overview())
         return 0 if arguments else UsageError.exit_code
     name, *rest = arguments
-    if name == "--version":
+    if name == "help":
+        return _dispatch([*rest, "--help"])
+    if name in ("--version", "version"):
         sys.stdout.write(f"idgrpo {__version__}\n")
         return 0
     if name not in COMMANDS:
