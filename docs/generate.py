@@ -60,12 +60,15 @@ EXAMPLES: dict[str, Record] = {
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Give the lines of a Markdown table."""
-    yield f"| {' | '.join(head)} |"
-    yield f"|{' --- |' * len(head)}"
-    for row in rows:
-        yield f"| {' | '.join(' '.join(str(cell).split()).replace('|', chr(92) + '|') for cell in row)} |"
-    yield ""
+    """Give the lines of a Markdown table; nothing where there are no rows."""
+    if lines := [f"| {' | '.join(map(cell_of, row))} |" for row in rows]:
+        yield from (f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *lines, "")
+
+
+def cell_of(text: str) -> str:
+    """Write a text for a cell of a table: one line, no bars, and no tags outside of code."""
+    parts = " ".join(str(text).split()).replace("|", "\\|").split("`")
+    return "`".join(part if place % 2 else part.replace("<", "&lt;") for place, part in enumerate(parts))
 
 
 def code(text: str) -> str:
@@ -276,7 +279,13 @@ def python() -> Iterator[str]:
     yield "# Python API\n"
     yield "Every command calls one function of `idgrpo.stages`. [How to use them](../python.md).\n"
     for name in sorted(stages.__all__, key=str.lower):
-        yield f"::: idgrpo.stages.{name}\n    options:\n      heading_level: 2\n"
+        found: Any = getattr(stages, name)
+        # A stage has the name of its module, so the path of the function itself is given.
+        module = found.__module__ if found.__module__.startswith("idgrpo.") else "idgrpo.stages.source"
+        public = [*vars(found), *getattr(found, "__dataclass_fields__", ())] if isinstance(found, type) else []
+        shown = ", ".join(dict.fromkeys(part for part in public if not part.startswith("_")))
+        members = f"\n      members: [{shown}]" if shown else ""
+        yield f"::: {module}.{name}\n    options:\n      heading_level: 2{members}\n"
 
 
 PAGES = {
