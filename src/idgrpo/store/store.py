@@ -27,7 +27,6 @@ ROOT_VARIABLE = "IDGRPO_STORE"
 VERSION = re.compile(r"v\d{4,}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 MAX_NAME = 120
-GIVEN_FILE = "given.json"
 MAKERS = {
     "cases": "`idgrpo cases` (embedded world) or `idgrpo cases FILE` (.csv, .jsonl, a folder of photos)",
     "samples": "`idgrpo sample --base NAME`",
@@ -96,8 +95,14 @@ class Store:
 
     def gave(self, artifact: Artifact) -> None:
         """Remember that a command gave this artifact, made now or found: `newest` takes it until another one is given or made."""
-        with contextlib.suppress(OSError), replacing(self._kind_dir(artifact.kind) / GIVEN_FILE) as draft:
-            draft.write_text(json.dumps({"ref": artifact.ref, "utc": self._now(artifact.kind)}), encoding="utf-8")
+        file = self._given_file(artifact.kind)
+        with contextlib.suppress(OSError):  # a store that can only be read
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(file) as draft:
+                draft.write_text(json.dumps({"ref": artifact.ref, "utc": self._now(artifact.kind)}), encoding="utf-8")
+
+    def _given_file(self, kind: str) -> Path:
+        return self.root / "cache" / "newest" / f"{kind}.json"
 
     def newest(self, kind: str, accept: Callable[[Artifact], bool] = lambda artifact: True) -> Artifact | None:
         """Give the artifact of a kind that was last made, or found again by the command that makes it; None without any.
@@ -113,7 +118,7 @@ class Store:
     def _last_given(self, kind: str) -> Iterator[Artifact]:
         """Give the artifact that a command found again after the newest one was made, if it is still there."""
         with contextlib.suppress(OSError, ValueError, KeyError, ArtifactError):
-            mark = json.loads((self._kind_dir(kind) / GIVEN_FILE).read_bytes())
+            mark = json.loads(self._given_file(kind).read_bytes())
             newest = max((_created(artifact.path) for artifact in self.list(kind)), default="")
             if mark["utc"] >= newest:
                 yield self._find_ref(mark["ref"], kind)
