@@ -6,7 +6,7 @@ export HF_HUB_OFFLINE = 1
 export DS_ACCELERATOR = cpu
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: setup demo demo-quick evidence test lint type test-slow test-browser bench tinyworld clean
+.PHONY: setup demo demo-quick evidence test lint type test-slow test-browser bench reference docs tinyworld clean
 
 setup: $(STAMP)  ## make .venv with the command `idgrpo` inside
 
@@ -31,8 +31,8 @@ test: setup lint type  ## every default test
 
 lint: setup
 	@echo "== lint"
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests docs/generate.py
+	$(BIN)/ruff format --check src tests docs/generate.py
 
 type: setup
 	@echo "== types"
@@ -47,9 +47,16 @@ test-browser: setup  ## needs Chromium and its driver from the system's packages
 bench: setup  ## measurements; prints ratios
 	$(PYTEST) -q -s -m bench --timeout 3600
 
+reference: setup  ## write docs/reference/ again from the code
+	$(BIN)/python docs/generate.py
+
+docs: reference  ## build the documentation into site/; broken links fail
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 tinyworld: setup  ## train the shipped tiny checkpoints again (hours: about 5 by the seconds a step seen on 2 cores)
 	$(BIN)/python -m idgrpo.tinyworld.training.all
 
 clean:
-	rm -rf .venv idgrpo-store demo-output dist .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv idgrpo-store demo-output dist site .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -24,9 +24,10 @@ from idgrpo.stages.distort import distort, parse_mix, result
 from idgrpo.stages.settings import Words
 
 DataOption = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
-        help="Clips: samples artifact, samples.jsonl, or a folder of videos. Default: the newest of the store."
+        help="Clips: samples artifact, samples.jsonl, or a folder of videos; repeat to join several. Default: the newest "
+        "samples of the store that were made without a tuned policy."
     ),
 ]
 PerVideoOption = Annotated[int | None, typer.Option("--per-video", min=1, help="Pairs made from each clip.")]

@@ -59,7 +59,7 @@ PAPER: Settings = {
 # Batches of 16 and 32 stay in a core's cache; in float32 a merged adapter shifts log p by about 1e-7.
 # Forward credit: a whole sample is credited where noise in two of eight steps explains little of what groups differ by, and its
 # gradient lies along clips instead of along white noise: it gained more in fewer updates
-# (docs/findings.md, `tests/bench/test_compute_to_gain.py`). Sharpness and ripple are controlled and held: the reward model is
+# (docs/dev/findings.md, `tests/bench/test_compute_to_gain.py`). Sharpness and ripple are controlled and held: the reward model is
 # taken in by them, and steps this large would let them drift. The rate falls, for steps of the first size end in noise.
 TINY: Settings = {
     "num_updates": 80,

@@ -1,13 +1,14 @@
 """The `distort` stage: clean clips -> worse clips with a known order -> preferences."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from idgrpo.stages.joining import join_samples
 from idgrpo.stages.settings import Settings, settle
-from idgrpo.stages.source import Given, Source, find
+from idgrpo.stages.source import Given, Source, find, listed
 from idgrpo.stages.work import Plan, Run, Stage, Work
 from idgrpo.store.artifact import Artifact
 from idgrpo.store.store import Store
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @Stage
 def distort(
-    samples: Given = None,
+    samples: Given | Sequence[Given] = None,
     *,
     settings: Settings = None,
     base: str | None = None,
@@ -38,7 +39,8 @@ def distort(
     """Damage who is who in clean clips, in known amounts, and publish the preferences.
 
     Args:
-        samples: samples, `samples.jsonl`, or a folder of videos with their references; None means the newest samples.
+        samples: samples, `samples.jsonl`, or a folder of videos with their references; several are joined. None means
+            the newest samples that were made without a tuned policy.
         settings: a DistortConfig, or dotted keys such as {"per_video": 4, "mix": {"swap": 1}}.
         base: generator for `renoise`; `sampling` are its settings (a SampleConfig or dotted keys).
         finder_weights: face embedding weights, for clips whose people are not known.
@@ -51,16 +53,16 @@ def distort(
     store = store or Store.default()
     settled = _with_renoise(settle(DistortConfig, settings), base)
     generator, pins = _generator(base, sampling) if base else (None, dict)
-    source = find(store, "samples", samples)
-    clips = read_samples(source.records)
+    sources = [find(store, "samples", one, bases_only=True) for one in listed(samples)]
+    clips = join_samples([(source, read_samples(source.records)) for source in sources])
     name = name or "distorted"
 
     def make(run: Run) -> None:
         _make(run, settled, clips, generator, finder_weights, workers=workers, sheets=sheets)
 
     return Work(
-        store, "distort", "preferences", name, {"samples": source}, settled.model_dump(mode="json"), make,
-        lambda: _plan(settled, source, name, clips), pins=pins, force=force, resume=resume,
+        store, "distort", "preferences", name, {f"samples{i or ''}": source for i, source in enumerate(sources)},
+        settled.model_dump(mode="json"), make, lambda: _plan(settled, sources, name, clips), pins=pins, force=force, resume=resume,
     )  # fmt: skip
 
 
@@ -146,16 +148,17 @@ def parse_mix(text: str) -> dict[str, float]:
     return parse(text)
 
 
-def _plan(settings: "DistortConfig", source: Source, name: str, samples: "list[Sample]") -> Plan:
+def _plan(settings: "DistortConfig", sources: Sequence[Source], name: str, samples: "list[Sample]") -> Plan:
     num_pairs = settings.per_video * len(samples)
+    reads = ", ".join(source.ref for source in sources)
     summary = [
-        f"would read   {source.ref}: {len(samples)} clips",
+        f"would read   {reads}: {len(samples)} clips",
         f"would write  preferences/{name}: up to {num_pairs} pairs",
         "mix          " + ", ".join(f"{key}={weight:g}" for key, weight in settings.weights().items()),
     ]
     document = {
         "dry_run": True,
-        "reads": source.ref,
+        "reads": reads,
         "clips": len(samples),
         "pairs_at_most": num_pairs,
         "config": settings.model_dump(mode="json"),

@@ -1,13 +1,16 @@
 """What a stage was given: an artifact, a file or a plain folder, found by one rule and pinned by its content."""
 
 import hashlib
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
 from idgrpo.errors import ArtifactError, DataError
 from idgrpo.records.digest import file_digest
+from idgrpo.run.distributed import world_from_environment
 from idgrpo.store import KINDS
 from idgrpo.store.artifact import Artifact
 from idgrpo.store.manifest import InputEntry, content_digest, scan
@@ -68,10 +71,28 @@ Given = Union[str, Path, Artifact, Source, None]  # noqa: UP007 - the names are 
 """How a caller names an input: a reference, a path, an artifact, a source found before, or None for the newest."""
 
 
-def find(store: Store, kind: str, given: Given = None) -> Source:
+def tell(line: str) -> None:
+    """Say something to whoever watches the work; results go elsewhere."""
+    sys.stderr.write(line + "\n")
+
+
+def listed(given: "Given | Sequence[Given]") -> list[Given]:
+    """Give the inputs that were named, one or several; nothing named is one input: the newest."""
+    if given is None or isinstance(given, str | Path | Artifact | Source):
+        return [given]
+    return list(given) or [None]
+
+
+def untuned(artifact: Artifact) -> bool:
+    """Tell whether samples were made without a tuned policy."""
+    return "policy" not in artifact.manifest.inputs
+
+
+def find(store: Store, kind: str, given: Given = None, *, bases_only: bool = False) -> Source:
     """Find an input of a kind and pin it.
 
-    Nothing given means the newest artifact of the kind. An existing file or folder is meant before a reference, except
+    Nothing given means the newest artifact of the kind, and says which that is; `bases_only` leaves samples of tuned
+    policies out then. Newest is what was last made, or found again by the command that makes it. An existing file or folder is meant before a reference, except
     that a bare kind (`rm`, `cases`) is always a reference: write `./rm` for a folder of that name.
 
     Raises:
@@ -82,8 +103,10 @@ def find(store: Store, kind: str, given: Given = None) -> Source:
         return given
     if isinstance(given, Artifact) and given.kind != kind:
         raise ArtifactError(f"{given.ref} is a {given.kind} artifact, a {kind} artifact is needed here")
-    if isinstance(given, Artifact) or given is None:
-        return _of_artifact(store, kind, given or store.resolve(kind, kind=kind))
+    if given is None:
+        return _of_artifact(store, kind, _newest(store, kind, bases_only=bases_only))
+    if isinstance(given, Artifact):
+        return _of_artifact(store, kind, given)
     text, path = str(given), Path(given).expanduser()
     is_reference = isinstance(given, str) and text in KINDS
     if not is_reference and path.is_file():
@@ -95,6 +118,20 @@ def find(store: Store, kind: str, given: Given = None) -> Source:
             f"{text}: there is no such file or folder", fix=f"give a file of {kind}, or a reference of the store"
         )
     return _of_artifact(store, kind, store.resolve(text, kind=kind))
+
+
+def _newest(store: Store, kind: str, *, bases_only: bool) -> Artifact:
+    """Give the newest artifact of a kind and say which it is; ArtifactError names the command that makes one."""
+    taken = store.newest(kind, untuned) if bases_only else store.newest(kind)
+    if taken is None and bases_only and store.newest(kind) is not None:
+        raise ArtifactError(
+            f"all {kind} in {store.root} were made by tuned policies, which are not taken unasked",
+            fix=f"name them, such as {kind}@v1, or sample a base: idgrpo sample --base NAME",
+        )
+    taken = taken or store.resolve(kind, kind=kind)
+    if world_from_environment(dict(os.environ)).is_main:
+        tell(f"{kind}: {taken.ref}, the newest{' of a base without a policy' if bases_only else ''}")
+    return taken
 
 
 def _looks_like_a_path(given: str | Path) -> bool:

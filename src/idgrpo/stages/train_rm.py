@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from idgrpo.errors import DataError
 from idgrpo.stages.settings import Settings, settle
-from idgrpo.stages.source import Given, Source, find
+from idgrpo.stages.source import Given, Source, find, listed
 from idgrpo.stages.work import Plan, Run, Stage, Work, tell
 from idgrpo.store.artifact import Artifact
 from idgrpo.store.store import Store
@@ -47,8 +47,7 @@ def train_rm(
 
     store = store or Store.default()
     settled = settle(RewardModelConfig, settings)
-    given = [preferences] if isinstance(preferences, str | Path | Artifact | Source) else preferences or [None]
-    sources = [find(store, "preferences", one) for one in given]
+    sources = [find(store, "preferences", one) for one in listed(preferences)]
     pairs, num_rejected = _read(store, sources, skip_invalid)
     settled = settled.model_copy(update={"vlm": resolve_vlm(pairs, settled)})
     folder = find_vlm(str(settled.vlm))
