@@ -1,12 +1,15 @@
 """Real faces for the bench: photographs that packages ship, dlib's recognition network, and clips of two people who move.
 
-Bench-only packages: `dlib-bin` and `face-recognition-models` (pip install). Photographs: E. Collins (scikit-image) and G. Hopper
-(matplotlib) are always at hand; `$IDGRPO_FACE_PHOTOS` names a folder with one folder a person of further ones, for example those of
-the source package `face-recognition`. Nothing is fetched.
+`make bench-faces` installs what only this bench needs: `dlib-bin` and `face-recognition-models` (the network), `mahotas` and the source
+package `face-recognition` (photographs). Photographs: E. Collins (scikit-image, NASA), G. Hopper (matplotlib, U.S. Navy), J. Biden and
+B. Obama (face-recognition, the White House), all in the public domain, and L. P. Coelho (mahotas, MIT licence).
+`$IDGRPO_FACE_PHOTOS` may name a folder with one folder a person of further ones.
 """
 
 import importlib.util
 import os
+import sys
+import sysconfig
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +27,12 @@ from idgrpo.people.faces import FaceFinder
 SIZE = (240, 416)
 NUM_FRAMES = 25
 PORTRAIT_PX = 130
+PHOTO_ROOTS = (Path(sys.prefix) / "face-photos", Path(sysconfig.get_paths()["purelib"]))
+SHIPPED = {
+    "biden": "face_recognition-*/tests/test_images/biden.jpg",
+    "obama": "face_recognition-*/tests/test_images/obama[.23]*",
+    "coelho": "mahotas/demos/data/luispedro.jpg",
+}
 
 
 class DlibEmbedder:
@@ -94,6 +103,9 @@ def photographs() -> dict[str, list[torch.Tensor]]:
     with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
         hopper = np.asarray(Image.open(file).convert("RGB"))
     found = {"collins": [astronaut], "hopper": [hopper]}
+    for person, pattern in SHIPPED.items():
+        if files := sorted(path for root in PHOTO_ROOTS for path in root.glob(pattern)):
+            found[person] = [_opened(path) for path in files]
     folder = os.environ.get("IDGRPO_FACE_PHOTOS")
     for person in sorted(Path(folder).iterdir()) if folder else []:
         if person.is_dir():
