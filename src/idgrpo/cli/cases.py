@@ -49,6 +49,9 @@ FinderOption = Annotated[
         help="Of --check: facenet, arcface, tiny or package.module:Class. Default: tiny for photos up to 64 px, else facenet."
     ),
 ]
+WeightsOption = Annotated[
+    str | None, typer.Option("--finder-weights", help="Of --check: file with the finder's weights.")
+]
 SHEET = Path("cases-check.png")
 
 
@@ -61,6 +64,7 @@ def command(
     check: CheckOption = False,
     sheet: SheetOption = SHEET,
     finder: FinderOption = None,
+    finder_weights: WeightsOption = None,
     config: ConfigOption = None,
     sets: SetOption = None,
     store: StoreOption = None,
@@ -75,12 +79,12 @@ def command(
     With --check the exit code is 1 when a photo is no good reference.
     """
     if check:
-        settings = Words(config, sets, without_none(finder=finder))
+        settings = Words(config, sets, without_none(finder=finder, options__weights=finder_weights))
         told = check_cases(given, sheet=sheet, settings=settings, store=open_store(store))
         finish(summary=told.summary, document=told.document, artifact=None, quiet=quiet, as_json=as_json)
         return told.document["exit_code"]
-    if finder or config or sets or sheet != SHEET:
-        raise UsageError("--finder, --config, --set and --sheet are of --check", fix="add --check")
+    if finder or finder_weights or config or sets or sheet != SHEET:
+        raise UsageError("--finder, --finder-weights, --config, --set and --sheet are of --check", fix="add --check")
     work = cases.prepare(
         given, num=num, seed=seed or 0, split=split, num_people=people, name=name, store=open_store(store), force=force
     )

@@ -15,6 +15,9 @@ class FindingConfig(Config):
     """
 
     finder: str | None = None  # None: "tiny" for clips of at most 64 pixels, else "facenet"
+    options: dict[str, bool | int | float | str | list[float]] = Field(
+        default_factory=dict
+    )  # the finder's own settings
     device: str = "cpu"
     appearance: float = Field(0.08, ge=0)
     min_score: float = Field(0.0, ge=0, le=1)

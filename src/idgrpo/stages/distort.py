@@ -47,6 +47,7 @@ def distort(
     """
     from idgrpo.distort.config import DistortConfig
     from idgrpo.distort.inputs import read_samples
+    from idgrpo.people.load import files_of
 
     store = store or Store.default()
     settled = _with_renoise(settle(DistortConfig, settings), base)
@@ -54,12 +55,15 @@ def distort(
     source = find(store, "samples", samples)
     clips = read_samples(source.records)
     name = name or "distorted"
+    options = settled.people.options | ({"weights": str(finder_weights)} if finder_weights else {})
+    files = files_of(options)
+    config = settled.model_dump(mode="json") | ({"finder_files": files} if files else {})
 
     def make(run: Run) -> None:
         _make(run, settled, clips, generator, finder_weights, workers=workers, sheets=sheets)
 
     return Work(
-        store, "distort", "preferences", name, {"samples": source}, settled.model_dump(mode="json"), make,
+        store, "distort", "preferences", name, {"samples": source}, config, make,
         lambda: _plan(settled, source, name, clips), pins=pins, force=force, resume=resume,
     )  # fmt: skip
 
