@@ -163,8 +163,8 @@ def similarity(pixels: torch.Tensor, clip: FaceClip, located: Located) -> np.nda
     return SEEN[key]
 
 
-def _similarity(pixels: torch.Tensor, references: list[np.ndarray], located: Located) -> np.ndarray:
-    frames = list(range(0, len(pixels), 4))
+def _similarity(pixels: torch.Tensor, references: list[np.ndarray], located: Located, step: int = 4) -> np.ndarray:
+    frames = list(range(0, len(pixels), step))
     found = finder().find(pixels[frames])
     table = np.zeros((len(frames), len(references)))
     for row, faces in enumerate(found):
@@ -215,11 +215,11 @@ def test_distortions_are_made_and_lower_what_a_recognition_network_sees(tmp_path
     assert all(moved[name] <= 0.03 for name in KINDS if entry_of(name).family == "control"), moved
 
 
-SMALL = (104, 180)
+SMALL, FOLDS, EPOCHS = (72, 124), 2, 12
 
 
-def drawn_pairs(folder, per_kind: int = 2):
-    """Make pairs of the default mix: (kind, case, winner and loser uint8 [2, frame, 3, 104, 180], does the network order them rightly)."""
+def drawn_pairs(folder, per_kind: int = 1):
+    """Make pairs of the default mix: (kind, case, winner and loser uint8 [2, frame, 3, 72, 124], does the network order them rightly)."""
     config = DistortConfig(strength={"tie_share": 0})
     for number, (clip, scene) in enumerate(cast(folder)):
         for name in [name for name in config.weights() if entry_of(name).family == "identity"]:
@@ -237,7 +237,7 @@ def drawn_pairs(folder, per_kind: int = 2):
                 else:
                     asked_for = clip.references
                 vectors = [finder().embed_reference(photo) for photo in asked_for]
-                right, wrong = (_similarity(side, vectors, scene.painter.located).mean() for side in sides)
+                right, wrong = (_similarity(side, vectors, scene.painter.located, 6).mean() for side in sides)
                 small = torch.stack(
                     [torch.nn.functional.interpolate(s.float(), SMALL, mode="area") for s in sides]
                 ).byte()
@@ -245,16 +245,16 @@ def drawn_pairs(folder, per_kind: int = 2):
 
 
 def test_one_clip_does_not_give_a_pair_away_and_references_do(tmp_path_factory):
-    """A network that sees one clip learns winners from losers on two thirds of the cases, and is asked about the others."""
+    """A network that sees one clip learns winners from losers on half of the cases, and is asked about the other half; and the reverse."""
     torch.manual_seed(0)
     pairs = list(drawn_pairs(tmp_path_factory.mktemp("pairs")))
     results = defaultdict(list)
-    for fold in range(3):
-        train = torch.cat([small for _, case, small, _ in pairs if case % 3 != fold])
+    for fold in range(FOLDS):
+        train = torch.cat([small for _, case, small, _ in pairs if case % FOLDS != fold])
         labels = torch.tensor([1.0, 0.0]).repeat(len(train) // 2)
         model = OneClip()
         optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
-        for _ in range(10):
+        for _ in range(EPOCHS):
             for batch in torch.randperm(len(train)).split(32):
                 seen = train[batch] if torch.rand(()) < 0.5 else train[batch].flip(-1)
                 loss = torch.nn.functional.binary_cross_entropy_with_logits(model(seen), labels[batch])
@@ -263,7 +263,7 @@ def test_one_clip_does_not_give_a_pair_away_and_references_do(tmp_path_factory):
                 optimizer.step()
         with torch.no_grad():
             for kind, case, small, ordered in pairs:
-                if case % 3 == fold:
+                if case % FOLDS == fold:
                     said = model(small)
                     results[kind].append((float(said[0] > said[1]), float(ordered)))
     for kind, rows in sorted(results.items()):

@@ -128,6 +128,23 @@ def test_the_reward_sees_each_clip_at_its_own_frame_rate(make_samples, tmp_path)
     assert given == [(sample.prompt, 8 + 4 * index) for index, sample in enumerate(samples)]
 
 
+def test_all_bad_photos_are_named_before_a_clip_is_looked_at(make_samples, tmp_path):
+    class Blind(PlantedFinder):
+        def embed_reference(self, image):
+            if self.num_portraits in (1, 2):
+                self.num_portraits += 1
+                raise DataError("nobody in it")
+            return super().embed_reference(image)
+
+    finder = Blind()
+    samples = make_samples("base", GOOD)
+    Path(samples[0].references[0].second[0]).write_text("no picture")
+    with pytest.raises(DataError) as caught:
+        evaluate({"base": samples}, finder, CONFIG)
+    assert finder.num_clips == 0 and caught.value.message.count("portrait-") == 3
+    assert "portrait-8.png: not a readable image" in caught.value.message and "nobody in it" in caught.value.message
+
+
 def test_finders_with_other_weights_or_settings_have_another_key():
     class Net:
         def __init__(self, weight, size=3):

@@ -37,7 +37,7 @@ class PortraitLimits:
     min_side_px: float = 64.0
     max_blur: float = 0.68
     max_turn: float = 0.4
-    second_share: float = 0.5
+    second_share: float = 0.3
 
 
 def look_at(image: Tensor, finder: Finder) -> Portrait:

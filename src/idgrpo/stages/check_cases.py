@@ -44,7 +44,7 @@ class CheckConfig(Config):
     min_side_px: float | None = Field(None, gt=0)
     max_blur: float | None = Field(None, gt=0, le=1)
     max_turn: float = Field(0.4, gt=0, le=1)
-    second_share: float = Field(0.5, gt=0, le=1)
+    second_share: float = Field(0.3, gt=0, le=1)
 
 
 @dataclass
