@@ -60,7 +60,8 @@ def distort(
     config = settled.model_dump(mode="json") | ({"finder_files": files} if files else {})
 
     def make(run: Run) -> None:
-        _make(run, settled, clips, generator, finder_weights, workers=workers, sheets=sheets)
+        kept = store.root / "cache" / "people"
+        _make(run, settled, clips, generator, finder_weights, kept, workers=workers, sheets=sheets)
 
     return Work(
         store, "distort", "preferences", name, {"samples": source}, config, make,
@@ -120,6 +121,7 @@ def _make(
     samples: "list[Sample]",
     generator: "SampleConfig | None",
     finder_weights: Path | None,
+    kept: Path,
     *,
     workers: int,
     sheets: bool,
@@ -129,11 +131,12 @@ def _make(
     from idgrpo.distort.publish import copy_result
     from idgrpo.distort.sheets import draw_sheets
     from idgrpo.distort.stage import distort as damage
-    from idgrpo.people.load import load_finder
+    from idgrpo.people.kept import load_kept_finder
 
     finder = None
     if any(exact_painter(sample) is None for sample in samples):
-        finder = partial(load_finder, settings.people.finder, **({"weights": finder_weights} if finder_weights else {}))
+        weights = {"weights": finder_weights} if finder_weights else {}
+        finder = partial(load_kept_finder, kept, settings.people.finder, **weights)
     work = run.path / "work"
     regenerate = _regenerator(generator) if generator else None
     summary = damage(samples, settings, work, finder=finder, regenerate=regenerate, workers=workers)

@@ -118,12 +118,12 @@ def _make(
     from idgrpo.evaluate.evaluate import evaluate as measure
     from idgrpo.evaluate.report import write_report
     from idgrpo.evaluate.scorer import load_scorer
-    from idgrpo.people.load import load_finder
+    from idgrpo.people.kept import load_kept_finder
 
     finding = settings.finding
     assert finding.finder is not None  # `_with_defaults` filled it in
     where = {"device": finding.device} if finding.device != "cpu" else {}
-    finder = load_finder(finding.finder, **where | finding.options)
+    finder = load_kept_finder(store.root / "cache" / "people", finding.finder, **where | finding.options)
     scorers = [load_scorer(scorer) for scorer in settings.scorers or []] + ([reward] if reward else [])
     report = measure(
         {v.name: v.samples for v in variants},
