@@ -115,7 +115,7 @@ def test_measures_order_right_and_wrong_clips_in_every_case():
     for kind in ("strangers", "one stranger", "swapped half-way", "duplicated", "blended"):
         assert (found[kind]["margin"] < good["margin"] - 0.1).all(), (kind, found[kind]["margin"], good["margin"])
     for kind in ("swapped half-way", "duplicated", "blended"):
-        assert (found[kind]["swap_rate"] > 0.25).all(), (kind, found[kind]["swap_rate"])
+        assert (found[kind]["swap_rate"] > good["swap_rate"] + 0.1).all(), (kind, found[kind]["swap_rate"])
     for kind in ("good", "strangers", "one stranger", "one missing", "reference frozen", "filmed from the reference"):
         assert (found[kind]["swap_rate"] <= 0.05).all(), (kind, found[kind]["swap_rate"])
     for kind in found:
