@@ -34,7 +34,9 @@ PerVideoOption = Annotated[int | None, typer.Option("--per-video", min=1, help="
 MixOption = Annotated[
     str | None, typer.Option(help="Distortions and weights: swap_late=2,replace,blend=0.5. Default: a mix of all.")
 ]
-FinderOption = Annotated[str | None, typer.Option(help="Who finds people in clips of unknown content: facenet, tiny.")]
+FinderOption = Annotated[
+    str | None, typer.Option(help="Who finds people in clips of unknown content: facenet, arcface, body, tiny.")
+]
 WeightsOption = Annotated[
     Path | None, typer.Option("--finder-weights", help="Face embedding weights. Default: facenet-pytorch's cache.")
 ]

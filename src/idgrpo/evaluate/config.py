@@ -17,6 +17,9 @@ class FindingConfig(Config):
     finder: str | None = Field(
         default=None, description="who finds people; None: tiny for clips of at most 64 px, else facenet"
     )
+    options: dict[str, bool | int | float | str | list[float]] = Field(
+        default_factory=dict, description="the finder's own settings, by name"
+    )
     device: str = Field(default="cpu", description="where the finder works: cpu, cuda, cuda:1")
     appearance: float = Field(0.08, ge=0, description="weight of looks against position when people are followed")
     min_score: float = Field(0.0, ge=0, le=1, description="detections with a lower score are left out")

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class Config(BaseModel):
-    """The base of all configurations: frozen, and a key that does not exist is an error."""
+    """The base of all configurations: frozen, numbers are finite, and a key that does not exist is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 C = TypeVar("C", bound=Config)

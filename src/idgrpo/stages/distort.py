@@ -49,6 +49,7 @@ def distort(
     """
     from idgrpo.distort.config import DistortConfig
     from idgrpo.distort.inputs import read_samples
+    from idgrpo.people.load import files_of
 
     store = store or Store.default()
     settled = _with_renoise(settle(DistortConfig, settings), base)
@@ -56,13 +57,17 @@ def distort(
     sources = [find(store, "samples", one, bases_only=True) for one in listed(samples)]
     clips = join_samples([(source, read_samples(source.records)) for source in sources])
     name = name or "distorted"
+    options = settled.people.options | ({"weights": str(finder_weights)} if finder_weights else {})
+    files = files_of(options)
+    config = settled.model_dump(mode="json") | ({"finder_files": files} if files else {})
 
     def make(run: Run) -> None:
-        _make(run, settled, clips, generator, finder_weights, workers=workers, sheets=sheets)
+        kept = store.root / "cache" / "people"
+        _make(run, settled, clips, generator, finder_weights, kept, workers=workers, sheets=sheets)
 
     return Work(
         store, "distort", "preferences", name, {f"samples{i or ''}": source for i, source in enumerate(sources)},
-        settled.model_dump(mode="json"), make, lambda: _plan(settled, sources, name, clips), pins=pins, force=force, resume=resume,
+        config, make, lambda: _plan(settled, sources, name, clips), pins=pins, force=force, resume=resume,
     )  # fmt: skip
 
 
@@ -118,6 +123,7 @@ def _make(
     samples: "list[Sample]",
     generator: "SampleConfig | None",
     finder_weights: Path | None,
+    kept: Path,
     *,
     workers: int,
     sheets: bool,
@@ -127,11 +133,12 @@ def _make(
     from idgrpo.distort.publish import copy_result
     from idgrpo.distort.sheets import draw_sheets
     from idgrpo.distort.stage import distort as damage
-    from idgrpo.people.load import load_finder
+    from idgrpo.people.kept import load_kept_finder
 
     finder = None
     if any(exact_painter(sample) is None for sample in samples):
-        finder = partial(load_finder, settings.people.finder, **({"weights": finder_weights} if finder_weights else {}))
+        weights = {"weights": finder_weights} if finder_weights else {}
+        finder = partial(load_kept_finder, kept, settings.people.finder, **weights)
     work = run.path / "work"
     regenerate = _regenerator(generator) if generator else None
     summary = damage(samples, settings, work, finder=finder, regenerate=regenerate, workers=workers)

@@ -74,6 +74,7 @@ def train_policy(
     """
     from idgrpo.bases.inventory import weights_of_entry
     from idgrpo.bases.load import resolve_entry
+    from idgrpo.bases.policy_card import read_policy_card
     from idgrpo.policy.clips import read_clips
 
     store = store or Store.default()
@@ -94,6 +95,7 @@ def train_policy(
             inputs["rm"] = find(store, "rm", rm)
     if init is not None:
         inputs["init"] = find(store, "policy", init)
+        read_policy_card(inputs["init"].path)  # a damaged one is refused before hours are spent
     if eval_cases is not None:
         inputs["heldout"] = find(store, "cases", eval_cases)
     _check_evaluation(settled, inputs)
