@@ -7,8 +7,9 @@ import typer
 from idgrpo.cli import exchange, serving
 from idgrpo.cli.options import DryRunOption, JsonOption, QuietOption, StoreOption, open_store
 from idgrpo.cli.output import write_json, write_lines
+from idgrpo.errors import ArtifactError
 from idgrpo.stages import Artifact
-from idgrpo.stages.upkeep import flatten, prune_store
+from idgrpo.stages.upkeep import flatten, prune_store, whole
 
 command = typer.Typer(
     add_completion=False,
@@ -46,7 +47,7 @@ def list_(
     kind: KindArgument = None, store: StoreOption = None, quiet: QuietOption = False, as_json: JsonOption = False
 ) -> None:
     """List artifacts, newest first."""
-    found = open_store(store).list(kind)
+    found = whole(open_store(store).list(kind))
     if quiet:
         write_lines(artifact.ref for artifact in found)
     elif as_json:
@@ -107,8 +108,13 @@ def verify(
     """Read every byte and compare with the manifest; exit 4 names the first file that has changed."""  # fmt: skip
     opened = open_store(store)
     checked = []
-    for artifact in [opened.resolve(ref) for ref in refs] if refs else opened.list():
-        artifact.verify()
+    for artifact in [opened.resolve(ref) for ref in refs] if refs else whole(opened.list()):
+        try:
+            artifact.verify()
+        except ArtifactError:
+            if artifact.path.is_dir() or refs:  # otherwise it was pruned meanwhile
+                raise
+            continue
         checked.append(artifact.ref)
     if as_json:
         write_json({"whole": checked})

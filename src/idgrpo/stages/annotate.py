@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from idgrpo.errors import DataError, StoppedError, UsageError
+from idgrpo.run.folder import refuse_if_held
 from idgrpo.stages.settings import Settings, settle
 from idgrpo.stages.source import Given, Source, find
 from idgrpo.stages.work import Plan, Run, Stage, Work
@@ -99,7 +100,13 @@ class Annotation:
     resume: bool
 
     def run(self) -> Artifact:
-        """Do all three; what exists is not made again, and a stopped session goes on."""
+        """Do all three; what exists is not made again, and a stopped session goes on.
+
+        Errors: BusyError, before anything is published, when a session of this name is open.
+        """
+        if self.by == "people" and not self.votes:
+            for folder in self.store.root.glob(f"runs/annotate-{self.name}-*"):
+                refuse_if_held(folder)
         pairs = self.pairs or find(self.store, "pairs", self._pairs().run())
         cast = self.votes or (find(self.store, "votes", VOTING[self.by](self, pairs).run()),)
         return self._preferences(pairs, cast).run()
