@@ -65,7 +65,7 @@ class Session:
             time.sleep(delay)
             child.kill()
             return child, f"{delay:.3f} s after Ctrl-C"
-        delay = draw.uniform(0.001, 0.4)
+        delay = draw.uniform(0.05, 1.5)
         previous = signal.signal(signal.SIGALRM, lambda *_: child.kill())
         signal.setitimer(signal.ITIMER_REAL, delay)
         self._vote(port, 10_000)
