@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -56,7 +57,7 @@ class Kill:
 
 @dataclass
 class Whole:
-    """What a run without a kill leaves, how many changes it makes, and how long it takes."""
+    """What a run without a kill leaves, how many changes it makes, and how much processor time it takes."""
 
     state: dict
     changes: int
@@ -101,14 +102,15 @@ class Harness:
             nonlocal last
             last = number
 
-        started = time.monotonic()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         child = self._fork(
             stage.arguments(self.root),
             prepare=lambda: watch(self.root / "store", count),
             finish=lambda: counted.write_text(str(last)),
         )
         self._ends(child)
-        seconds = time.monotonic() - started
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         return Whole(self.state(), int(counted.read_text()), seconds)
 
     def _fork(self, arguments: list[str], **options) -> Child:
@@ -130,7 +132,7 @@ class Harness:
                 row.how, row.at = "change", self._die_at(stage.arguments(self.root), change, row)
             else:
                 delay = draw.uniform(0, whole.seconds)
-                row.how, row.at = "moment", f"{delay:.3f} s of {whole.seconds:.3f}"
+                row.how, row.at = "moment", f"{delay:.3f} s of {whole.seconds:.3f} s of processor time"
                 self._die_after(stage.arguments(self.root), delay, row)
                 whole.seconds *= 1 if row.died else 0.9  # the machine is quicker now than it was
             if not row.died:
@@ -170,11 +172,7 @@ class Harness:
 
     def _die_after(self, arguments: list[str], delay_s: float, row: Kill) -> None:
         child = self._fork(arguments)
-        try:
-            child.wait(delay_s)
-        except TimeoutError:  # the child was killed
-            child.wait(LIMIT_S)
-            row.died = True
+        row.died |= child.die_after(delay_s, LIMIT_S)
         row.orphans += left_alone(child)
 
     def state(self) -> dict:

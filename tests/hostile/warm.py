@@ -46,6 +46,21 @@ class Child:
                 time.sleep(0.005)
         return self.status
 
+    def die_after(self, cpu_s: float, timeout_s: float) -> bool:
+        """Kill it when it has used so much processor time, which a busy machine does not change; False when it ended before."""
+        clock = (~self.pid << 3) | 2  # the kernel's number of a process's clock
+        end = time.monotonic() + timeout_s
+        while self.status is None and time.monotonic() < end:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.status = os.waitstatus_to_exitcode(status)
+                return False
+            if time.clock_gettime(clock) >= cpu_s:
+                break
+            time.sleep(0.001)
+        self.kill()
+        return self.wait(timeout_s) == -signal.SIGKILL
+
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal, unless it has ended."""
         if self.status is None:

@@ -82,6 +82,7 @@ class AgreementReport(BaseModel):
     annotators: list[AnnotatorFigures]
     level: float
     judges: list[JudgeFigures] = []
+    doubts: list[str] = []
 
 
 def agreement_report(

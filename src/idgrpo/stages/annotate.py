@@ -163,15 +163,18 @@ class Annotation:
         return self.work("annotate-pairs", "pairs", inputs, self.settings.pairs.model_dump(mode="json"), make)
 
     def _preferences(self, pairs: Source, votes: Sequence[Source]) -> Work:
+        from idgrpo.annotate.doubts import vote_check
         from idgrpo.annotate.stage import conclude
         from idgrpo.records.jsonl import read_records
         from idgrpo.records.models import Vote
 
         def make(run: Run) -> None:
-            cast = (vote for source in votes for vote in read_records(source.records, Vote))
+            cast = (vote for source in votes for vote in read_records(source.records, Vote, check=vote_check()))
             gold = {pair: label for source in votes for pair, label in _gold_labels(source).items()}
             found = conclude(_read_pairs(pairs), cast, self.settings, run.out.path, by=self.by, gold=gold)
             run.out.metrics.update(found)
+            for doubt in found.get("doubts", []):
+                to_stderr(f"warning: {doubt}")
 
         inputs = {"pairs": pairs, **{f"votes{i}": source for i, source in enumerate(votes)}}
         config = {"by": self.by, **self.settings.model_dump(mode="json", include={"aggregate", "agreement"})}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Union
 
 from idgrpo.errors import ArtifactError, DataError
 from idgrpo.records.digest import file_digest
+from idgrpo.run.progress import tell
 from idgrpo.store import KINDS
 from idgrpo.store.artifact import Artifact
 from idgrpo.store.manifest import InputEntry, content_digest, scan
@@ -71,7 +72,8 @@ Given = Union[str, Path, Artifact, Source, None]  # noqa: UP007 - the names are 
 def find(store: Store, kind: str, given: Given = None) -> Source:
     """Find an input of a kind and pin it.
 
-    Nothing given means the newest artifact of the kind. An existing file or folder is meant before a reference, except
+    Nothing given means the newest artifact of the kind; a reward model at chance is passed over for an older one that is
+    not. An existing file or folder is meant before a reference, except
     that a bare kind (`rm`, `cases`) is always a reference: write `./rm` for a folder of that name.
 
     Raises:
@@ -83,7 +85,7 @@ def find(store: Store, kind: str, given: Given = None) -> Source:
     if isinstance(given, Artifact) and given.kind != kind:
         raise ArtifactError(f"{given.ref} is a {given.kind} artifact, a {kind} artifact is needed here")
     if isinstance(given, Artifact) or given is None:
-        return _of_artifact(store, kind, given or store.resolve(kind, kind=kind))
+        return _of_artifact(store, kind, given or _newest(store, kind))
     text, path = str(given), Path(given).expanduser()
     is_reference = isinstance(given, str) and text in KINDS
     if not is_reference and path.is_file():
@@ -94,7 +96,23 @@ def find(store: Store, kind: str, given: Given = None) -> Source:
         raise DataError(
             f"{text}: there is no such file or folder", fix=f"give a file of {kind}, or a reference of the store"
         )
-    return _of_artifact(store, kind, store.resolve(text, kind=kind))
+    return _of_artifact(store, kind, _newest(store, kind) if text == kind else store.resolve(text, kind=kind))
+
+
+def _newest(store: Store, kind: str) -> Artifact:
+    newest = store.resolve(kind, kind=kind)
+    if kind != "rm" or not _at_chance(newest):
+        return newest
+    for artifact in store.list(kind):
+        if not _at_chance(artifact):
+            tell(f"warning: {newest.ref} is passed over for {artifact.ref}: on held-out pairs it is not above chance")
+            return store.resolve(artifact.ref, kind=kind)
+    tell(f"warning: {newest.ref} is the newest reward model, and not above chance on held-out pairs")
+    return newest
+
+
+def _at_chance(model: Artifact) -> bool:
+    return bool(model.manifest.metrics.get("at_chance"))
 
 
 def _looks_like_a_path(given: str | Path) -> bool:

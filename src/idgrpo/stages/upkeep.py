@@ -11,11 +11,14 @@ from idgrpo.store.store import Store
 __all__ = ["flatten", "prune_store", "whole"]
 
 
-def whole(artifacts: Iterable[Artifact]) -> Iterator[Artifact]:
-    """Give those that are still there when their turn comes: a prune may run meanwhile. Damaged ones are told."""
+def whole(artifacts: Iterable[Artifact], *, every_byte: bool = False) -> Iterator[Artifact]:
+    """Give those that are still there when their turn comes: a prune may run meanwhile.
+
+    Errors: ArtifactError for the first that is damaged: its manifest, or with `every_byte` any of its files.
+    """
     for artifact in artifacts:
         try:
-            _ = artifact.manifest
+            artifact.verify() if every_byte else artifact.manifest
         except ArtifactError:
             if artifact.path.is_dir():
                 raise

@@ -6,7 +6,6 @@ another run, never a resumed one; what is killed goes on from its folder; what i
 
 import hashlib
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,6 +18,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 from idgrpo.errors import ArtifactError, BusyError, DataError
 from idgrpo.run.distributed import World, join_world, world_from_environment
 from idgrpo.run.folder import RunFolder
+from idgrpo.run.progress import tell
 from idgrpo.stages.source import RECORD_FILES, Source, find
 from idgrpo.store.artifact import Artifact
 from idgrpo.store.draft import Draft, remove_abandoned
@@ -232,11 +232,6 @@ class Work:
         """Give every rank the artifact of the main one."""
         ref = world.gather(made.ref if made is not None else "")[0]
         return made if made is not None else self.store.resolve(ref, kind=self.kind)
-
-
-def tell(line: str) -> None:
-    """Say something to whoever watches the work; results go elsewhere."""
-    sys.stderr.write(line + "\n")
 
 
 def num_ranks() -> int:
