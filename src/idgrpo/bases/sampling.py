@@ -95,7 +95,8 @@ def sample_to_folder(
     require_disk(folder, needed)
     with progress(len(jobs), f"sample {base.name}", unit="clips") as bar:
         bar.advance(len(jobs) - len(missing))
-        for clip in generate(base, missing, sampler=sampler, cache=cache, read=read, check=check):
+        made = paths.keys() - {(job.case.id, job.seed) for job in missing}
+        for clip in generate(base, jobs, sampler=sampler, cache=cache, read=read, check=check, made=made):
             write_video(paths[clip.case.id, clip.seed], clip.frames, fps=base.entry.fps, lossless=lossless)
             bar.advance(1)
             check()
