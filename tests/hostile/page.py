@@ -79,12 +79,12 @@ class Session:
         who = f"ann-{self.kills}"
         try:
             for _ in range(limit):
-                pair = _post(connection, "claim", {"annotator": who})["pair"]
+                pair = post(connection, "claim", {"annotator": who})["pair"]
                 if pair is None:
                     return
                 vote = uuid.uuid4().hex
                 answer = {"annotator": who, "assignment": pair["assignment"], "vote_id": vote, "answer": "left"}
-                _post(connection, "vote", {**answer, "seconds": 3.0})
+                post(connection, "vote", {**answer, "seconds": 3.0})
                 self.acknowledged.add(vote)
         except (OSError, http.client.HTTPException):
             return
@@ -114,7 +114,7 @@ class Session:
         print(f"page: {len(self.acknowledged)} votes acknowledged in {self.kills} kills, {len(published)} published")
 
 
-def _post(connection: http.client.HTTPConnection, what: str, body: dict) -> dict:
+def post(connection: http.client.HTTPConnection, what: str, body: dict) -> dict:
     host = f"127.0.0.1:{connection.port}"
     connection.request("POST", f"/api/{what}", json.dumps(body), {"content-type": "application/json", "host": host})
     answer = connection.getresponse()
