@@ -24,6 +24,11 @@ def replacing(path: Path) -> Iterator[Path]:
             with draft.open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(draft, path)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # or a power cut takes the name away again
+            finally:
+                os.close(folder)
         except BaseException:
             draft.unlink(missing_ok=True)
             raise
