@@ -10,6 +10,7 @@ from typing import Any
 
 from idgrpo.records.atomic import replacing
 from idgrpo.records.digest import sha256_of
+from idgrpo.records.document import parse_json
 from idgrpo.run.machine import require_disk
 from idgrpo.run.progress import tell
 
@@ -91,7 +92,7 @@ class Checkpoints:
                     continue
                 problem = damage(path)
                 if problem is None:
-                    return Checkpoint(step, path, json.loads((path / "state.json").read_text(encoding="utf-8")))
+                    return Checkpoint(step, path, parse_json((path / "state.json").read_text(encoding="utf-8")))
                 tell(f"warning: the checkpoint {path} is not used: {problem}")
         return None
 
@@ -132,7 +133,7 @@ def seal(folder: Path) -> None:
 def damage(folder: Path) -> str | None:
     """Say what of a checkpoint is missing or other than its seal says, None when it is whole."""
     try:
-        sealed = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        sealed = parse_json((folder / SEAL).read_text(encoding="utf-8"))
         for name, digest in sealed.items():
             if sha256_of(folder / name) != digest:
                 return f"{name} was changed"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from idgrpo.records.atomic import replacing
+from idgrpo.records.document import parse_json
 
 
 class MetricsLog:
@@ -43,7 +44,7 @@ class MetricsLog:
         with path.open(encoding="utf-8", errors="replace") as file:
             for line in file:
                 with contextlib.suppress(ValueError, RecursionError):
-                    row = json.loads(line)
+                    row = parse_json(line)
                     if isinstance(row, dict):
                         yield row
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from idgrpo.errors import DataError, StoppedError, UsageError
+from idgrpo.records.document import parse_json
 from idgrpo.run.folder import refuse_if_held
 from idgrpo.stages.settings import Settings, settle
 from idgrpo.stages.source import Given, Source, find
@@ -300,7 +301,7 @@ def _gold_pairs(source: Source | None) -> "list[tuple[Pair, str]]":
 def _gold_labels(votes: Source) -> dict[str, str]:
     """Read the known labels that travel with votes."""
     file = votes.records.parent / GOLD_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return parse_json(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def _scores(model: Source, samples: "list[Sample]") -> dict[str, float]:

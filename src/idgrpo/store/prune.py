@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import re
 from collections import Counter
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from idgrpo.errors import UsageError
+from idgrpo.records.document import parse_json
 from idgrpo.store import KINDS
 from idgrpo.store.artifact import Artifact
 from idgrpo.store.draft import draft_folder, remove_abandoned
@@ -139,7 +139,7 @@ def _in_use(store: Store) -> set[str]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                found |= set(_texts(json.loads(path.with_name("run.json").read_bytes())))
+                found |= set(_texts(parse_json(path.with_name("run.json").read_bytes())))
     return found
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from idgrpo import __version__
 from idgrpo.errors import ArtifactError, UsageError
 from idgrpo.records.digest import file_digest
+from idgrpo.records.document import parse_json
 from idgrpo.store import KINDS
 from idgrpo.store.artifact import Artifact
 from idgrpo.store.draft import Draft, draft_folder, remove_abandoned
@@ -256,7 +257,7 @@ def check_name(name: str) -> str:
 def _created(path: Path) -> str:
     """Return when an artifact was made; what cannot be read sorts as oldest."""
     try:
-        return str(json.loads((path / "manifest.json").read_bytes())["created_utc"])
+        return str(parse_json((path / "manifest.json").read_bytes())["created_utc"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 
