@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PHOTOS := .venv/face-photos
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: setup demo demo-quick evidence test lint type test-slow test-browser bench reference docs bench-faces tinyworld clean
+.PHONY: setup demo demo-quick evidence test lint type test-slow test-hostile test-browser bench reference docs bench-faces tinyworld clean
 
 setup: $(STAMP)  ## make .venv with the command `idgrpo` inside
 
@@ -42,6 +42,9 @@ type: setup
 
 test-slow: setup  ## long tests and those with several processes
 	$(PYTEST) -q -m "slow or dist" --timeout 1800
+
+test-hostile: setup  ## 1,000 kills (IDGRPO_KILLS, IDGRPO_KILL_SEED) and 8,000 damaged files (IDGRPO_MUTANTS); about an hour
+	$(PYTEST) -q -s -m hostile --timeout 14400
 
 test-browser: setup  ## needs Chromium and its driver from the system's packages
 	$(PYTEST) -q -m browser --timeout 900

@@ -4,6 +4,7 @@ The first line of a class says what its exit code means, `remedy` what a user do
 """
 
 import errno
+import os
 
 
 class IdgrpoError(Exception):
@@ -78,12 +79,24 @@ def exit_codes() -> dict[int, tuple[str, str]]:
     }
 
 
+# What the machine refuses, whatever we do.
+REFUSED = {
+    errno.EROFS: "choose another place with --store or --out",
+    errno.EACCES: "choose a place of yours, or ask for the right to use this one",
+    errno.EPERM: "choose a place of yours, or ask for the right to use this one",
+    errno.ENAMETOOLONG: "use a shorter name or folder",
+    errno.ELOOP: "mend the links on this path",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the limit of open files (ulimit -n)",
+    errno.EIO: "look at the disk",
+    errno.ESTALE: "look at the network's disk",
+}
 # How libraries that hide the error number (safetensors, FFmpeg) tell a full disk, a used-up quota, a file over the limit.
 FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large")
 
 
 def machine_error(error: Exception) -> MachineError | None:
-    """Recognise a full disk and a GPU out of memory, also as causes of other errors; None for anything else."""
+    """Recognise a full disk, a GPU out of memory and what the system refuses, also as causes; None for anything else."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -91,6 +104,9 @@ def machine_error(error: Exception) -> MachineError | None:
             return MachineError(
                 f"the disk is full{where}; nothing half-written was kept", fix="free some space and run again"
             )
+        if isinstance(cause, OSError) and cause.errno in REFUSED:
+            place = f"{cause.filename}: " if cause.filename else ""
+            return MachineError(f"{place}{os.strerror(cause.errno)}", fix=REFUSED[cause.errno])
         if type(cause).__name__ == "OutOfMemoryError":
             return MachineError(
                 f"out of GPU memory: {str(cause).splitlines()[0]}",

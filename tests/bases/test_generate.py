@@ -107,10 +107,11 @@ def test_errors_name_the_case(phantom, cases):
         frames_of(phantom, jobs_of(cases), lambda _case: [torch.zeros(3, 8, 9, dtype=torch.uint8)])
 
 
-def test_a_stopped_run_goes_on_and_ends_the_same(phantom, cases, photos, read, tmp_path):
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_stopped_run_goes_on_and_ends_the_same(phantom, cases, photos, read, tmp_path, batch_size):
     from idgrpo.bases.sampling import sample_to_folder
 
-    config = SamplerConfig(num_steps=2, batch_size=1, **SIZED)
+    config = SamplerConfig(num_steps=2, batch_size=batch_size, **SIZED)
     jobs = jobs_of(cases, num_per_case=2)
     whole = sample_to_folder(phantom, jobs, tmp_path / "whole", sampler=config, read=read)
 
@@ -129,6 +130,20 @@ def test_a_stopped_run_goes_on_and_ends_the_same(phantom, cases, photos, read, t
         assert a.model_copy(update={"video": ""}) == b.model_copy(update={"video": ""})
         with open(a.video, "rb") as x, open(b.video, "rb") as y:
             assert x.read() == y.read()
+
+
+def test_what_is_missing_is_made_in_the_batches_of_the_whole(phantom, cases, read, monkeypatch):
+    """The last bits of a clip depend on how many are made together: a resumed run must not make smaller batches."""
+    jobs, config = jobs_of(cases, num_per_case=2), SamplerConfig(num_steps=1, batch_size=3, **SIZED)
+    sizes, collate = [], phantom.collate
+    monkeypatch.setattr(phantom, "collate", lambda found, **given: sizes.append(len(found)) or collate(found, **given))
+    whole = {(clip.case.id, clip.seed): clip.frames for clip in generate(phantom, jobs, sampler=config, read=read)}
+    in_all, made = list(sizes), list(whole)[:4]
+    sizes.clear()
+    rest = {(c.case.id, c.seed): c.frames for c in generate(phantom, jobs, sampler=config, read=read, made=made)}
+    assert sizes == in_all[1:] and rest.keys() == whole.keys() - set(made)
+    assert all(torch.equal(frames, whole[name]) for name, frames in rest.items())
+    assert not list(generate(phantom, jobs, sampler=config, read=read, made=whole))
 
 
 def test_file_names_are_safe_and_stay_apart():

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 from idgrpo.cli.main import run
 from idgrpo.store.store import Store
 
+NUM_CASES = 3
+SPLITS = ("train", "validation", "test")
 TINY_POLICY = (
     *("--updates", "1", "--set", "group.num_cases=2", "--set", "group.size=2", "--set", "rollout.num_steps=3"),
     *("--set", "rollout.window.last=2", "--set", "lora.rank=2", "--set", "preview.every=0"),
@@ -111,3 +114,53 @@ class Place:
         assert answer.code == 0, answer.err
         self.store.resolve(answer.document["artifact"]).verify()
         return answer.document
+
+
+def write_files(root: Path) -> None:
+    """Write cases, true clips, clips of the wrong people, and two preferences a case, one split each."""
+    from idgrpo.records.jsonl import write_records
+    from idgrpo.records.models import Preference
+    from idgrpo.tinyworld.cases import make_cases, write_cases, write_true_samples
+
+    samples = write_true_samples(root, write_cases(root, make_cases(NUM_CASES, seed=5)))
+    wrong = [
+        sample.model_copy(update={"id": f"{sample.case_id}-wrong", "video": samples[index - 1].video})
+        for index, sample in enumerate(samples)
+    ]
+    write_records(root / "wrong.jsonl", wrong)
+    write_records(
+        root / "prefs.jsonl",
+        [
+            Preference(
+                pair_id=f"{true.case_id}-{label}",
+                **true.model_dump(include={"case_id", "prompt"}),
+                references=true.references,
+                video_a=(true if label == "a" else other).video,
+                video_b=(other if label == "a" else true).video,
+                label=label,
+                source="synthetic",
+                split=split,
+            )
+            for true, other, split in zip(samples, wrong, SPLITS, strict=True)
+            for label in ("a", "b")
+        ],
+    )
+
+
+def publish_files(place: Place) -> None:
+    """Publish what the files hold, clips beside their records, so that every stage can be fed from the store."""
+    from idgrpo.records.jsonl import read_records, write_records
+    from idgrpo.records.models import Case, Preference, Sample
+
+    with place.store.publish("cases", "world", inputs={}, config={}) as draft:
+        write_records(draft.path / "cases.jsonl", read_records(place.root / "cases.jsonl", Case))
+    with place.store.publish("preferences", "pairs", inputs={}, config={}) as draft:
+        write_records(draft.path / "prefs.jsonl", read_records(place.root / "prefs.jsonl", Preference))
+    for name in ("wrong", "samples"):
+        with place.store.publish("samples", name, inputs={}, config={}) as draft:
+            (draft.path / "videos").mkdir()
+            records = []
+            for sample in read_records(place.root / f"{name}.jsonl", Sample):
+                clip = shutil.copyfile(sample.video, draft.path / "videos" / f"{sample.id}.mp4")
+                records.append(sample.model_copy(update={"video": str(clip)}))
+            write_records(draft.path / "samples.jsonl", records)

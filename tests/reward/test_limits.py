@@ -11,9 +11,9 @@ import httpx
 import pytest
 from scoring import clips
 
-from idgrpo.reward.limits import Limits
 from idgrpo.reward.service import listen, make_app, serve
 from idgrpo.reward.wire import TYPE, pack_request
+from idgrpo.run.limits import Limits
 
 HEADERS = {"content-type": TYPE}
 

@@ -13,7 +13,8 @@ from idgrpo.errors import IdgrpoError
 from idgrpo.reward.data import FeaturePairs, keep_batch
 from idgrpo.reward.losses import rao_kupper
 from idgrpo.reward.model import HeadNetwork
-from idgrpo.reward.trainer import RewardTrainer, RunCallback, latest_complete, pair_objective, seal, training_arguments
+from idgrpo.reward.trainer import RewardTrainer, RunCallback, latest_complete, pair_objective, training_arguments
+from idgrpo.run.checkpoint import seal
 from idgrpo.run.distributed import World
 
 

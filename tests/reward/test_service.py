@@ -13,10 +13,10 @@ from starlette.testclient import TestClient
 from idgrpo.errors import ArtifactError, DataError, MachineError
 from idgrpo.reward.client import RewardClient
 from idgrpo.reward.inputs import frame_rates
-from idgrpo.reward.limits import Limits
 from idgrpo.reward.score import RewardFailure, RewardModel, one_for_all, score_sets
 from idgrpo.reward.service import make_app
 from idgrpo.reward.wire import TYPE, pack_request, unpack_request, unpack_scores
+from idgrpo.run.limits import Limits
 
 
 @pytest.fixture(scope="module")

@@ -76,6 +76,22 @@ def test_checkpoints_appear_whole_and_old_ones_go(tmp_path):
     assert not list(tmp_path.glob(".draft-*"))
 
 
+@pytest.mark.parametrize("name", ["x", "state.json", "sealed.json"])
+@pytest.mark.parametrize("damaged", [lambda old: old[:-1], lambda old: old[:-2] + b"~" + old[-1:], None])
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, name, damaged, capsys):
+    checkpoints = Checkpoints(tmp_path, keep_last=2)
+    for step in (1, 2):
+        checkpoints.save(step, lambda folder, step=step: (folder / "x").write_text(f"weights {step}"), {"n": step})
+    assert checkpoints.latest().state["n"] == 2
+    file = tmp_path / "step-000002" / name
+    if damaged is None:
+        file.unlink()
+    else:
+        file.write_bytes(damaged(file.read_bytes()))
+    assert checkpoints.latest().state["n"] == 1
+    assert f"the checkpoint {tmp_path / 'step-000002'} is not used" in capsys.readouterr().err
+
+
 def test_saving_a_step_again_never_leaves_the_run_without_it(tmp_path):
     code = textwrap.dedent(
         f"""
@@ -146,8 +162,12 @@ def test_metrics_are_truncated_to_the_checkpoint_and_torn_lines_ignored(tmp_path
     with log.path.open("a") as file:
         file.write('{"step": 5, "lo')
     assert [row["step"] for row in log.read(log.path)] == [0, 1, 2, 3, 4]
+    log.log(6, loss=1.0)  # a torn line costs itself, not the one after it
+    assert [row["step"] for row in log.read(log.path)] == [0, 1, 2, 3, 4, 6]
+    log.path.write_bytes(log.path.read_bytes().replace(b'{"step": 1,', b'{"step\xff 1,'))
+    assert [row["step"] for row in log.read(log.path)] == [0, 2, 3, 4, 6]
     log.truncate_after(2)
-    assert [row["step"] for row in log.read(log.path)] == [0, 1, 2]
+    assert [row["step"] for row in log.read(log.path)] == [0, 2]
     assert next(log.read(log.path))["bad"] == "nan"
 
 

@@ -98,3 +98,21 @@ def test_media_behind_the_records_count_where_they_can_change(store, tmp_path):
         case = Case(id="c", prompt="x", references=[Reference(person="p", images=[str(tmp_path / "c" / "p.png")])])
         write_records(draft.path / "cases.jsonl", [case])
     assert find(store, "cases", draft.artifact).media == after.media
+
+
+def test_a_reward_model_at_chance_is_not_the_newest_silently(store, capsys):
+    def trained(text, at_chance):
+        with store.publish("rm", "r", inputs={}, config={"t": text}, metrics={"at_chance": at_chance}) as draft:
+            (draft.path / "w").write_text(text)
+        return draft.artifact
+
+    first = trained("1", 1.0)
+    assert find(store, "rm").ref == first.ref
+    assert "rm/r@v1 is the newest reward model, and not above chance" in capsys.readouterr().err
+    better = trained("2", 0.0)
+    assert find(store, "rm", "rm").ref == better.ref and capsys.readouterr().err == ""
+    at_chance = trained("3", 1.0)
+    for given in (None, "rm"):
+        assert find(store, "rm", given).ref == better.ref
+        assert f"{at_chance.ref} is passed over for {better.ref}" in capsys.readouterr().err
+    assert find(store, "rm", at_chance.ref).ref == at_chance.ref, "who names it gets it"

@@ -1,7 +1,10 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
+from idgrpo.cli.main import run
 from idgrpo.errors import ArtifactError, UsageError
 from idgrpo.run.folder import RunFolder
 from idgrpo.store.prune import plan, prune
@@ -93,13 +96,70 @@ def test_a_kill_in_the_middle_leaves_no_half_artifact(store, monkeypatch):
     publish(store, "rm", "r", "1")
     publish(store, "rm", "r", "2")
 
-    def killed(_):
+    def killed(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("idgrpo.store.prune.shutil.rmtree", killed)
+    monkeypatch.setattr("idgrpo.store.draft.shutil.rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
         prune(store)
     monkeypatch.undo()
     assert refs(store) == {"rm/r@v2"}
     (left,) = (store.root / "artifacts/rm/r").glob(".draft-*")
     assert json.loads((left / "manifest.json").read_text())["version"] == 1
+
+
+def test_clips_named_in_records_keep_their_artifact(store, tmp_path):
+    """Pairs that came as a file name clips of samples which no manifest names as an input."""
+    shown, old = publish(store, "samples", "s", "1"), publish(store, "samples", "s", "2")
+    publish(store, "samples", "s", "3")
+    with store.publish("pairs", "p", inputs={}, config={}) as draft:
+        clip = f"../../../samples/s/{shown.path.name}/videos/1.mp4"
+        (draft.path / "pairs.jsonl").write_text(json.dumps({"pair_id": "1", "video_a": clip}) + "\n")
+    assert plan(store).kept == {shown.ref: "pairs/p@v1 was made from it"}
+    assert [artifact.ref for artifact in plan(store).removed] == [old.ref]
+
+
+def test_what_an_open_session_shows_stays(store, tmp_path):
+    """A session whose pairs are a file that names clips of the store."""
+    from idgrpo.stages.source import Source
+    from idgrpo.stages.work import Plan, Work
+
+    shown, _ = publish(store, "samples", "s", "1"), publish(store, "samples", "s", "2")
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps({"pair_id": "1", "video_a": str(shown.path / "videos" / "1.mp4")}) + "\n")
+    source = Source("pairs", str(file), file, "sha256:0")
+    session = Work(store, "annotate", "votes", "people", {"pairs": source}, {}, lambda run: None, lambda: Plan([], {}))
+    with session.locked():
+        assert plan(store).kept == {shown.ref: "in use by a running stage"}
+    assert [artifact.ref for artifact in plan(store).removed] == [shown.ref]
+
+
+def test_a_stage_whose_input_was_pruned_says_so(store):
+    from idgrpo.stages.source import find
+    from idgrpo.stages.work import Plan, Work
+
+    first, _ = publish(store, "rm", "r", "1"), publish(store, "rm", "r", "2")
+    stage = Work(
+        store, "x", "policy", "p", {"rm": find(store, "rm", first)}, {}, lambda run: None, lambda: Plan([], {})
+    )
+    prune(store)
+    with pytest.raises(ArtifactError, match="rm/r@v1 was removed from the store a moment ago"):
+        stage.run()
+
+
+def test_prunes_at_once_and_lists_meanwhile(store):
+    """Four prunes of one store end well and remove each version once; listing does not stumble over what goes."""
+    for version in range(40):
+        publish(store, "rm", "r", str(version))
+    words = ["artifacts", "prune", "--store", str(store.root), "--json"]
+    code = f"from idgrpo.cli.main import run; raise SystemExit(run({words!r}))"
+    prunes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    lists = 0
+    while any(process.poll() is None for process in prunes):
+        assert run(["artifacts", "list", "--store", str(store.root)]) == 0
+        assert run(["artifacts", "verify", "--store", str(store.root)]) == 0
+        lists += 1
+    removed = [ref for process in prunes for ref in json.loads(process.stdout.read())["removed"]]
+    assert [process.returncode for process in prunes] == [0] * 4
+    assert sorted(removed) == sorted(f"rm/r@v{version}" for version in range(1, 40))
+    assert lists and refs(store) == {"rm/r@v40"}

@@ -1,7 +1,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -154,29 +153,29 @@ def test_a_killed_publisher_leaves_nothing_visible_and_its_draft_is_removed(stor
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ}, check=False)
     assert done.returncode == -signal.SIGKILL
     assert list(store.list()) == []
-    assert len(list((store.root / "artifacts/rm/base").glob(".draft-*"))) == 1
+    assert len(list((store.root / "artifacts/rm/base").glob(".draft-*/"))) == 1
     assert publish(store).version == 1
     assert not list((store.root / "artifacts/rm/base").glob(".draft-*"))
 
 
-def test_drafts_of_other_machines_are_left_alone(store, monkeypatch):
+def test_live_drafts_of_other_containers_are_left_alone(store):
+    """A builder with another view of process numbers, as in a container of the same host name, keeps its draft."""
     folder = publish(store).path.parent
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    host = socket.gethostname()
-    mine, alive, theirs = (
-        folder / name
-        for name in (
-            f".draft-{host}-{gone.pid}-a1",
-            f".draft-{host}-{os.getpid()}-a2",
-            f".draft-a-b-{host}-{gone.pid}-a3",
-        )
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom idgrpo.store.draft import draft_folder\n"
+        "with draft_folder(Path(sys.argv[1])) as path:\n    (path / 'data').write_text('x')\n    print(path.name, flush=True)\n"
+        "    sys.stdin.read()"
     )
-    for path in (mine, alive, theirs):
-        path.mkdir()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    builders = [subprocess.Popen([sys.executable, "-c", code, folder], **pipes) for _ in range(2)]
+    dead, alive = (folder / builder.stdout.readline().strip() for builder in builders)
+    builders[0].kill()
+    builders[0].wait()
     publish(store, text="y")
-    assert not mine.exists()
-    assert alive.exists() and theirs.exists()
+    assert not dead.exists() and not dead.with_name(f"{dead.name}.lock").exists()
+    assert (alive / "data").exists()
+    builders[1].communicate("")
+    assert not list(folder.glob(".draft-*"))
 
 
 def test_taggers_at_once_lose_no_tag(store):

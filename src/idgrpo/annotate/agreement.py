@@ -94,6 +94,7 @@ class AgreementReport(BaseModel):
     level: float
     judges: list[JudgeFigures] = []
     people: PeopleFigures | None = None
+    doubts: list[str] = []
 
 
 def agreement_report(

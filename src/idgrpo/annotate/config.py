@@ -92,6 +92,13 @@ class AggregateConfig(Config):
     )
     min_votes: int = Field(1, ge=1, description="pairs with fewer votes (skips do not count) give no preference")
     min_confidence: float = Field(0.0, ge=0.0, le=1.0, description="pairs the model is less sure of give no preference")
+    min_alpha: float = Field(
+        0.0,
+        ge=-1.0,
+        le=1.0,
+        description="nothing is published when Krippendorff's alpha is at or below this; -1: never",
+    )
+    min_alpha_pairs: int = Field(20, ge=2, description="pairs with two votes or more that `min_alpha` needs to tell")
     max_rounds: int = Field(200, ge=1, description="rounds of expectation-maximisation")
     smoothing: float = Field(1.0, gt=0, description="pseudo-votes of each cell, shared by the panel's average habits")
 

@@ -4,8 +4,11 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from idgrpo.run.limits import BodyReader, Limits, TooMuchError
 
 SECURITY_HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
@@ -25,10 +28,11 @@ class Guard:
     (Origin and Sec-Fetch-Site) and be JSON (a form of another site cannot), and a body may not exceed its limit.
     """
 
-    def __init__(self, app: ASGIApp, *, hosts: Iterable[str], max_body_bytes: int):
+    def __init__(self, app: ASGIApp, *, hosts: Iterable[str], limits: Limits):
         self.app = app
         self.hosts = {host.lower() for host in hosts}
-        self.max_body_bytes = max_body_bytes
+        self.limits = limits
+        self._bodies = BodyReader(limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -46,13 +50,22 @@ class Guard:
         if refusal:
             await JSONResponse({"error": refusal[1]}, refusal[0])(scope, receive, send_guarded)
             return
-        if scope["method"] == "POST":
-            body = await self._body(receive)
-            if body is None:
-                await JSONResponse({"error": "the body is too large"}, 413)(scope, receive, send_guarded)
-                return
-            receive = _replay(body)
-        await self.app(scope, receive, send_guarded)
+        if scope["method"] != "POST":
+            await self.app(scope, receive, send_guarded)
+            return
+        try:
+            body = await self._bodies.read(Request(scope, receive))
+        except ClientDisconnect:  # nobody waits for an answer
+            return
+        except TooMuchError as error:
+            # What is left of the body is not waited for.
+            refused = JSONResponse({"error": error.message}, error.status, headers={"connection": "close"})
+            await refused(scope, receive, send_guarded)
+            return
+        try:
+            await self.app(scope, _replay(body), send_guarded)
+        finally:
+            self._bodies.release(body)
 
     def _refusal(self, method: str, headers: Headers) -> tuple[int, str] | None:
         if host_name(headers.get("host", "")) not in self.hosts:
@@ -69,21 +82,9 @@ class Guard:
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             return 415, "only application/json"
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > self.max_body_bytes:
+        if not (length.isascii() and length.isdigit()) or int(length) > self.limits.max_bytes:
             return 413, "the body is too large"
         return None
-
-    async def _body(self, receive: Receive) -> bytes | None:
-        body = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] != "http.request":
-                return bytes(body)
-            body += message.get("body", b"")
-            if len(body) > self.max_body_bytes:
-                return None
-            if not message.get("more_body"):
-                return bytes(body)
 
 
 def host_name(host: str) -> str:

@@ -46,12 +46,13 @@ def render_report(report: AgreementReport, *, title: str) -> str:
     )
     people = "".join(_annotator(row) for row in report.annotators)
     left_out = "".join(f"<p>{count} pairs left out: {escape(why)}.</p>" for why, count in report.left_out.items())
+    doubts = "".join(f'<p class="flag">{escape(doubt)}.</p>' for doubt in report.doubts)
     seconds = "" if report.median_seconds is None else f", {report.median_seconds:.1f} s each (median)"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}</style></head><body><main>'
         f"<h1>{escape(title)}</h1><p>{report.num_votes} votes on {report.num_pairs} pairs by {len(report.annotators)} annotators"
-        f"{seconds}; {report.num_skips} skipped. Intervals: {report.level:.0%}.</p>{left_out}"
+        f"{seconds}; {report.num_skips} skipped. Intervals: {report.level:.0%}.</p>{left_out}{doubts}"
         f'<div class="card"><table>{rows}</table></div>'
         f'<h2>Classes</h2><div class="card"><table><tr><th>Class</th><th>Preferences</th><th>Votes</th></tr>{shares}</table></div>'
         f"{_fates(report.people)}"

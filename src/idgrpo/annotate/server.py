@@ -23,8 +23,11 @@ from idgrpo.annotate.guard import Guard
 from idgrpo.annotate.media import media_file, publish_media
 from idgrpo.annotate.writer import Writer
 from idgrpo.records.models import Fate
+from idgrpo.run.limits import Limits
 
 COOKIE = "idgrpo_annotate"
+AT_ONCE = 2048
+"""Bodies of the greatest size that may be read at one time."""
 PAGE_FILES = ("index.html", "style.css", "main.js", "player.js", "outbox.js", "keys.js", "people.js", "view.js")
 MAX_PEOPLE = 64
 Name = Annotated[str, StringConstraints(pattern=r"^[\w][\w .@+-]{0,39}$")]
@@ -121,7 +124,9 @@ def build_app(desk: Desk, hosts: Iterable[str]) -> Guard:
     routes += [Route("/media/{name}", _media), Route("/", _page), Route("/{name}", _page)]
     app = Starlette(routes=routes)
     app.state.desk = desk
-    return Guard(app, hosts=hosts, max_body_bytes=desk.serve.max_body_bytes)
+    size = desk.serve.max_body_bytes
+    limits = Limits(max_bytes=size, max_bytes_in_flight=AT_ONCE * size, min_bytes_per_s=1024)
+    return Guard(app, hosts=hosts, limits=limits)
 
 
 def _answering(handler: Callable) -> Callable:

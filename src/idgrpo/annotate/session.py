@@ -20,6 +20,7 @@ from idgrpo.records.models import Pair, Vote
 from idgrpo.run.serving import serve_until
 
 DATABASE_FILE = "session.sqlite"
+BACKLOG = 1024
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ def _run_server(
 
     from idgrpo.annotate.server import Desk, build_app
     from idgrpo.annotate.writer import Writer
+    from idgrpo.run.limits import patient_protocol
 
     (secret,) = database.execute("SELECT value FROM meta WHERE key = 'secret'").fetchone()
     reader = open_database(folder / DATABASE_FILE)
@@ -137,8 +139,10 @@ def _run_server(
         desk = Desk(
             writer, reader, bytes.fromhex(secret), queue_config, serve, needs_link=needs_link, ask_people=ask_people
         )
+        app = build_app(desk, hosts)
         settings = uvicorn.Config(
-            build_app(desk, hosts), log_level="warning", access_log=False, server_header=False, lifespan="off",
+            app, http=patient_protocol(app.limits), ws="none", server_header=False, lifespan="off",
+            log_level="error", access_log=False,  # broken requests are their sender's own affair, and could fill a disk
             timeout_graceful_shutdown=int(serve.drain_s), timeout_keep_alive=30,
         )  # fmt: skip
         serve_until(should_stop, settings, listener)  # our caller owns the signals: it still has to publish
@@ -160,7 +164,7 @@ def _listen(serve: ServeConfig) -> socket.socket:
             f"cannot listen on {serve.host}:{serve.port}: {error.strerror}",
             fix="choose another with --port, or 0 for any free one",
         ) from None
-    listener.listen(512)
+    listener.listen(BACKLOG)
     return listener
 
 

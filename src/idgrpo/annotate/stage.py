@@ -7,6 +7,7 @@ from typing import Any, Literal
 from idgrpo.annotate.aggregate import decide_labels, to_preferences
 from idgrpo.annotate.agreement import AgreementReport, agreement_report, people_figures
 from idgrpo.annotate.config import AnnotateConfig
+from idgrpo.annotate.doubts import find_doubts
 from idgrpo.annotate.html import render_report
 from idgrpo.annotate.judge import judge_figures
 from idgrpo.annotate.people import PeopleTally
@@ -32,7 +33,7 @@ def conclude(
     """Aggregate votes into `out`/prefs.jsonl and write the agreement report beside it; returns the figures of both.
 
     Simulated annotators stand for people: their preferences have source `human`, and `origin.by` says `oracle`.
-    Errors: DataError if no pair has votes enough.
+    Errors: DataError if no pair has votes enough, or the votes agree no better than chance.
     """
     gold = gold or {}
     votes = list(votes) if by == "judge" else votes
@@ -44,6 +45,7 @@ def conclude(
     report = report.model_copy(update={"people": people_figures(people.counts(), config.agreement)})
     if by == "judge":
         report = report.model_copy(update={"judges": judge_figures(votes, config.agreement.level)})
+    report = report.model_copy(update={"doubts": find_doubts(verdicts, report, config.aggregate)})
     preferences = to_preferences(pairs, verdicts, source=SOURCES[by], by=by, people=people.of)
     num = write_records(out / PREFERENCES_FILE, preferences)
     (out / REPORT_FILE).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -71,6 +73,7 @@ def figures(report: AgreementReport) -> dict[str, Any]:
         "left_out": report.left_out,
         **({"judges": [judge.model_dump() for judge in report.judges]} if report.judges else {}),
         **({"people": report.people.model_dump()} if report.people else {}),
+        **({"doubts": report.doubts} if report.doubts else {}),
         "flagged": {row.annotator: row.flags for row in report.annotators if row.flags},
     }
 
@@ -97,6 +100,7 @@ def summary_lines(facts: Mapping[str, Any], ref: str) -> list[str]:
         same = _interval(judge["order_consistent"])
         lines.append(f"judge {judge['judge']}: same answer in both orders {same}; abstained: {why}")
     lines += [f"left out: {count} pairs, {why}" for why, count in facts["left_out"].items()]
+    lines += [f"warning: {doubt}" for doubt in facts.get("doubts", [])]
     lines += [f"look at {who}: {'; '.join(flags)}" for who, flags in facts["flagged"].items()]
     return [*lines, f"artifact: {ref}"]
 

@@ -2,13 +2,13 @@
 
 import dataclasses
 import difflib
-import json
 from pathlib import Path
 
 from idgrpo.bases.architectures import CLASS_OF_FAMILY
 from idgrpo.bases.contract import BaseEntry, Guidance, VideoSize
 from idgrpo.bases.weights import WEIGHTS_ENV, reading_weights
 from idgrpo.errors import MachineError, UsageError
+from idgrpo.records.document import parse_json
 
 WAN_NEGATIVE_PROMPT = (
     "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，"
@@ -163,7 +163,7 @@ def resolve_entry(name_or_path: str) -> BaseEntry:
     config = path / "transformer" / "config.json"
     if path.is_dir() and config.is_file():
         with reading_weights(config):
-            values = json.loads(config.read_text())
+            values = parse_json(config.read_text())
             hidden = values["num_attention_heads"] * values["attention_head_dim"]
         return entry_for_checkpoint(_family_of_class(values.get("_class_name"), path), hidden, str(path))
     if path.is_file():

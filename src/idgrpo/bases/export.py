@@ -1,6 +1,5 @@
 """Policies for other programs: adapter or merged weights, under diffusers' names or those that ComfyUI expects."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from idgrpo.bases.tuned import load_tuned, what_is_trained
 from idgrpo.bases.weights import read_finite, reading_weights, sort_header
 from idgrpo.errors import ArtifactError, UsageError
 from idgrpo.records.atomic import replacing
+from idgrpo.records.document import parse_json
 
 FORMATS = ("diffusers", "comfyui")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -58,7 +58,7 @@ def read_adapter(source: Path) -> Adapter:
         raise ArtifactError(f"no adapter at {source}: {path.name} is missing", fix="give a policy artifact")
     with reading_weights(path), safe_open(path, "pt") as file:
         metadata = dict(file.metadata() or {})
-        settings = dict(json.loads(metadata.get("lora_adapter_metadata", "{}")))
+        settings = dict(parse_json(metadata.get("lora_adapter_metadata", "{}")))
     state = read_finite(path)
     strange = [key for key in state if not (key.startswith(DIFFUSERS_PREFIX) and ".lora_" in key)]
     if strange or not state:

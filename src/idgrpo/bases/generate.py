@@ -1,6 +1,6 @@
 """Make clips: conditions, noise, a loop of steps, and the decoder; from nothing, or again from part of the way."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -132,8 +132,12 @@ def generate(
     cache: ConditionsCache | None = None,
     read: Read = read_references,
     check: Callable[[], None] = lambda: None,
+    made: Collection[tuple[str, int]] = (),
 ) -> Iterator[GeneratedClip]:
     """Make the clips of jobs, batch by batch, and give each as soon as it is decoded.
+
+    made: (case id, seed) of clips that are there already and are not given again. Batches stay as they were without them,
+    since the last bits of a clip depend on how many are made together; those that hold nothing else are left out.
 
     A clip depends on (case id, seed), the case, the base and the sampler only; batches mix cases freely. For full-size
     bases all conditions are encoded first, so that the text encoder leaves before the first step and before the transformer
@@ -142,6 +146,8 @@ def generate(
 
     Raises NotFiniteError that names case, seed and step; no clip of that batch is given.
     """
+    if all((job.case.id, job.seed) in made for job in jobs):
+        return
     cache = ConditionsCache(max_items=max(256, len(jobs))) if cache is None else cache
     size, keys = sampler.size(base.entry), {}
     if base.entry.architecture != "tiny":
@@ -151,6 +157,9 @@ def generate(
     batch_size = sampler.batch_size or batch_size_for(base, jobs, sampler)
     for start in range(0, len(jobs), batch_size):
         part = jobs[start : start + batch_size]
+        missing = [row for row, job in enumerate(part) if (job.case.id, job.seed) not in made]
+        if not missing:
+            continue
         before, known = known, {}
         for case in {job.case.id: job.case for job in part}.values():
             kept = before.get(case.id) or (cache.get(keys[case.id], size) if case.id in keys else None)
@@ -162,12 +171,14 @@ def generate(
         labels = [f"case '{job.case.id}', seed {job.seed}" for job in part]
         latents = sample_latents(base, batch, noise, sampler, names, labels=labels, check=check)
         # Decoders of full size work on one clip at a time anyway: then each can be given, and a stop answered, at once.
-        chunks = [list(range(len(part)))] if base.entry.architecture == "tiny" else [[row] for row in range(len(part))]
+        chunks = [list(range(len(part)))] if base.entry.architecture == "tiny" else [[row] for row in missing]
         for rows in chunks:
             check()
             members = [part[row] for row in rows]
             frames = decoded(base, latents[rows], batch.select(rows), [labels[row] for row in rows])
-            yield from (GeneratedClip(job.case, job.seed, clip) for job, clip in zip(members, frames, strict=True))
+            for row, job, clip in zip(rows, members, frames, strict=True):
+                if row in missing:
+                    yield GeneratedClip(job.case, job.seed, clip)
 
 
 def batch_size_for(base: Base, jobs: Sequence[SampleJob], sampler: SamplerConfig) -> int:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import inspect
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from idgrpo.bases.single_file import load_original_transformer, original_config
 from idgrpo.bases.text import TextEncoder
 from idgrpo.bases.weights import locate, read_config, reading_weights, refuse_not_finite, snapshot_commit
 from idgrpo.errors import ArtifactError, MachineError, UsageError
+from idgrpo.records.document import parse_json
 
 if TYPE_CHECKING:
     from idgrpo.bases.wan import WanBase
@@ -146,7 +146,7 @@ def _refuse_two_experts(main: Path) -> None:
     values = {}
     if index.is_file():
         with reading_weights(index):
-            values = dict(json.loads(index.read_text(encoding="utf-8-sig")))
+            values = dict(parse_json(index.read_text(encoding="utf-8-sig")))
     signs = {
         "transformer_2": (main / "transformer_2").is_dir() or any(values.get("transformer_2") or ()),
         "boundary_ratio": values.get("boundary_ratio") is not None,
@@ -166,7 +166,7 @@ def _companions(main: Path, entry: BaseEntry) -> list[Path]:
     index = main / "model_index.json"
     if index.is_file():
         with contextlib.suppress(ValueError):
-            named = json.loads(index.read_text()).get("_companion")
+            named = parse_json(index.read_text()).get("_companion")
             folders += [main / named] if named else []
     if main.is_file():
         folders += [main.parent, *sorted(p for p in main.parent.iterdir() if (p / "text_encoder").is_dir())]

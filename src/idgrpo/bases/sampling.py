@@ -82,7 +82,7 @@ def sample_to_folder(
     videos = folder / "videos"
     videos.mkdir(parents=True, exist_ok=True)
     paths = {(job.case.id, job.seed): videos / f"{sample_id(job.case.id, job.seed)}.mp4" for job in jobs}
-    missing = [job for job in jobs if not paths[job.case.id, job.seed].exists()]
+    missing = [job for job in jobs if not _is_there(paths[job.case.id, job.seed])]
     if cache is None:
         cache = ConditionsCache(None if base.entry.architecture == "tiny" else folder / "conditions")
     size = sampler.size(base.entry)
@@ -95,7 +95,8 @@ def sample_to_folder(
     require_disk(folder, needed)
     with progress(len(jobs), f"sample {base.name}", unit="clips") as bar:
         bar.advance(len(jobs) - len(missing))
-        for clip in generate(base, missing, sampler=sampler, cache=cache, read=read, check=check):
+        made = paths.keys() - {(job.case.id, job.seed) for job in missing}
+        for clip in generate(base, jobs, sampler=sampler, cache=cache, read=read, check=check, made=made):
             write_video(paths[clip.case.id, clip.seed], clip.frames, fps=base.entry.fps, lossless=lossless)
             bar.advance(1)
             check()
@@ -103,6 +104,11 @@ def sample_to_folder(
     write_records(folder / "samples.jsonl", samples)
     _write_sheets(folder / "contact_sheets", jobs, paths, read)
     return samples
+
+
+def _is_there(clip: Path) -> bool:
+    """Tell whether a clip was made; a power cut can leave a name without content."""
+    return clip.is_file() and clip.stat().st_size > 0
 
 
 def copy_samples(samples: Sequence[Sample], source: Path, target: Path) -> list[Sample]:

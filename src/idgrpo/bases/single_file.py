@@ -1,6 +1,5 @@
 """The original Wan/Phantom checkpoint files: read safely, renamed to diffusers, checked key by key."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from idgrpo.bases.contract import BaseEntry
 from idgrpo.bases.keymap import to_diffusers, to_original
 from idgrpo.bases.weights import read_config, reading_weights, refuse_not_finite
 from idgrpo.errors import ArtifactError, UsageError
+from idgrpo.records.document import parse_json
 
 _WAN_DEFAULTS = {"patch_size": (1, 2, 2), "in_channels": 16, "text_dim": 4096}
 """What a configuration may leave out because the class has it as a default."""
@@ -48,7 +48,7 @@ def _shards(folder: Path, pattern: str) -> list[Path]:
     shards = sorted(folder.glob(pattern))
     for index in sorted(folder.glob(f"{pattern}.index.json")):
         with reading_weights(index):
-            named = set(json.loads(index.read_text())["weight_map"].values())
+            named = set(parse_json(index.read_text())["weight_map"].values())
         missing = sorted(named - {shard.name for shard in shards})
         if missing:
             raise ArtifactError(f"{folder} lacks shards: {', '.join(missing)}", fix="finish the download")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from idgrpo.errors import ArtifactError, IdgrpoError
 from idgrpo.records.digest import files_digest
+from idgrpo.records.document import parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +61,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read the config.json of a component. Raises ArtifactError when it is missing, damaged or no table."""
     path = folder / "config.json"
     with reading_weights(path):
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        values = parse_json(path.read_text(encoding="utf-8-sig"))
         if not isinstance(values, dict):
             raise TypeError(f"a table is expected, not a {type(values).__name__}")
     return values
@@ -153,7 +154,7 @@ def sort_header(path: Path, extra: Mapping[str, str] | None = None) -> None:
     """
     content = path.read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:end])
+    header = parse_json(content[8:end])
     if metadata := header.get("__metadata__", {}) | dict(extra or {}):
         header["__metadata__"] = dict(sorted(metadata.items()))
     text = json.dumps(header, separators=(",", ":")).encode()

@@ -8,7 +8,7 @@ from idgrpo.cli import exchange, serving
 from idgrpo.cli.options import DryRunOption, JsonOption, QuietOption, StoreOption, open_store
 from idgrpo.cli.output import write_json, write_lines
 from idgrpo.stages import Artifact
-from idgrpo.stages.upkeep import flatten, prune_store
+from idgrpo.stages.upkeep import flatten, prune_store, whole
 
 command = typer.Typer(
     add_completion=False,
@@ -46,7 +46,7 @@ def list_(
     kind: KindArgument = None, store: StoreOption = None, quiet: QuietOption = False, as_json: JsonOption = False
 ) -> None:
     """List artifacts, newest first."""
-    found = open_store(store).list(kind)
+    found = whole(open_store(store).list(kind))
     if quiet:
         write_lines(artifact.ref for artifact in found)
     elif as_json:
@@ -106,14 +106,11 @@ def verify(
 ) -> None:
     """Read every byte and compare with the manifest; exit 4 names the first file that has changed."""  # fmt: skip
     opened = open_store(store)
-    checked = []
-    for artifact in [opened.resolve(ref) for ref in refs] if refs else opened.list():
-        artifact.verify()
-        checked.append(artifact.ref)
+    checked = list(whole([opened.resolve(ref) for ref in refs] if refs else opened.list(), every_byte=True))
     if as_json:
-        write_json({"whole": checked})
+        write_json({"whole": [artifact.ref for artifact in checked]})
     else:
-        write_lines([*checked, f"{len(checked)} artifacts are whole"])
+        write_lines([*(artifact.ref for artifact in checked), f"{len(checked)} artifacts are whole"])
 
 
 @command.command()

@@ -10,6 +10,7 @@ from typing import Any
 from idgrpo import __version__
 from idgrpo.cli import COMMANDS
 from idgrpo.cli.output import fail
+from idgrpo.cli.streams import outlive_readers
 from idgrpo.errors import INTERRUPTED, IdgrpoError, MachineError, UsageError, machine_error
 
 
@@ -62,12 +63,13 @@ def run(arguments: Sequence[str]) -> int:
         return fail(error, error.exit_code, as_json=as_json)
     except KeyboardInterrupt:
         return fail(KeyboardInterrupt("interrupted"), INTERRUPTED, as_json=as_json)
-    except BrokenPipeError:
-        _quiet_stdout()
-        return 0
     except SystemExit as error:
-        # The command-line library turns a closed pipe into exit 1 and leaves a wrapper that swallows what is still to come.
-        return 0 if type(sys.stdout).__name__ == "PacifyFlushWrapper" else int(error.code or 0)
+        if not type(sys.stdout).__name__.endswith("PacifyFlushWrapper"):
+            return int(error.code or 0)
+        # The command-line library takes every broken pipe for a closed stdout. Ours breaks no pipe (see streams.py), so the
+        # work lost a worker or a service: that is a failure.
+        sys.stdout, sys.stderr = sys.stdout.wrapped, sys.stderr.wrapped  # type: ignore[union-attr]
+        return fail(_lost_connection(error), IdgrpoError.exit_code, as_json=as_json)
     except MemoryError:
         return fail(
             MachineError("not enough memory", fix="use a smaller batch"), MachineError.exit_code, as_json=as_json
@@ -122,16 +124,21 @@ def _usage_error(error: Exception, arguments: list[str]) -> IdgrpoError | None:
     return UsageError(error.format_message(), fix=f"`idgrpo {arguments[0]} --help` lists the options")
 
 
+def _lost_connection(error: BaseException) -> IdgrpoError:
+    return IdgrpoError(
+        f"another process that took part in the work has gone ({error.__context__ or 'broken pipe'})",
+        fix="run the same command again: what is finished is kept",
+    )
+
+
 def main() -> None:
     """Run the command line of this process."""
+    outlive_readers()
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        _quiet_stdout()
+    except OSError as error:  # the work is done, but nobody can read its result where it was to be written
+        code = code or fail(
+            machine_error(error) or MachineError(f"stdout: {error}"), MachineError.exit_code, as_json=False
+        )
     sys.exit(code)
-
-
-def _quiet_stdout() -> None:
-    """Whoever read us has gone; keep the interpreter from complaining about it at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

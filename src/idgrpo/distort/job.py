@@ -25,6 +25,7 @@ from idgrpo.distort.registry import entry_of
 from idgrpo.errors import DataError
 from idgrpo.people.contract import Finder, levels_of
 from idgrpo.people.painter import IdentityPainter
+from idgrpo.records.document import parse_json
 from idgrpo.records.models import Preference, Reference, Sample
 from idgrpo.run.draws import seed_of
 from idgrpo.video.probe import probe
@@ -63,7 +64,7 @@ class Bench:
     def gallery(self) -> Gallery:
         """Read the gallery that the first pass left."""
         if self._gallery is None:
-            held = json.loads((self.folder / "people" / "gallery.json").read_text())
+            held = parse_json((self.folder / "people" / "gallery.json").read_text())
             self._gallery = Gallery(
                 [
                     GalleryEntry(
@@ -152,7 +153,7 @@ def _painter(bench: Bench, sample: Sample, clip: torch.Tensor) -> IdentityPainte
         return painter
     path = bench.folder / "people" / f"{slug(sample.id)}.npz"
     if not path.exists():
-        raise NotPossible(*json.loads(path.with_suffix(".why.json").read_text(encoding="utf-8")))
+        raise NotPossible(*parse_json(path.with_suffix(".why.json").read_text(encoding="utf-8")))
     return MaskPainter(clip, Located.load(path), [r.person for r in sample.references], bench.gallery())
 
 
@@ -240,7 +241,7 @@ def _finished(bench: Bench, part_path: Path) -> dict[str, Any] | None:
     """Read a part made before; None where there is none, or where files that it names are gone (a folder half removed)."""
     if not part_path.exists():
         return None
-    part = json.loads(part_path.read_text(encoding="utf-8"))
+    part = parse_json(part_path.read_text(encoding="utf-8"))
     for row in part["preferences"]:
         images = [image for reference in row["references"] for image in (*reference["images"], *reference["second"])]
         if not all((bench.folder / path).is_file() for path in (row["video_a"], row["video_b"], *images)):

@@ -17,6 +17,7 @@ from idgrpo.distort.job import Bench, Regenerate, distort_sample, exact_painter,
 from idgrpo.distort.summary import Summary, refusals_of
 from idgrpo.errors import DataError
 from idgrpo.people.contract import Finder
+from idgrpo.records.document import parse_json
 from idgrpo.records.jsonl import write_records
 from idgrpo.records.models import Preference, Sample
 from idgrpo.run.draws import seed_of
@@ -104,7 +105,7 @@ def _write_gallery(bench: Bench, samples: list[Sample]) -> None:
 
 def _parts(folder: Path, num_samples: int) -> Iterator[dict[str, Any]]:
     for index in range(num_samples):
-        yield json.loads((folder / "parts" / f"{index:07d}.json").read_text(encoding="utf-8"))
+        yield parse_json((folder / "parts" / f"{index:07d}.json").read_text(encoding="utf-8"))
 
 
 def distort(

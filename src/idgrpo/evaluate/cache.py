@@ -12,6 +12,7 @@ import numpy as np
 from idgrpo.evaluate.config import FindingConfig
 from idgrpo.evaluate.observe import OBSERVATION_VERSION
 from idgrpo.evaluate.subject import Observation
+from idgrpo.records.document import parse_json
 
 ARRAYS = ("frame", "box", "score", "track", "embedding", "detail")
 
@@ -66,7 +67,7 @@ def _read_json(path: Path | None) -> object:
     if path is None or not path.exists():
         return None
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except (OSError, ValueError):
         return None
 

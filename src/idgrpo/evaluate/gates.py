@@ -1,5 +1,6 @@
 """Gates for CI: minima, maxima and regressions, as text and as JUnit."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from xml.etree import ElementTree
@@ -26,7 +27,7 @@ def parse_bounds(texts: list[str], option: str) -> dict[str, float]:
             bounds[name.strip()] = float(number)
         except ValueError:
             sign = ""
-        if not sign:
+        if not sign or not math.isfinite(bounds[name.strip()]):
             raise UsageError(f"{option} {text!r} is not measure=number", fix=f"for example {option} identity=0.35")
     return bounds
 

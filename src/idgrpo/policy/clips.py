@@ -16,6 +16,7 @@ from idgrpo.policy.advantage import combine_rewards
 from idgrpo.policy.config import PolicyConfig
 from idgrpo.policy.scoring import RewardScorer
 from idgrpo.records.atomic import replacing
+from idgrpo.records.document import parse_json
 from idgrpo.records.jsonl import read_records
 from idgrpo.records.models import Case, Preference, Sample
 from idgrpo.run.distributed import World
@@ -127,7 +128,7 @@ def best_of_cases(clips: Sequence[StoredClip], scorer: RewardScorer, folder: Pat
     `reward.min_valid_share` of the clips came back with a score.
     """
     path = folder / "scores.json"
-    found = json.loads(path.read_text()) if path.is_file() else _scores(clips, scorer, world)
+    found = parse_json(path.read_text()) if path.is_file() else _scores(clips, scorer, world)
     valid = sum(score is not None for score in found.values())
     if valid < scorer.config.min_valid_share * len(clips):
         raise StoppedError(

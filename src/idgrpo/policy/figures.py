@@ -12,6 +12,7 @@ from torch import Tensor
 
 from idgrpo.policy.advantage import Advantages
 from idgrpo.policy.replay import ReplayFigures
+from idgrpo.records.document import parse_json
 from idgrpo.video.read import read_video
 from idgrpo.video.sheet import contact_sheet
 from idgrpo.video.write import write_image, write_video
@@ -174,6 +175,6 @@ def write_preview_sheet(folder: Path, path: Path) -> None:
         return
     newest = indices[-1].parent
     update = int(newest.name.removeprefix("update-"))
-    index = json.loads(indices[-1].read_text())
+    index = parse_json(indices[-1].read_text())
     captions = [f"{Path(row['video']).stem}: reward {row['reward']:.3f}, update {update}" for row in index]
     write_image(path, contact_sheet([[read_video(newest / row["video"])] for row in index], captions))

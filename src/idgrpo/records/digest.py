@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from idgrpo.records.atomic import replacing
+from idgrpo.records.document import parse_json
 
 SMALL_BYTES = 2**20
 """Smaller files are hashed each time: that is as quick as a look into the cache."""
@@ -64,7 +65,7 @@ def _place(path: Path) -> Path:
 
 def _recall(path: Path, state: list[object]) -> str | None:
     try:
-        entry = json.loads(_place(path).read_text(encoding="utf-8"))
+        entry = parse_json(_place(path).read_text(encoding="utf-8"))
         known = entry["sha256"] if entry["state"] == state else ""
     except (OSError, RuntimeError, ValueError, KeyError, TypeError):
         return None

@@ -1,5 +1,6 @@
 """Read a small JSON document whole, such as policy.json or a manifest: a value of the right shape, or an error."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +43,11 @@ def _text(path: Path) -> str:
         raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start + 1})") from None
     except OSError as error:
         raise DataError(f"{path}: the file cannot be read ({error.strerror})") from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Read a JSON text; ValueError for all that is none, also for one that is nested too deeply for the parser."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None

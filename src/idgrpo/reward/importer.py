@@ -5,7 +5,6 @@ Layout read: `adapter_model.safetensors` (LoRA on the language model),
 names of transformers 4.51 (`model.layers.*`, `visual.*`, `rm_head`).
 """
 
-import json
 import math
 import re
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from idgrpo.errors import ArtifactError
+from idgrpo.records.document import parse_json
 from idgrpo.reward.backbone import load_backbone
 from idgrpo.reward.inputs import InputBuilder
 from idgrpo.reward.model import RewardNetwork, save_network
@@ -134,7 +134,7 @@ def read_settings(checkpoint: Path) -> dict:
     for path in (checkpoint / CONFIG, checkpoint.parent / CONFIG):
         if path.is_file():
             try:
-                settings = json.loads(path.read_text(encoding="utf-8"))
+                settings = parse_json(path.read_text(encoding="utf-8"))
                 model, lora = settings["model_config"], settings["peft_lora_config"]
                 known = model["output_dim"] == 1 and model["reward_token"] == "special" and not lora["vision_lora"]
                 known = known and "max_frame_pixels" in settings["data_config"]

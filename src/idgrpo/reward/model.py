@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from idgrpo.errors import ArtifactError
+from idgrpo.records.document import parse_json
 from idgrpo.reward.backbone import hidden_states, load_backbone, quiet_transformers, require_finite
 from idgrpo.reward.inputs import InputBuilder
 from idgrpo.reward.parts import PARTS_FILE, Parts
@@ -140,7 +141,7 @@ def require_checkpoint(folder: Path) -> None:
 def load_card(directory: Path) -> dict:
     """Read the card of a saved reward model."""
     try:
-        card = json.loads((directory / CARD_FILE).read_text(encoding="utf-8"))
+        card = parse_json((directory / CARD_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtifactError(
             f"{directory} is not a reward model: {CARD_FILE} is missing",

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from idgrpo.errors import ArtifactError, DataError, UsageError
+from idgrpo.records.document import parse_json
 
 REWARD_TOKEN = "<|SA_reward|>"
 CHECKPOINT_FILE = "idgrpo_reward.json"
@@ -181,7 +182,7 @@ class Preprocessing(BaseModel):
         """Read `preprocessing.json`; a digest that does not match its content is an ArtifactError."""
         path = directory / SAVED_FILE
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = parse_json(path.read_text(encoding="utf-8"))
             loaded = cls.model_validate(document["preprocessing"])
         except FileNotFoundError:
             raise ArtifactError(f"{directory} holds no reward model: {SAVED_FILE} is missing") from None
@@ -222,7 +223,7 @@ def checkpoint_preprocessing(directory: Path, processor_fields: dict, overrides:
     path = directory / CHECKPOINT_FILE
     if path.is_file():
         try:
-            carried = json.loads(path.read_text(encoding="utf-8"))
+            carried = parse_json(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ArtifactError(f"{path} is not JSON: {error}") from error
     try:

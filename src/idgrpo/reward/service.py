@@ -18,12 +18,13 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from idgrpo.errors import BusyError, DataError, IdgrpoError, UsageError
-from idgrpo.reward.limits import BodyReader, Limits, TooMuchError, is_our_name, patient_protocol
 from idgrpo.reward.score import RewardFailure, RewardModel, Score
 from idgrpo.reward.wire import TYPE, pack_scores, unpack_request
+from idgrpo.run.limits import BodyReader, Limits, TooMuchError, is_our_name, patient_protocol
 from idgrpo.run.serving import serve_until
 
 DRAIN_S = 60
+BACKLOG = 1024
 
 
 class ScoringDesk:
@@ -177,7 +178,7 @@ def listen(host: str, port: int) -> socket.socket:
         raise UsageError(f"there is no host {host} on this machine") from None
     except OSError as error:
         raise BusyError(f"port {port} of {host} cannot be had: {error.strerror}", fix="--port 0 takes any") from None
-    listener.listen()
+    listener.listen(BACKLOG)
     return listener
 
 

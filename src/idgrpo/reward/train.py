@@ -11,6 +11,7 @@ import torch
 
 from idgrpo.errors import DataError, UsageError
 from idgrpo.records.atomic import replacing
+from idgrpo.records.document import parse_json
 from idgrpo.records.models import Preference
 from idgrpo.reward.backbone import load_backbone
 from idgrpo.reward.check import check_media
@@ -147,7 +148,7 @@ def taught(
 ) -> tuple[list[Preference], dict]:
     """Filter pairs by a teacher; what it kept is stored with the run, so that a resumed one does not ask again."""
     path, world = session.run.path / TAUGHT, session.world
-    known = json.loads(path.read_text(encoding="utf-8")) if world.is_main and path.is_file() else None
+    known = parse_json(path.read_text(encoding="utf-8")) if world.is_main and path.is_file() else None
     known = world.gather(known)[0]
     if known is not None:
         kept_ids = set(known["kept"])

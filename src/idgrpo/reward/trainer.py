@@ -1,6 +1,5 @@
 """transformers' Trainer with pair losses: parts have their own learning rates, draws keep their order, resume is exact."""
 
-import json
 import logging
 import math
 import os
@@ -15,14 +14,11 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from idgrpo.errors import ArtifactError, IdgrpoError
-from idgrpo.records.atomic import replacing
-from idgrpo.records.digest import sha256_of
 from idgrpo.reward.losses import PairLoss, mean_over_valid
-from idgrpo.run.checkpoint import sync_tree
+from idgrpo.run.checkpoint import damage, seal
 from idgrpo.run.distributed import World
 
 WEIGHTS = "model.safetensors"
-SEAL = "sealed.json"
 DIVERGED = "lower the rates (full.rates.*, head.rate), or look at what the pairs hold"
 
 log = logging.getLogger(__name__)
@@ -131,36 +127,14 @@ class RunCallback(TrainerCallback):
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
-def seal(folder: Path) -> None:
-    """Flush a checkpoint to the disk and write down what it holds; from then on it counts."""
-    sync_tree(folder)
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    with replacing(folder / SEAL) as draft:
-        draft.write_text(json.dumps({name: sha256_of(files[name]) for name in sorted(files)}), encoding="utf-8")
-    sync_tree(folder)
-
-
 def latest_complete(folder: Path) -> Path | None:
     """Return the newest checkpoint that is sealed and holds what its seal says; a newer one is named in a warning."""
     steps = [path for path in folder.glob("checkpoint-*") if path.name.split("-")[-1].isdigit()]
     for path in sorted(steps, key=lambda p: int(p.name.split("-")[-1]), reverse=True):
-        problem = _damage(path)
+        problem = damage(path)
         if problem is None:
             return path
         log.warning("%s is not used: %s", path, problem)
-    return None
-
-
-def _damage(path: Path) -> str | None:
-    try:
-        sealed = json.loads((path / SEAL).read_text(encoding="utf-8"))
-        for name, digest in sealed.items():
-            if sha256_of(path / name) != digest:
-                return f"{name} was changed"
-    except FileNotFoundError as error:
-        return f"it was not finished: {Path(error.filename).name} is missing"
-    except (OSError, ValueError, AttributeError) as error:
-        return f"it cannot be read: {error}"
     return None
 
 

@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from idgrpo.records.atomic import replacing
+from idgrpo.records.digest import sha256_of
+from idgrpo.records.document import parse_json
 from idgrpo.run.machine import require_disk
+from idgrpo.run.progress import tell
 
 PREFIX = "step-"
+SEAL = "sealed.json"
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Checkpoints:
             draft.mkdir()
             files(draft)
             (draft / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf-8")
-            sync_tree(draft)
+            seal(draft)
             self.before_publish()
             if target.exists():
                 os.rename(target, aside)
@@ -80,11 +85,15 @@ class Checkpoints:
         return sorted(int(name) for name in names if name.isdigit())
 
     def latest(self) -> Checkpoint | None:
-        """Return the newest checkpoint, or None."""
+        """Return the newest whole checkpoint, or None. A newer one that is damaged is told, and passed over."""
         for step in reversed(self.steps()):
             for path in (self._target(step), self._aside(step)):
-                if (path / "state.json").is_file():
-                    return Checkpoint(step, path, json.loads((path / "state.json").read_text(encoding="utf-8")))
+                if not path.is_dir():
+                    continue
+                problem = damage(path)
+                if problem is None:
+                    return Checkpoint(step, path, parse_json((path / "state.json").read_text(encoding="utf-8")))
+                tell(f"warning: the checkpoint {path} is not used: {problem}")
         return None
 
     def _target(self, step: int) -> Path:
@@ -110,6 +119,29 @@ class Checkpoints:
                 os.rename(path, target)
         for path in self.folder.glob(".draft-*"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def seal(folder: Path) -> None:
+    """Flush a checkpoint to the disk and write down what it holds; from then on it counts."""
+    sync_tree(folder)
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    with replacing(folder / SEAL) as draft:
+        draft.write_text(json.dumps({name: sha256_of(files[name]) for name in sorted(files)}), encoding="utf-8")
+    sync_tree(folder)
+
+
+def damage(folder: Path) -> str | None:
+    """Say what of a checkpoint is missing or other than its seal says, None when it is whole."""
+    try:
+        sealed = parse_json((folder / SEAL).read_text(encoding="utf-8"))
+        for name, digest in sealed.items():
+            if sha256_of(folder / name) != digest:
+                return f"{name} was changed"
+    except FileNotFoundError as error:
+        return f"it was not finished: {Path(error.filename).name} is missing"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"it cannot be read: {error}"
+    return None
 
 
 def sync_tree(folder: Path) -> None:

@@ -59,7 +59,8 @@ def load_config(
     except ValidationError as error:
         lines = [_explain(detail, cls) for detail in error.errors()]
         raise UsageError(
-            "configuration:\n  " + "\n  ".join(lines), fix="`idgrpo config show STAGE` lists keys and defaults"
+            ("configuration:" if file is None else f"configuration, {file}:") + "\n  " + "\n  ".join(lines),
+            fix="`idgrpo config show STAGE` lists keys and defaults",
         ) from None
 
 

@@ -63,6 +63,19 @@ class RunFolder:
             self.path.rmdir()
 
 
+def refuse_if_held(path: Path) -> None:
+    """Raise BusyError when a process works in a run's folder now."""
+    with contextlib.suppress(FileNotFoundError), (path / LOCK_FILE).open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _busy(path) from None
+
+
+def _busy(path: Path) -> BusyError:
+    return BusyError(f"another process is working in {path}", fix="wait for it, or use another --name")
+
+
 def _locked(path: Path) -> IO[str]:
     """Hold the lock file of a folder, made if need be; a lock whose file was removed meanwhile does not count."""
     while True:
@@ -81,5 +94,5 @@ def _locked(path: Path) -> IO[str]:
                     return lock
         except BlockingIOError:
             lock.close()
-            raise BusyError(f"another process is working in {path}", fix="wait for it, or use another --name") from None
+            raise _busy(path) from None
         lock.close()

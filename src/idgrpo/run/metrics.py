@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from idgrpo.records.atomic import replacing
+from idgrpo.records.document import parse_json
 
 
 class MetricsLog:
@@ -23,8 +24,12 @@ class MetricsLog:
         for key, value in values.items():
             row[key] = str(value) if isinstance(value, float) and not math.isfinite(value) else value
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        with self.path.open("a+b") as file:
+            # A kill may have cut the line before: it must not take this one with it.
+            at_end = file.seek(0, os.SEEK_END)
+            if at_end and os.pread(file.fileno(), 1, at_end - 1) != b"\n":
+                file.write(b"\n")
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
 
     def sync(self) -> None:
         """Flush the lines to the disk: a checkpoint must never know of steps that a power cut takes from the log."""
@@ -33,20 +38,20 @@ class MetricsLog:
 
     @staticmethod
     def read(path: Path) -> Iterator[dict[str, Any]]:
-        """Read the lines of a log; a last line cut short by a crash is left out."""
+        """Read the lines of a log; one that a crash cut short, or that was damaged, is left out alone."""
         if not path.exists():
             return
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8", errors="replace") as file:
             for line in file:
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    return
+                with contextlib.suppress(ValueError, RecursionError):
+                    row = parse_json(line)
+                    if isinstance(row, dict):
+                        yield row
 
     def truncate_after(self, step: int) -> None:
-        """Drop lines of later steps (and a torn last line), so that a resumed run writes them once."""
+        """Drop lines of later steps (and torn ones), so that a resumed run writes them once."""
         if not self.path.exists():
             return
-        rows = [row for row in self.read(self.path) if row["step"] <= step]
+        rows = [row for row in self.read(self.path) if isinstance(at := row.get("step"), int) and at <= step]
         with replacing(self.path) as draft:
             draft.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -71,3 +71,8 @@ def progress(total: int, label: str, unit: str = "") -> Iterator[ProgressBar]:
     bar = _RichBar(total, label, unit)
     with bar.rich:
         yield bar
+
+
+def tell(line: str) -> None:
+    """Say something to whoever watches the work; results go elsewhere."""
+    sys.stderr.write(line + "\n")

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from idgrpo.errors import DataError, StoppedError, UsageError
+from idgrpo.records.document import parse_json
+from idgrpo.run.folder import refuse_if_held
 from idgrpo.stages.settings import Settings, settle
 from idgrpo.stages.source import Given, Source, find
 from idgrpo.stages.work import Plan, Run, Stage, Work
@@ -101,7 +103,13 @@ class Annotation:
     resume: bool
 
     def run(self) -> Artifact:
-        """Do all three; what exists is not made again, and a stopped session goes on."""
+        """Do all three; what exists is not made again, and a stopped session goes on.
+
+        Errors: BusyError, before anything is published, when a session of this name is open.
+        """
+        if self.by == "people" and not self.votes:
+            for folder in self.store.root.glob(f"runs/annotate-{self.name}-*"):
+                refuse_if_held(folder)
         pairs = self.pairs or find(self.store, "pairs", self._pairs().run())
         cast = self.votes or (find(self.store, "votes", VOTING[self.by](self, pairs).run()),)
         return self._preferences(pairs, cast).run()
@@ -158,15 +166,18 @@ class Annotation:
         return self.work("annotate-pairs", "pairs", inputs, self.settings.pairs.model_dump(mode="json"), make)
 
     def _preferences(self, pairs: Source, votes: Sequence[Source]) -> Work:
+        from idgrpo.annotate.doubts import vote_check
         from idgrpo.annotate.stage import conclude
         from idgrpo.records.jsonl import read_records
         from idgrpo.records.models import Vote
 
         def make(run: Run) -> None:
-            cast = (vote for source in votes for vote in read_records(source.records, Vote))
+            cast = (vote for source in votes for vote in read_records(source.records, Vote, check=vote_check()))
             gold = {pair: label for source in votes for pair, label in _gold_labels(source).items()}
             found = conclude(_read_pairs(pairs), cast, self.settings, run.out.path, by=self.by, gold=gold)
             run.out.metrics.update(found)
+            for doubt in found.get("doubts", []):
+                to_stderr(f"warning: {doubt}")
 
         inputs = {"pairs": pairs, **{f"votes{i}": source for i, source in enumerate(votes)}}
         config = {"by": self.by, **self.settings.model_dump(mode="json", include={"aggregate", "agreement"})}
@@ -298,7 +309,7 @@ def _gold_pairs(source: Source | None) -> "list[tuple[Pair, str]]":
 def _gold_labels(votes: Source) -> dict[str, str]:
     """Read the known labels that travel with votes."""
     file = votes.records.parent / GOLD_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return parse_json(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def _scores(model: Source, samples: "list[Sample]") -> dict[str, float]:

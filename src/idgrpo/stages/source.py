@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Union
 from idgrpo.errors import ArtifactError, DataError
 from idgrpo.records.digest import file_digest
 from idgrpo.run.distributed import world_from_environment
+from idgrpo.run.progress import tell
 from idgrpo.store import KINDS
 from idgrpo.store.artifact import Artifact
 from idgrpo.store.manifest import InputEntry, content_digest, scan
@@ -71,11 +71,6 @@ Given = Union[str, Path, Artifact, Source, None]  # noqa: UP007 - the names are 
 """How a caller names an input: a reference, a path, an artifact, a source found before, or None for the newest."""
 
 
-def tell(line: str) -> None:
-    """Say something to whoever watches the work; results go elsewhere."""
-    sys.stderr.write(line + "\n")
-
-
 def listed(given: "Given | Sequence[Given]") -> list[Given]:
     """Give the inputs that were named, one or several; nothing named is one input: the newest."""
     if given is None or isinstance(given, str | Path | Artifact | Source):
@@ -92,7 +87,8 @@ def find(store: Store, kind: str, given: Given = None, *, bases_only: bool = Fal
     """Find an input of a kind and pin it.
 
     Nothing given means the newest artifact of the kind, and says which that is; `bases_only` leaves samples of tuned
-    policies out then. Newest is what was last made, or found again by the command that makes it. An existing file or folder is meant before a reference, except
+    policies out then, and a reward model at chance is passed over for one that is not. Newest is what was last made, or
+    found again by the command that makes it. An existing file or folder is meant before a reference, except
     that a bare kind (`rm`, `cases`) is always a reference: write `./rm` for a folder of that name.
 
     Raises:
@@ -117,13 +113,14 @@ def find(store: Store, kind: str, given: Given = None, *, bases_only: bool = Fal
         raise DataError(
             f"{text}: there is no such file or folder", fix=f"give a file of {kind}, or a reference of the store"
         )
-    return _of_artifact(store, kind, store.resolve(text, kind=kind))
+    return _of_artifact(store, kind, _newest(store, kind) if text == kind else store.resolve(text, kind=kind))
 
 
-def _newest(store: Store, kind: str, *, bases_only: bool) -> Artifact:
+def _newest(store: Store, kind: str, *, bases_only: bool = False) -> Artifact:
     """Give the newest artifact of a kind and say which it is; ArtifactError names the command that makes one."""
-    taken = store.newest(kind, untuned) if bases_only else store.newest(kind)
-    if taken is None and bases_only and store.newest(kind) is not None:
+    newest = store.newest(kind)
+    taken = store.newest(kind, untuned) if bases_only else store.newest(kind, _above_chance) or newest
+    if taken is None and newest is not None:
         raise ArtifactError(
             f"all {kind} in {store.root} were made by tuned policies, which are not taken unasked",
             fix=f"name them, such as {kind}@v1, or sample a base: idgrpo sample --base NAME",
@@ -131,7 +128,15 @@ def _newest(store: Store, kind: str, *, bases_only: bool) -> Artifact:
     taken = taken or store.resolve(kind, kind=kind)
     if world_from_environment(dict(os.environ)).is_main:
         tell(f"{kind}: {taken.ref}, the newest{' of a base without a policy' if bases_only else ''}")
+        if newest is not None and not _above_chance(newest):
+            passed_over = "is passed over" if taken.ref != newest.ref else "is the newest reward model"
+            tell(f"warning: {newest.ref} {passed_over}: on held-out pairs it is not above chance")
     return taken
+
+
+def _above_chance(artifact: Artifact) -> bool:
+    """Tell whether an artifact is no reward model that fails its held-out pairs."""
+    return not artifact.manifest.metrics.get("at_chance")
 
 
 def _looks_like_a_path(given: str | Path) -> bool:

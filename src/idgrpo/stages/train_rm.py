@@ -128,7 +128,10 @@ def _make(run: Run, store: Store, settings: "RewardModelConfig", pairs: "list[Pr
     (out / "accuracy.txt").write_text("\n".join(accuracy_lines(card)) + "\n", encoding="utf-8")
     run.out.metrics.update(flat_metrics(card))
     if card["at_chance"]:
-        tell("warning: on held-out pairs the model is not above chance; collect more or clearer preferences")
+        tell(
+            "warning: on held-out pairs the model is not above chance; collect more or clearer preferences. Who asks for the "
+            "newest gets an older one that is above chance, if there is one"
+        )
     run.out.timed.add("metrics.jsonl")
 
 

@@ -18,10 +18,12 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 from idgrpo.errors import ArtifactError, BusyError, DataError
 from idgrpo.run.distributed import World, join_world, world_from_environment
 from idgrpo.run.folder import RunFolder
-from idgrpo.stages.source import Source, find, tell
+from idgrpo.run.progress import tell
+from idgrpo.stages.source import RECORD_FILES, Source, find
 from idgrpo.store.artifact import Artifact
-from idgrpo.store.draft import Draft
+from idgrpo.store.draft import Draft, remove_abandoned
 from idgrpo.store.manifest import InputEntry, canonical
+from idgrpo.store.prune import choosing, refs_named_in
 from idgrpo.store.store import Store, check_name
 
 
@@ -151,8 +153,22 @@ class Work:
     def locked(self) -> Iterator[RunFolder]:
         """Hold the run's folder. Raises BusyError when another process works in it."""
         inputs = {key: entry.model_dump() for key, entry in self.entries.items()}
-        with RunFolder.open(self.folder, {"inputs": inputs, "config": self.settled}) as folder:
+        with ExitStack() as held:
+            with choosing(self.store):
+                folder = held.enter_context(RunFolder.open(self.folder, self._card(inputs)))
+                for source in self.inputs.values():
+                    if source.artifact is not None and not source.path.is_dir():
+                        raise ArtifactError(
+                            f"{source.ref} was removed from the store a moment ago",
+                            fix="run again: what is newest then is taken",
+                        )
             yield folder
+
+    def _card(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Say what is read, for those who prune: also artifacts that the records of an input name."""
+        with_records = (source for source in self.inputs.values() if source.kind in RECORD_FILES)
+        named = {ref for source in with_records for ref in refs_named_in(source.records)}
+        return {"inputs": inputs, "config": self.settled, "reads": sorted(named)}
 
     def run(self) -> Artifact:
         """Give what exists, or make it; a run that was stopped or killed goes on.
@@ -167,7 +183,7 @@ class Work:
         reuse = self.reuse and not self.force
         found = self.find() if reuse and world.is_main else None
         if world.gather(found is not None)[0]:
-            self._clean_up(world)
+            self._clean_up(found, world)
         elif world.is_main:
             found = self._main(world, reuse=reuse, fresh=self.force and not self.resume)
         else:
@@ -204,9 +220,13 @@ class Work:
                         continue
                 tell(f"warning: {source.ref} ({key}) was changed during the work; the result is of the state before")
 
-    def _clean_up(self, world: World) -> None:
+    def _clean_up(self, found: Artifact | None, world: World) -> None:
         """Remove what a kill left between publishing and cleaning up."""
-        if world.is_main and self.folder.is_dir():
+        if found is None:  # another rank than the main one
+            return
+        with suppress(OSError):  # a store that can only be read
+            remove_abandoned(found.path.parent)
+        if self.folder.is_dir():
             with suppress(BusyError), self.locked() as folder:
                 self.forget(folder)
 

@@ -1,18 +1,18 @@
-"""Drafts: artifacts being built, in hidden folders that name the process that builds them."""
+"""Drafts: artifacts being built, in hidden folders beside their place, each with a lock that its builder holds."""
 
-import os
-import re
+import fcntl
 import shutil
-import socket
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from uuid import uuid4
 
 from idgrpo.store.artifact import Artifact
 
 PREFIX = ".draft-"
-NAMED = re.compile(r"\.draft-(?P<host>.+)-(?P<process>\d+)-[^-]+")
+LOCK = ".lock"
 
 
 @dataclass
@@ -33,27 +33,64 @@ class Draft:
         return self._artifact
 
 
-def new_draft_folder(folder: Path) -> Path:
-    """Make an empty hidden folder `.draft-<host>-<process>-<random>` inside `folder`."""
-    path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{_host()}-{os.getpid()}-", dir=folder))
-    os.chmod(path, 0o755)
-    return path
+@contextmanager
+def draft_folder(folder: Path) -> Iterator[Path]:
+    """Give an empty hidden folder inside `folder`; what is still there at the end is removed.
+
+    A lock beside it is held meanwhile. It tells others that its builder is alive, also those in other containers, whose
+    process numbers and host names say nothing.
+    """
+    path, lock = _new(folder)
+    try:
+        yield path
+    finally:
+        try:
+            shutil.rmtree(path, ignore_errors=True)
+        finally:
+            _lock_of(path).unlink(missing_ok=True)
+            lock.close()
+
+
+def _new(folder: Path) -> tuple[Path, IO[bytes]]:
+    while True:
+        path = folder / f"{PREFIX}{uuid4().hex[:12]}"
+        lock = _lock_of(path).open("xb")
+        # Who clears up may have seen the lock between these lines, before it was held, and taken it away.
+        if _hold(lock) and _lock_of(path).exists():
+            path.mkdir()
+            return path, lock
+        lock.close()
 
 
 def remove_abandoned(folder: Path) -> int:
-    """Remove drafts whose process is gone; returns how many.
-
-    A store may be shared by machines and containers whose process numbers say nothing about each other: drafts of another
-    host are left alone.
-    """
+    """Remove drafts that nobody builds any more; returns how many."""
     removed = 0
-    for path in folder.glob(f"{PREFIX}*"):
-        owner = NAMED.fullmatch(path.name)
-        if owner and owner["host"] == _host() and not Path(f"/proc/{owner['process']}").exists():
-            shutil.rmtree(path, ignore_errors=True)
-            removed += 1
+    for path in {path.with_name(path.name.removesuffix(LOCK)) for path in folder.glob(f"{PREFIX}*")}:
+        try:
+            lock = _lock_of(path).open("rb")
+        except FileNotFoundError:  # its lock went first
+            removed += _remove(path)
+            continue
+        with lock:
+            if _hold(lock):
+                removed += _remove(path)
+                _lock_of(path).unlink(missing_ok=True)
     return removed
 
 
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname()) or "unknown"
+def _remove(path: Path) -> int:
+    found = path.is_dir()
+    shutil.rmtree(path, ignore_errors=True)
+    return int(found)
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(path.name + LOCK)
+
+
+def _hold(lock: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

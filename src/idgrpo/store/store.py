@@ -17,9 +17,10 @@ from idgrpo import __version__
 from idgrpo.errors import ArtifactError, UsageError
 from idgrpo.records.atomic import replacing
 from idgrpo.records.digest import file_digest
+from idgrpo.records.document import parse_json
 from idgrpo.store import KINDS
 from idgrpo.store.artifact import Artifact
-from idgrpo.store.draft import Draft, new_draft_folder, remove_abandoned
+from idgrpo.store.draft import Draft, draft_folder, remove_abandoned
 from idgrpo.store.manifest import InputEntry, Manifest, canonical, content_digest, environment, scan
 from idgrpo.store.tags import read_tags, write_tag
 
@@ -236,8 +237,8 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         remove_abandoned(folder)
         started, pinned = started or time.monotonic(), _pin(inputs)
-        draft = Draft(new_draft_folder(folder), dict(metrics or {}))
-        try:
+        with draft_folder(folder) as path:
+            draft = Draft(path, dict(metrics or {}))
             yield draft
             _drop_unfinished(draft.path)
             files = scan(draft.path)
@@ -265,9 +266,6 @@ class Store:
             _sync(folder)
             draft._artifact = Artifact(kind, name, version, target)
             draft.path = target
-        except BaseException:
-            shutil.rmtree(draft.path, ignore_errors=True)
-            raise
 
     def _now(self, kind: str) -> str:
         """Give the time, never before the newest artifact of the kind: "newest" survives a clock that goes back."""
@@ -290,7 +288,7 @@ def check_name(name: str) -> str:
 def _created(path: Path) -> str:
     """Return when an artifact was made; what cannot be read sorts as oldest."""
     try:
-        return str(json.loads((path / "manifest.json").read_bytes())["created_utc"])
+        return str(parse_json((path / "manifest.json").read_bytes())["created_utc"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from idgrpo.errors import ArtifactError
 from idgrpo.records.atomic import replacing
+from idgrpo.records.document import parse_json
 
 
 def read_tags(folder: Path) -> dict[str, str]:
     """Return the tags of a kind: tag -> reference."""
     path = folder / "tags.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError as error:

@@ -23,6 +23,7 @@ class Limits:
     header_timeout_s: float = 10.0  # from the connection, or the last answer, to the end of the headers
     pause_timeout_s: float = 10.0  # between two pieces of a body
     min_bytes_per_s: float = 64 * 2**10  # of a body, after the first pause_timeout_s
+    reading_timeout_s: float = 60.0  # for a caller to take the next piece of an answer
     max_connections: int = field(default_factory=lambda: _half_of_the_files())
 
 
@@ -109,13 +110,14 @@ def is_our_name(host_header: str, names: Iterable[str]) -> bool:
 def patient_protocol(limits: Limits) -> type[h11_impl.H11Protocol]:
     """Return uvicorn's HTTP protocol with a time limit for headers and a limit on connections.
 
-    A connection beyond the limit takes the place of the one that has waited longest for its headers; where none waits it
-    is closed.
+    A connection beyond the limit takes the place of the one that has been idle longest: without whole headers, or kept
+    after an answer. Where none is, it is closed.
     """
     waiting: dict[h11_impl.H11Protocol, None] = {}  # in the order in which they began to wait
 
     class PatientProtocol(h11_impl.H11Protocol):
         header_timer: asyncio.TimerHandle | None = None
+        reading_timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -129,7 +131,27 @@ def patient_protocol(limits: Limits) -> type[h11_impl.H11Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._unwatch()
+            self._is_read()
             super().connection_lost(exc)
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if not self.transport.is_closing() and self.conn.their_state is h11_impl.h11.IDLE:
+                waiting[self] = None
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            if self.reading_timer is None:
+                self.reading_timer = self.loop.call_later(limits.reading_timeout_s, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            self._is_read()
+            super().resume_writing()
+
+        def _is_read(self) -> None:
+            if self.reading_timer is not None:
+                self.reading_timer.cancel()
+                self.reading_timer = None
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
