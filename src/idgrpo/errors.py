@@ -1,13 +1,17 @@
-"""Errors that users see: what went wrong, where, and what to do; each kind has one exit code."""
+"""Errors that users see: what went wrong, where, and what to do; each kind has one exit code.
+
+The first line of a class says what its exit code means, `remedy` what a user does then; `fix` of an error is more precise.
+"""
 
 import errno
 import os
 
 
 class IdgrpoError(Exception):
-    """An error with a message for people; `fix` says what to do next."""
+    """The work failed, or a gate of `eval` is not met."""
 
     exit_code = 1
+    remedy = "read the message; with a gate, open the report that was written all the same"
 
     def __init__(self, message: str, *, fix: str | None = None):
         super().__init__(message)
@@ -22,36 +26,57 @@ class UsageError(IdgrpoError):
     """Wrong option, configuration key or value."""
 
     exit_code = 2
+    remedy = "mend the option or the key that the message names; `idgrpo COMMAND --help`, `idgrpo config show STAGE`"
 
 
 class DataError(IdgrpoError):
     """Input data that cannot be used; the message names file, line and field."""
 
     exit_code = 3
+    remedy = "mend the line that the message names; `train-rm --skip-invalid` puts bad lines aside"
 
 
 class ArtifactError(IdgrpoError):
     """An artifact that is missing, ambiguous or damaged."""
 
     exit_code = 4
+    remedy = "make it with the command that the message names; `idgrpo artifacts list`, `idgrpo artifacts verify`"
 
 
 class BusyError(IdgrpoError):
     """Another process holds the run or the store entry."""
 
     exit_code = 5
+    remedy = "wait for the other process, or choose another --name or --store"
 
 
 class MachineError(IdgrpoError):
     """What the machine lacks: memory, disk, GPU, weights, an optional package."""
 
     exit_code = 6
+    remedy = "do what the message says, then `idgrpo doctor`; --dry-run shows what a command needs"
 
 
 class StoppedError(IdgrpoError):
-    """Stopped cleanly with a checkpoint; run again with `--resume`."""
+    """Stopped cleanly with a checkpoint."""
 
     exit_code = 75
+    remedy = "run the same command again: it goes on from the checkpoint"
+
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C where nothing catches it."""
+
+
+def exit_codes() -> dict[int, tuple[str, str]]:
+    """Give every exit code with what it means and what to do then."""
+    kinds: list[type[IdgrpoError]] = [IdgrpoError, *IdgrpoError.__subclasses__()]
+    table = {kind.exit_code: ((kind.__doc__ or "").rstrip("."), kind.remedy) for kind in kinds}
+    return {
+        0: ("Done", ""),
+        **table,
+        INTERRUPTED: ("Interrupted", "run the same command again; finished parts are kept"),
+    }
 
 
 # What the machine refuses, whatever we do.

@@ -1,12 +1,16 @@
 """Real faces for the bench: photographs that packages ship, dlib's recognition network, and clips of two people who move.
 
-Bench-only packages: `dlib-bin` and `face-recognition-models` (pip install). Photographs: E. Collins (scikit-image) and G. Hopper
-(matplotlib) are always at hand; `$IDGRPO_FACE_PHOTOS` names a folder with one folder a person of further ones, for example those of
-the source package `face-recognition`. Nothing is fetched.
+`make bench-faces` installs what only this bench needs: `dlib-bin` and `face-recognition-models` (the network), `mahotas` and the source
+package `face-recognition` (photographs). Photographs: E. Collins (scikit-image, NASA), G. Hopper (matplotlib, U.S. Navy), J. Biden and
+B. Obama (face-recognition, the White House), all in the public domain, and L. P. Coelho (mahotas, MIT licence).
+`$IDGRPO_FACE_PHOTOS` may name a folder with one folder a person of further ones.
 """
 
 import importlib.util
 import os
+import sys
+import sysconfig
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +28,12 @@ from idgrpo.people.faces import FaceFinder
 SIZE = (240, 416)
 NUM_FRAMES = 25
 PORTRAIT_PX = 130
+PHOTO_ROOTS = (Path(sys.prefix) / "face-photos", Path(sysconfig.get_paths()["purelib"]))
+SHIPPED = {
+    "biden": "face_recognition-*/tests/test_images/biden.jpg",
+    "obama": "face_recognition-*/tests/test_images/obama[.23]*",
+    "coelho": "mahotas/demos/data/luispedro.jpg",
+}
 
 
 class DlibEmbedder:
@@ -75,7 +85,7 @@ def _lfw(size: int) -> torch.Tensor:
 
 @lru_cache
 def finder() -> FaceFinder:
-    return FaceFinder(DlibEmbedder(), min_face_px=24)
+    return FaceFinder(DlibEmbedder(), min_face_px=40)
 
 
 def _opened(path: Path) -> np.ndarray:
@@ -94,6 +104,9 @@ def photographs() -> dict[str, list[torch.Tensor]]:
     with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
         hopper = np.asarray(Image.open(file).convert("RGB"))
     found = {"collins": [astronaut], "hopper": [hopper]}
+    for person, pattern in SHIPPED.items():
+        if files := sorted(path for root in PHOTO_ROOTS for path in root.glob(pattern)):
+            found[person] = [_opened(path) for path in files]
     folder = os.environ.get("IDGRPO_FACE_PHOTOS")
     for person in sorted(Path(folder).iterdir()) if folder else []:
         if person.is_dir():
@@ -152,28 +165,67 @@ class FaceClip:
     references: list[torch.Tensor]
 
 
-def make_clip(people: tuple[str, str], ground: torch.Tensor, number: int = 0) -> FaceClip:
-    """Move two people: the first from left to right, the second a little; both nod and sway."""
-    photos = photographs()
-    cutouts = [photos[name][1 + number % (len(photos[name]) - 1)] for name in people]
+Cast = list[torch.Tensor]
+"""Heads and shoulders uint8 [3, 300, 300], one a slot; slot 0 walks from left to right, slot 1 sways at the right."""
+
+
+def shown(cast: Callable[[int], Cast], ground: torch.Tensor, number: int = 0, still: bool = False) -> torch.Tensor:
+    """Draw a clip of who is cast in each frame, before a background: uint8 [25, 3, 240, 416]. All nod, unless `still`."""
     rows = (torch.arange(PORTRAIT_PX) + 0.5 - PORTRAIT_PX / 2) / (PORTRAIT_PX / 2)
     soft = ((1 - (rows[:, None] ** 2 + rows[None] ** 2).sqrt()) / 0.1).clamp(0, 1)
     frames = []
     for t in range(NUM_FRAMES):
-        frame, share = ground.float().clone(), t / (NUM_FRAMES - 1)
-        for slot, cutout in enumerate(cutouts):
-            face = turned(cutout, 8 * np.sin(6 * share + slot + number), PORTRAIT_PX).float()
+        frame, share = ground.float().clone(), 0.0 if still else t / (NUM_FRAMES - 1)
+        for slot, cutout in enumerate(cast(t)):
+            angle = 0.0 if still else 8 * np.sin(6 * share + slot + number)
+            face = turned(cutout, angle, PORTRAIT_PX).float()
             x = round(10 + 120 * share) if slot == 0 else round(262 + 12 * np.sin(5 * share))
             y = round(60 + 6 * np.sin(7 * share + 2 * slot))
             part = frame[:, y : y + PORTRAIT_PX, x : x + PORTRAIT_PX]
             frame[:, y : y + PORTRAIT_PX, x : x + PORTRAIT_PX] = part + soft * (face - part)
         frames.append(frame.round().clamp(0, 255).byte())
-    return FaceClip(people, torch.stack(frames), [photos[name][0] for name in people])
+    return torch.stack(frames)
 
 
-def all_clips() -> list[FaceClip]:
-    """Give a clip of each two people, over backgrounds in turn."""
+def take_of(name: str, number: int) -> torch.Tensor:
+    """Give a photo of a person that is not the reference."""
+    photos = photographs()[name]
+    return photos[1 + number % (len(photos) - 1)]
+
+
+def make_clip(people: tuple[str, str], ground: torch.Tensor, number: int = 0) -> FaceClip:
+    """Move two people: the first from left to right, the second a little; both nod and sway."""
+    takes = [take_of(name, number) for name in people]
+    return FaceClip(people, shown(lambda t: takes, ground, number), [photographs()[name][0] for name in people])
+
+
+def kinds_of_clips(people: tuple[str, str], ground: torch.Tensor, number: int = 0) -> dict[str, torch.Tensor]:
+    """Show the same case rightly and wrongly: clips uint8 [25, 3, 240, 416] by kind."""
+    first, second = takes = [take_of(name, number) for name in people]
+    photos = [photographs()[name][0] for name in people]
+    others = [take_of(name, number) for name in photographs() if name not in people]
+    both = ((first.float() + second.float()) / 2).byte()
+    good = shown(lambda t: takes, ground, number)
+    noise = torch.randn(good.shape, generator=torch.Generator().manual_seed(number)) * 6
+    blurred = torch.nn.functional.avg_pool2d(good.float(), (1, 13), 1, (0, 6), count_include_pad=False)
+    return {
+        "good": good,
+        "strangers": shown(lambda t: others[:2], ground, number),
+        "one stranger": shown(lambda t: [first, others[0]], ground, number),
+        "swapped half-way": shown(lambda t: takes if t < NUM_FRAMES // 2 else takes[::-1], ground, number),
+        "one missing": shown(lambda t: [first], ground, number),
+        "duplicated": shown(lambda t: [first, first], ground, number),
+        "blended": shown(lambda t: [both, both], ground, number),
+        "dark, noise": (good.float() * 0.35 + noise).round().clamp(0, 255).byte(),
+        "motion blur 13 px": blurred.round().clamp(0, 255).byte(),
+        "reference frozen": shown(lambda t: photos, ground, still=True),
+        "filmed from the reference": shown(lambda t: photos, ground, number),
+    }
+
+
+def all_cases() -> list[tuple[tuple[str, str], torch.Tensor, int]]:
+    """Give each two people, over backgrounds in turn, with a number."""
     names = list(photographs())
     pairs = [(a, b) for k, a in enumerate(names) for b in names[k + 1 :]]
     pictures = grounds()
-    return [make_clip(pair, pictures[k % len(pictures)], k) for k, pair in enumerate(pairs)]
+    return [(pair, pictures[k % len(pictures)], k) for k, pair in enumerate(pairs)]

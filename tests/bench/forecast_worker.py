@@ -70,7 +70,7 @@ def main() -> None:
     def redness(videos, references, prompts):
         return [float(video[:, 0].float().mean()) for video in videos]
 
-    book = CaseBook(base, cases, training_size(base, config))
+    book = CaseBook(base, cases, training_size(base.entry, config))
     trainer = Trainer(base, book, RewardScorer(redness, config.reward), config, engine, start=start, folder=out)
     rows = []
     for _ in range(config.num_updates):

@@ -15,13 +15,12 @@ import pytest
 from idgrpo.bases.load import load_base
 from idgrpo.policy.config import PolicyConfig
 from idgrpo.policy.forecast import load_of
-from idgrpo.policy.measured import held_out
+from idgrpo.policy.measured import HeldOut
 from idgrpo.policy.recipes import recipe
 from idgrpo.policy.train import train
 from idgrpo.records.models import Reference
 from idgrpo.run.folder import RunFolder
 from idgrpo.tinyworld.cases import make_cases, write_cases
-from idgrpo.tinyworld.finder import TinyFinder
 from idgrpo.tinyworld.oracle import identity_by_template
 from idgrpo.video.read import read_image
 
@@ -60,7 +59,8 @@ class Course:
         )
         base = load_base(BASE)
         spent = tflop_of_update(base, config)
-        measure = held_out(self.fresh, self.cases, TinyFinder(), self.folder / f"{name}-clips", finder_name="tiny")
+        clips = self.folder / f"{name}-clips"
+        measure = HeldOut(self.fresh, self.cases, clips, config=config.evaluation, size=base.entry.train_size)
         identity: dict[int, float] = {}
 
         def watch(base, update: int) -> dict[str, float]:

@@ -47,10 +47,10 @@ def test_full_size_cost_per_recipe(name):
     print(f"\n{name}: forward {forward:.2f} TFLOP, replayed step {replay:.3f} forwards (240x416x33, two references)")
     assert replay == pytest.approx(REPLAY_FORWARDS, rel=0.01)
     totals = {}
-    for setting in ("paper", "default"):
+    for setting in ("paper", "default", "unguided"):
         cost = sample_cost(recipe(setting, name), forward, BRANCHES[name])
         totals[setting] = cost.total
         parts = f"rollout {cost.rollout:.0f}, replay {cost.replay:.0f}, reference {cost.reference:.0f}"
         print(f"| {name} | {setting} | {cost.total:.0f} TFLOP a sample | {parts} |")
     print(f"{name}: default is {totals['paper'] / totals['default']:.1f}x less compute a sample")
-    assert totals["paper"] > 5 * totals["default"]
+    assert totals["paper"] > 3 * totals["default"] > 4.5 * totals["unguided"]

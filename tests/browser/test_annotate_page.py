@@ -334,3 +334,68 @@ def test_everything_has_a_name_and_fits(server, pages, width):
         "[...document.querySelectorAll('[data-answer]')].every(b => b.getBoundingClientRect().bottom <= innerHeight)"
     )
     assert page.ask(buttons)  # the answers are in sight without scrolling
+
+
+def cell(side: str, place: int) -> str:
+    return f"[...document.querySelectorAll('#people-{side} .person')][{place}]"
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+def test_who_is_wrong_is_asked_by_key_and_by_touch_and_may_be_left_open(pages, tmp_path, people_pairs, width, height):
+    running = start_server(tmp_path, people_pairs("wide"), *PLAIN, "--transcode", "--set", "ask_people=true")
+    page = pages(width=width, height=height)
+    page.join(running.port, "ann")
+    marked = "document.querySelector('.person.now').getAttribute('aria-label')"
+    assert page.ask(marked) == "Left clip, Anna" and page.ask("document.querySelectorAll('.person').length") == 6
+    page.press("1", "2", "5")  # Anna kept, Ben changed, nothing of Charlotte
+    assert page.ask(marked) == "Right clip, Anna"
+    page.press("3", "4")
+    assert page.ask("document.getElementById('people-said').textContent") == "Right clip, Ben: missing"
+    page.driver.find_element("css selector", "#people-right .person:last-child [data-fate=kept]").click()
+    page.driver.find_element("css selector", "#people-left .person:last-child [data-fate=kept]").click()
+    page.driver.find_element("css selector", "#people-left .person:last-child [data-fate=kept]").click()  # taken back
+    time.sleep(0.3)
+    page.shot(f"people-{width}x{height}")
+    fates = {"left": ["kept", "changed", None], "right": ["mixed", "missing", "kept"]}
+    assert page.ask("idgrpo.state.current.people") == fates
+    assert page.ask(f"{cell('left', 1)}.querySelector('[data-fate=changed]').getAttribute('aria-pressed')") == "true"
+    assert page.ask("document.documentElement.scrollWidth") <= width
+    nameless = "[...document.querySelectorAll('#people [role], #people button')].filter(e => !(e.getAttribute('aria-label') || e.textContent.trim()))"
+    assert page.ask(f"{nameless}.length") == 0
+    sizes = "[...document.querySelectorAll('.person button')].map(b => b.getBoundingClientRect().height)"
+    assert min(page.ask(sizes)) >= (38 if width < 640 else 24)  # a thumb, or a mouse
+    answers = (
+        "[...document.querySelectorAll('[data-answer]')].every(b => b.getBoundingClientRect().bottom <= innerHeight)"
+    )
+    assert page.ask(answers)
+    page.vote("f")
+    page.saved()
+    page.press("u")
+    page.wait("idgrpo.state.current")
+    page.saved()
+    assert page.ask("idgrpo.state.current.people") == fates  # undo brings the answers back
+    page.wait_for_pair()
+    page.vote("j")
+    page.saved()
+    code, _, err = running.stop()
+    assert code == 0, err
+    (vote,) = read_records(Store(tmp_path / "store").resolve("votes").file("votes.jsonl"), Vote)
+    left, right = ("a", "b") if vote.a_is_left else ("b", "a")
+    assert vote.people == {left: fates["left"], right: fates["right"]} and vote.shown == "right"
+
+
+def test_nobody_is_asked_about_people_unless_it_was_wanted(server, pages, tmp_path):
+    page = pages()
+    page.join(server.port, "ann")
+    assert page.ask("document.getElementById('people').hidden")
+    page.press("1")
+    assert page.ask("idgrpo.state.current.people === undefined")
+    page.press("?")
+    page.wait("document.getElementById('help').open")
+    assert not page.ask("document.querySelector('[data-action=kept]')")
+    page.press("\ue00c")
+    page.vote("f")
+    page.saved()
+    assert server.stop()[0] == 0
+    (vote,) = read_records(Store(tmp_path / "store").resolve("votes").file("votes.jsonl"), Vote)
+    assert vote.people is None

@@ -20,6 +20,7 @@ from tiny_vlm import write_tiny_vlm
 
 from idgrpo.cli.main import run
 from idgrpo.records.jsonl import write_records
+from idgrpo.reward import METRIC_KEYS
 
 COMPACT = {
     "num_frames": 4,
@@ -136,7 +137,9 @@ def test_batch_layouts_agree(call, data) -> None:
         code, document, _ = call("--data", str(data), *[part for s in settings for part in ("--set", s)])
         assert code == 0
         folder = Path(document["path"])
-        losses = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert not {key for row in rows for key in row} - METRIC_KEYS.keys()
+        losses = [row["loss"] for row in rows]
         trained.append((losses, load_file(folder / "model.safetensors"), load_file(folder / "reward_head.safetensors")))
     (losses, *weights), (other_losses, *others) = trained
     assert len(losses) == 3 and other_losses == pytest.approx(losses, abs=1e-4)

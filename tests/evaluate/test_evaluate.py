@@ -13,9 +13,11 @@ from idgrpo.evaluate.config import EvaluateConfig, StatisticsConfig
 from idgrpo.evaluate.document import read_report
 from idgrpo.evaluate.evaluate import evaluate
 from idgrpo.evaluate.measure import MeasureInfo
-from idgrpo.evaluate.scorer import ClipScorer
+from idgrpo.evaluate.scorer import ClipScorer, reward_scorer
 from idgrpo.people.contract import Levels, fingerprint_of
 from idgrpo.records.digest import file_digest
+from idgrpo.video.read import read_image, read_video
+from idgrpo.video.write import write_video
 
 CONFIG = EvaluateConfig(statistics=StatisticsConfig(num_resamples=400))
 BAD = ["swapped halves", "missing person", "duplicate", "replaced", "blend", "faithful"]
@@ -93,7 +95,7 @@ def test_only_common_cases_are_compared_and_the_rest_is_said(make_samples):
 def test_scorers_see_pixels_and_failures_stay_missing(variants, tmp_path):
     calls = []
 
-    def score(clips, samples):
+    def score(clips, samples, rates):
         calls.append(len(clips))
         return [
             None if sample.case_id == "case-000" else [float(clip.float().mean())]
@@ -109,6 +111,38 @@ def test_scorers_see_pixels_and_failures_stay_missing(variants, tmp_path):
     before = sum(calls)
     evaluate(variants, PlantedFinder(), CONFIG, scorers=[scorer], cache_folder=tmp_path)
     assert sum(calls) - before == 2  # only the failed ones are asked again
+
+
+def test_the_reward_sees_each_clip_at_its_own_frame_rate(make_samples, tmp_path):
+
+    samples = make_samples("base", GOOD)
+    for index, sample in enumerate(samples):
+        write_video(Path(sample.video), read_video(sample.video), fps=8 + 4 * index)
+    given = []
+
+    def score(videos, references, prompts, fps):
+        given.extend(zip(prompts, fps, strict=True))
+        return [0.5] * len(videos)
+
+    evaluate({"base": samples}, PlantedFinder(), CONFIG, scorers=[reward_scorer("r", "v1", score, read_image)])
+    assert given == [(sample.prompt, 8 + 4 * index) for index, sample in enumerate(samples)]
+
+
+def test_all_bad_photos_are_named_before_a_clip_is_looked_at(make_samples, tmp_path):
+    class Blind(PlantedFinder):
+        def embed_reference(self, image):
+            if self.num_portraits in (1, 2):
+                self.num_portraits += 1
+                raise DataError("nobody in it")
+            return super().embed_reference(image)
+
+    finder = Blind()
+    samples = make_samples("base", GOOD)
+    Path(samples[0].references[0].second[0]).write_text("no picture")
+    with pytest.raises(DataError) as caught:
+        evaluate({"base": samples}, finder, CONFIG)
+    assert finder.num_clips == 0 and caught.value.message.count("portrait-") == 3
+    assert "portrait-8.png: not a readable image" in caught.value.message and "nobody in it" in caught.value.message
 
 
 def test_finders_with_other_weights_or_settings_have_another_key():

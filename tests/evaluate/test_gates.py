@@ -22,7 +22,7 @@ GOOD = ["faithful"] * 6
 def scorer_of(table: dict[str, float]) -> ClipScorer:
     """A reward that likes a variant, told from the folder of its videos."""
 
-    def score(clips, samples):
+    def score(clips, samples, rates):
         return [[value + 0.01 * len(clips) for name, value in table.items() if f"/{name}/" in s.video] for s in samples]
 
     return ClipScorer(MeasureInfo("reward", "Reward", "higher", "reward", "", True), "k", score)

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -108,3 +109,13 @@ def test_the_finder_takes_a_local_file_and_states_its_levels(checkpoint, photogr
     assert np.linalg.norm(finder.embed_reference(photographs[0])) == pytest.approx(1, abs=1e-4)
     own = load_finder("arcface", weights=checkpoint, same_person=0.5, stranger=0.3)
     assert own.levels == Levels(0.5, 0.3) and fingerprint_of(own) != fingerprint_of(finder)
+
+
+def test_an_onnx_network_without_onnxruntime_names_the_install_line(tmp_path, monkeypatch):
+    from idgrpo.errors import MachineError
+    from idgrpo.people.arcface import OnnxEmbedder
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MachineError) as caught:
+        OnnxEmbedder(tmp_path / "network.onnx")
+    assert caught.value.fix == "pip install 'idgrpo[faces]'"

@@ -32,7 +32,16 @@ class FakeBase:
         self.name, self.slots, self.dtype = "fake", slots, dtype
         self.device = torch.device("cpu")
         self.transformer, self.vae = LinearNet(), nn.Identity()
-        self.entry = SimpleNamespace(guidance=Guidance(2.0), train_size=SIZE, fps=8, family="vace", architecture="tiny")
+        self.entry = SimpleNamespace(
+            guidance=Guidance(2.0),
+            train_size=SIZE,
+            fps=8,
+            family="vace",
+            architecture="tiny",
+            text_length=2,
+            negative_prompt="",
+        )
+        self.encoders_digest = "fake"
         self.calls: list[int] = []
 
     def encode(self, prompt: str, references: list[Tensor], size: VideoSize) -> Condition:

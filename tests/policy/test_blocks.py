@@ -50,7 +50,7 @@ def test_compiled_blocks_give_the_same_gradients_under_the_same_names(folder, mo
     """Traced, but not turned into machine code, which would take minutes."""
     compiled, original = [], torch.nn.Module.compile
 
-    def traced(block):
+    def traced(block, backend):
         compiled.append(type(block).__name__)
         original(block, backend="eager")
 

@@ -12,7 +12,14 @@ import pytest
 from safetensors.torch import load_file
 
 from idgrpo.errors import UsageError
-from idgrpo.run.distributed import World, join_world, world_from_environment
+from idgrpo.run.distributed import (
+    World,
+    first_host,
+    join_world,
+    meeting_point,
+    rank_device,
+    world_from_environment,
+)
 
 WORKER = Path(__file__).with_name("rank_worker.py")
 SETTINGS = {
@@ -27,9 +34,61 @@ SETTINGS = {
 def test_world_from_launchers():
     assert world_from_environment({}) == World(0, 1, 0)
     assert world_from_environment({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}) == World(3, 4, 1)
-    slurm = {"SLURM_PROCID": "2", "SLURM_NTASKS": "8", "SLURM_LOCALID": "2"}
-    assert world_from_environment(slurm) == World(2, 8, 2)
-    assert world_from_environment({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) == World(0, 1, 0)
+    step = {"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "8", "SLURM_NTASKS": "8", "SLURM_LOCALID": "2"}
+    assert world_from_environment(step) == World(2, 8, 2)
+    allocation = {
+        "SLURM_PROCID": "0",
+        "SLURM_NTASKS": "8",
+    }  # a command of an sbatch script or an salloc shell runs once
+    assert world_from_environment(allocation) == World(0, 1, 0)
+    assert world_from_environment(step | {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}) == World(
+        1, 2, 1
+    )  # --nproc 2
+
+
+@pytest.mark.parametrize(
+    ("hosts", "first"),
+    [
+        ("n1", "n1"),
+        ("gpu[003-007,9],login", "gpu003"),
+        ("a,b", "a"),
+        ("r[1-2]n[07,9]", "r1n07"),
+        ("10.0.0.1", "10.0.0.1"),
+    ],
+)
+def test_the_first_host_of_a_slurm_list(hosts, first):
+    assert first_host(hosts) == first
+
+
+def test_ranks_of_a_slurm_step_meet_on_its_first_host():
+    step = {"SLURM_STEP_NODELIST": "gpu[3-4]", "SLURM_JOB_ID": "1234567", "SLURM_STEP_ID": "2"}
+    found = meeting_point(step)
+    assert found["MASTER_ADDR"] == "gpu3" and 15000 <= int(found["MASTER_PORT"]) < 30000
+    assert meeting_point(step | {"SLURM_STEP_ID": "3"})["MASTER_PORT"] != found["MASTER_PORT"]
+    assert meeting_point(step | {"MASTER_ADDR": "x", "MASTER_PORT": "1"}) == {"MASTER_ADDR": "x", "MASTER_PORT": "1"}
+    assert meeting_point({}) == {}
+
+
+def test_a_rank_takes_the_gpu_that_its_task_is_shown(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert rank_device("cuda", World(3, 8, 3)) == "cuda:0"
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert rank_device("cuda", World(3, 8, 3)) == "cuda:3"
+    assert rank_device("cuda:1", World(3, 8, 3)) == "cuda:1" and rank_device("cuda", World()) == "cuda"
+
+
+@pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), ("cuda", "nccl"), (None, "nccl")])
+def test_ranks_on_cpus_of_a_gpu_machine_talk_by_gloo(monkeypatch, device, backend):
+    asked = []
+    rank = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in rank.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.set_device", lambda number: None)
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda name, **_: asked.append(name))
+    join_world(device)
+    assert asked == [backend]
 
 
 def test_rank_without_an_address_is_told_how_to_start(monkeypatch):
@@ -43,7 +102,8 @@ def test_rank_without_an_address_is_told_how_to_start(monkeypatch):
 
 def test_ranks_wait_for_hours_while_the_main_one_evaluates(monkeypatch):
     asked = {}
-    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
+    rank = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in rank.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("torch.distributed.init_process_group", lambda *_, **settings: asked.update(settings))
     join_world()

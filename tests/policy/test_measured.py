@@ -4,11 +4,12 @@ import pytest
 import torch
 from policy_setting import ColourFinder
 
-from idgrpo.errors import DataError
+from idgrpo.errors import DataError, UsageError
 from idgrpo.policy.config import PolicyRewardConfig
-from idgrpo.policy.measured import MeasuredRewards
+from idgrpo.policy.measured import MeasuredRewards, rewards_of
 from idgrpo.policy.scoring import RewardScorer
 
+NAMES, IDENTITY = {"identity": "identity", "worst": "worst"}, {"identity": "identity"}
 RED, BLUE = (torch.zeros(3, 8, 8, dtype=torch.uint8) for _ in range(2))
 RED[0], BLUE[2] = 200, 200
 
@@ -27,7 +28,7 @@ def clip(image):
 
 def test_mean_and_worst_follow_the_people_and_a_clip_is_looked_at_once():
     finder = Counting()
-    scorer = RewardScorer(MeasuredRewards(finder, ["identity", "worst"]).rewards(), PolicyRewardConfig())
+    scorer = RewardScorer(MeasuredRewards(finder, NAMES).rewards(), PolicyRewardConfig())
     videos = [clip(RED), clip(BLUE)]
     scores = scorer.score(videos, [[RED], [RED, BLUE]], ["a", "b"])
     assert set(scores) == {"identity", "worst"} and finder.calls == 2
@@ -36,7 +37,7 @@ def test_mean_and_worst_follow_the_people_and_a_clip_is_looked_at_once():
 
 
 def test_other_clips_are_looked_at_again():
-    rewards = MeasuredRewards(Counting(), ["identity"]).rewards()["identity"]
+    rewards = MeasuredRewards(Counting(), IDENTITY).rewards()["identity"]
     same = rewards([clip(RED)], [[RED]], ["a"])[0]
     assert rewards([clip(BLUE)], [[RED]], ["a"])[0] < same
 
@@ -46,4 +47,40 @@ def test_reference_without_a_face_is_a_failure_not_a_number():
         def embed_reference(self, image):
             raise DataError("nobody here")
 
-    assert MeasuredRewards(Blind(), ["identity"]).rewards()["identity"]([clip(RED)], [[RED]], ["a"]) == [None]
+    assert MeasuredRewards(Blind(), IDENTITY).rewards()["identity"]([clip(RED)], [[RED]], ["a"]) == [None]
+
+
+def test_any_measure_can_be_a_reward_also_one_of_a_plugin_which_is_called_by_its_function():
+    config = PolicyRewardConfig(measures=("separation", "planted:anybody"), finder="policy_setting:ColourFinder")
+    rewards = rewards_of(lambda videos, references, prompts: [0.0], config)
+    assert isinstance(rewards, dict) and list(rewards) == ["rm", "separation", "anybody"]
+    (alike,) = rewards["anybody"]([clip(RED)], [[RED, BLUE]], ["a"])
+    assert alike == pytest.approx(0.25, abs=0.02)  # one of two people is found, as RED and hardly as BLUE
+    # the contrast is for the reward model: measures ask about everybody once
+    plain = PolicyRewardConfig(measures=("planted:anybody",), contrast=1.0)
+    rewards = MeasuredRewards(ColourFinder(), plain.measured).rewards()
+    assert RewardScorer(rewards, plain).score([clip(RED)], [[RED, BLUE]], ["a"])["anybody"].item() == alike
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("planted:nobody", "cannot be imported"),
+        ("no_such_module:x", "cannot be imported"),
+        ("policy_setting:write_setting", "not marked as a measure"),
+    ],
+)
+def test_measures_that_are_none_are_named(name, says):
+    config = PolicyRewardConfig(measures=(name,), finder="policy_setting:ColourFinder")
+    with pytest.raises(UsageError, match=says):
+        rewards_of(lambda videos, references, prompts: [0.0], config)
+    with pytest.raises(ValueError, match="'seperation' is not known"):
+        PolicyRewardConfig(measures=("seperation",))
+
+
+def test_what_should_be_low_is_no_reward_unless_its_weight_says_so():
+    config = PolicyRewardConfig(measures=("confusion",), finder="policy_setting:ColourFinder")
+    with pytest.raises(UsageError, match="driven up"):
+        rewards_of(lambda videos, references, prompts: [0.0], config)
+    weighed = config.model_copy(update={"weights": {"confusion": -1.0}})
+    assert set(rewards_of(lambda videos, references, prompts: [0.0], weighed)) == {"rm", "confusion"}

@@ -15,6 +15,7 @@ from idgrpo.bases.load import load_base
 from idgrpo.bases.tuned import load_tuned
 from idgrpo.errors import ArtifactError, StoppedError, UsageError
 from idgrpo.policy.config import PolicyConfig
+from idgrpo.policy.keys import meaning
 from idgrpo.policy.train import save, train
 from idgrpo.records.models import Case, Reference
 from idgrpo.run.distributed import World
@@ -98,6 +99,7 @@ def test_run_leaves_adapter_settings_metrics_and_previews(whole, checkpoint):
     rows = numbers(whole)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert rows[0]["ratio_max"] == pytest.approx(1.0, abs=1e-5)
+    assert not [key for row in MetricsLog.read(whole / "metrics.jsonl") for key in row if meaning(key) is None]
     assert (whole / "out" / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     assert sorted(path.name for path in (whole / "previews").iterdir()) == ["update-000002", "update-000004"]
     assert len(list((whole / "previews" / "update-000004").glob("*.mp4"))) == 1

@@ -51,6 +51,16 @@ def test_full_recipe_trains_all_weights_in_smaller_steps():
         assert not full.rollout.merged
 
 
+def test_full_size_trains_guided_unless_the_cheaper_recipe_is_named():
+    for base in ("vace", "phantom-14b"):
+        guided, plain = recipe("default", base), recipe("unguided", base)
+        assert (
+            guided.rollout.guidance.mode == "detach-uncond" and guided.rollout.guidance.scale is None
+        )  # the base's own
+        assert merge(plain.model_dump(), {"rollout": {"guidance": {"mode": "detach-uncond"}}}) == guided.model_dump()
+    assert recipe("unguided", "tiny-vace") == recipe("default", "tiny-vace")
+
+
 def test_shift_follows_the_base():
     assert recipe("default", "phantom").rollout.shift == 5.0
     assert recipe("default", "vace").rollout.shift == 3.0
@@ -58,7 +68,7 @@ def test_shift_follows_the_base():
 
 
 def test_unknown_recipe_names_the_known():
-    with pytest.raises(UsageError, match="default, paper, full"):
+    with pytest.raises(UsageError, match="default, unguided, paper, full"):
         recipe("fast", "vace")
 
 

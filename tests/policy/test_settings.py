@@ -10,6 +10,8 @@ from idgrpo.bases.load import load_base
 from idgrpo.bases.lora import attach
 from idgrpo.errors import IdgrpoError
 from idgrpo.policy.config import ATTENTION, PolicyConfig
+from idgrpo.policy.recipes import merge, recipe
+from idgrpo.policy.schedule import Schedule
 from idgrpo.policy.scoring import RewardScorer
 from idgrpo.policy.trainer import Trainer
 from idgrpo.policy.weights import snapshot, trained_weights
@@ -79,5 +81,43 @@ def test_the_self_check_holds_in_bf16_and_sees_latents_that_were_rounded_to_it(c
     trainer = trainer_of(checkpoint, SMALL, torch.bfloat16)
     step = trainer.replay.step
     trainer.replay.step = lambda x, *others: step(x.bfloat16().float(), *others)
+    with pytest.raises(IdgrpoError, match="does not reproduce the rollout"):
+        trainer.update()
+
+
+def with_one_ulp_of_noise(trainer: Trainer) -> list[float]:
+    """Let every forward of the transformer round its result up or down by one bf16 ulp at random, as other kernels would."""
+    forward, source, seen = trainer.base.transformer.forward, torch.Generator().manual_seed(0), []
+
+    def noisy(*given, **named):
+        out = forward(*given, **named)
+        first = out[0]
+        sign = torch.randint(-1, 2, first.shape, generator=source)
+        seen.append(float(first.detach().abs().max()))
+        return (first + (sign * torch.finfo(torch.bfloat16).eps * first.detach().abs()).to(first.dtype), *out[1:])
+
+    trainer.base.transformer.forward = noisy
+    return seen
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_one_ulp_between_rollout_and_replay_enters_no_ratio_of_the_papers_recipe(checkpoint, passes):
+    paper = recipe("paper", "tiny-phantom").model_dump()
+    small = {"group": {"num_cases": 2, "size": 2}, "loss": {"num_passes": passes}, "preview": {"every": 0}}
+    config = PolicyConfig.model_validate(merge(paper, small | {"rollout": {"num_steps": 25}}))
+    trainer = trainer_of(checkpoint, config, torch.bfloat16)
+    assert trainer.guidance.scale == 4.5 and with_one_ulp_of_noise(trainer) == []
+    figures = trainer.update()
+    assert trainer.checked and figures["log_ratio_max"] > 2e-4  # the tolerance that such a run did not pass before
+    if passes == 1:
+        assert figures["clip_share_high"] == figures["clip_share_low"] == 0  # no pair is clipped for its rounding
+
+
+def test_the_check_of_a_guided_bf16_run_still_sees_another_schedule(checkpoint):
+    paper = recipe("paper", "tiny-phantom").model_dump()
+    small = {"group": {"num_cases": 2, "size": 2}, "preview": {"every": 0}}
+    config = PolicyConfig.model_validate(merge(paper, small))
+    trainer = trainer_of(checkpoint, config, torch.bfloat16)
+    trainer.replay.step = Schedule.from_config(config.rollout.model_copy(update={"std_min": 0.2})).step
     with pytest.raises(IdgrpoError, match="does not reproduce the rollout"):
         trainer.update()

@@ -21,6 +21,7 @@ from idgrpo.errors import DataError, StoppedError, UsageError
 from idgrpo.policy.clips import best_of_cases, check_clips, clips_of_preferences, read_clips
 from idgrpo.policy.config import PolicyConfig, PolicyRewardConfig, WindowConfig
 from idgrpo.policy.figures import PhaseTimer
+from idgrpo.policy.keys import meaning
 from idgrpo.policy.recipes import merge, recipe
 from idgrpo.policy.scoring import RewardScorer
 from idgrpo.policy.sft import ClipBook, noise_level
@@ -273,6 +274,8 @@ def test_a_run_leaves_an_adapter_that_grpo_starts_from(checkpoint, data, tmp_pat
         "frames": 5,
     }
     assert (tmp_path / "out" / "curves.png").is_file()
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert not [key for row in rows for key in row if meaning(key) is None]
     assert len(list((tmp_path / "clips").glob("*.safetensors"))) == 6
     weights = load_file(tmp_path / "out" / "pytorch_lora_weights.safetensors")
     assert any(float(value.abs().max()) > 0 for name, value in weights.items() if "lora_B" in name)

@@ -59,7 +59,7 @@ def test_the_best_clips_need_a_reward_model_and_plan_says_what_is_done(call, set
 
 def test_a_contrastive_reward_is_counted_by_the_plan(call, setting):
     given = ["--cases", setting["cases"], "--rm", setting["rm"], *GRPO, "--dry-run"]
-    plain, contrast = (call(*given, *more)[1] for more in ((), ("--set", "reward.contrast=0.5")))
+    plain, contrast = (call(*given, "--set", f"reward.contrast={weight}")[1] for weight in (0, 0.5))
     assert plain["scored_sets_per_update"] == 4 and contrast["scored_sets_per_update"] == 4 * 3
 
 

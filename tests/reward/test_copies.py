@@ -25,7 +25,7 @@ def test_the_better_clip_of_a_share_of_the_decided_pairs_meets_its_own_photos(tm
         assert torch.equal(still, frozen_copy(video, references))
         assert (still == still[0]).all() and still.shape == video.shape
     seen = Preprocessing(num_frames=4)
-    still = PairClips(copies, [0] * len(copies), [0], seen)[0]["videos"][1]
+    still = PairClips(copies, [0] * len(copies), [1.0] * len(copies), [0], seen)[0]["videos"][1]
     whole = whole_clip(clips_of(copies[0])[1])[0]
     assert torch.equal(still.frames, whole[seen.frame_indices(len(whole))]) and still.num_clip_frames == len(whole)
 

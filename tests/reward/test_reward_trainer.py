@@ -21,7 +21,7 @@ from idgrpo.run.distributed import World
 def head_trainer(folder, *, device="cpu", **settings) -> RewardTrainer:
     """A trainer of a head on 16 random pairs, two an update."""
     generator = torch.Generator().manual_seed(0)
-    dataset = FeaturePairs(torch.randn(16, 4, generator=generator), [0, 1] * 8, list(range(16)))
+    dataset = FeaturePairs(torch.randn(16, 4, generator=generator), [0, 1] * 8, [1.0] * 16, list(range(16)))
     arguments = training_arguments(
         folder,
         device=device,
@@ -52,9 +52,9 @@ def test_eight_visible_gpus_do_not_multiply_the_batch_of_one_process(tmp_path, m
 @pytest.mark.dist
 def test_ranks_of_a_batch_system_meet(tmp_path) -> None:
     code = (
-        "from pathlib import Path; from idgrpo.reward.fit import meet_ranks; from idgrpo.run.distributed import leave_world\n"
+        "from pathlib import Path; from idgrpo.run.distributed import join_world, leave_world\n"
         "from idgrpo.reward.trainer import training_arguments\n"
-        "world = meet_ranks()\n"
+        "world = join_world()\n"
         f"arguments = training_arguments(Path({str(tmp_path)!r}), device='cpu', seed=0)\n"
         "print(world.rank, world.size, arguments.process_index, arguments.world_size, world.gather(world.rank))\n"
         "leave_world()\n"
@@ -62,8 +62,8 @@ def test_ranks_of_a_batch_system_meet(tmp_path) -> None:
     plain = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     ranks = []
     for rank in range(2):
-        slurm = {"SLURM_PROCID": str(rank), "SLURM_NTASKS": "2", "SLURM_LOCALID": str(rank)}
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29613", "OMP_NUM_THREADS": "1"}
+        slurm = {"SLURM_PROCID": str(rank), "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": str(rank)}
+        meeting = {"SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_JOB_ID": "29613", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-c", code]
         ranks.append(subprocess.Popen(command, env=plain | slurm | meeting, stdout=subprocess.PIPE, text=True))
     told = [rank.communicate(timeout=120)[0].split("\n")[0] for rank in ranks]

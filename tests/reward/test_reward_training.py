@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tiny_vlm import write_tiny_vlm
 
 from idgrpo.errors import ArtifactError, DataError, MachineError, StoppedError
+from idgrpo.reward.attach import attach_parts
 from idgrpo.reward.backbone import load_backbone
 from idgrpo.reward.checkpoint import default_vlm, find_vlm
 from idgrpo.reward.config import FullConfig, RewardModelConfig
@@ -21,7 +22,7 @@ from idgrpo.reward.features import feature_scale
 from idgrpo.reward.inputs import InputBuilder
 from idgrpo.reward.metrics import Judged, best_tie_threshold
 from idgrpo.reward.model import HeadNetwork, RewardNetwork, load_network
-from idgrpo.reward.parts import Parts, add_token_rows, attach_parts
+from idgrpo.reward.parts import Parts, add_token_rows
 from idgrpo.reward.score import RewardFailure, RewardModel, clip_features
 from idgrpo.reward.table import accuracy_lines, flat_metrics
 from idgrpo.reward.train import train

@@ -1,4 +1,7 @@
+from typing import Literal
+
 import pytest
+from pydantic import Field
 
 from idgrpo.errors import UsageError
 from idgrpo.run.config import Config, load_config, to_toml
@@ -87,3 +90,41 @@ def test_text_fields_take_what_looks_like_a_number_as_text():
 def test_configurations_are_frozen():
     with pytest.raises(Exception, match="frozen"):
         Outer().seed = 5
+
+
+def test_a_choice_called_none_is_no_missing_value(tmp_path):
+    class Guided(Config):
+        mode: Literal["none", "both"] | None = None
+
+    assert load_config(Guided, None, ["mode=none"]).mode == "none"
+    for chosen in (None, "none", "both"):
+        path = tmp_path / "c.toml"
+        path.write_text(to_toml(Guided(mode=chosen)))
+        assert load_config(Guided, path).mode == chosen
+
+
+def test_lists_of_tables_survive_the_way_through_toml(tmp_path):
+    class Panel(Config):
+        members: tuple[Inner, ...] = ()
+        weights: dict[str, float] = {}
+
+    config = Panel(members=(Inner(lr=0.5), Inner()), weights={"a b": 2.0})
+    path = tmp_path / "c.toml"
+    for comments in (False, True):
+        path.write_text(to_toml(config, comments=comments))
+        assert load_config(Panel, path) == config
+
+
+def test_only_what_is_live_counts_in_a_file_with_comments(tmp_path):
+    class Told(Config):
+        """What is told."""
+
+        seed: int = Field(default=0, description="seed of all draws")
+        inner: Outer = Outer()
+
+    config = load_config(Told, None, ["inner.optimizer.lr=0.5"])
+    text = to_toml(config, comments=True, live={"inner": {"optimizer": {"lr": 0.5}}}, here={"inner.name": "tiny"})
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    assert load_config(Told, path).model_dump(exclude_unset=True) == {"inner": {"optimizer": {"lr": 0.5}}}
+    assert "# seed of all draws\n# seed = 0\n" in text and '# (none comes to tiny here)\n# name = "none"' in text

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from idgrpo.run.sinks import Sinks
@@ -41,3 +43,10 @@ def test_a_viewer_that_is_not_installed_is_left_out(tmp_path, caplog):
 
     Sinks(["viewer"], tmp_path, openers={"viewer": missing}).log(1, {"a": 1.0})
     assert "viewer" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["trackio", "wandb"])
+def test_a_missing_viewer_is_named_with_its_install_line(name, tmp_path, caplog, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    Sinks([name], tmp_path).log(1, {"a": 1.0})
+    assert f"{name} is not installed" in caplog.text and "pip install 'idgrpo[viewers]'" in caplog.text

@@ -57,6 +57,50 @@ def test_imports_only_go_down():
     assert not wrong, "\n".join(wrong)
 
 
+def modules_imported_by(path: Path, names: set[str]) -> set[str]:
+    """Give our own modules that a file imports, also inside functions and under `if TYPE_CHECKING`."""
+    found = imports_of(path)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:  # `from room import file`
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found & names
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """List a way round for every module that is reached from itself, each circle once."""
+    found: dict[frozenset[str], list[str]] = {}
+    for start in graph:
+        came: dict[str, str] = {}
+        waiting = [start]
+        while waiting:
+            here = waiting.pop(0)
+            for there in sorted(graph.get(here, ())):
+                if there == start:
+                    way = [here]
+                    while way[-1] != start:
+                        way.append(came[way[-1]])
+                    found.setdefault(frozenset(way), way[::-1])
+                elif there not in came:
+                    came[there] = here
+                    waiting.append(there)
+    return list(found.values())
+
+
+def test_no_modules_import_each_other_in_a_circle_not_even_for_type_hints():
+    names = {".".join(path.relative_to(SOURCE.parent).with_suffix("").parts): path for path in FILES}
+    found = circles({name: modules_imported_by(path, set(names)) for name, path in names.items()})
+    assert not found, "\n".join(" -> ".join([*way, way[0]]) for way in found)
+
+
+def test_a_circle_through_type_hints_is_seen(tmp_path):
+    (tmp_path / "a.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from room.b import B\n")
+    (tmp_path / "b.py").write_text("from room import a\n")
+    names = {"room.a", "room.b"}
+    graph = {f"room.{n}": modules_imported_by(tmp_path / f"{n}.py", names) for n in "ab"}
+    assert graph == {"room.a": {"room.b"}, "room.b": {"room.a"}}
+    assert circles(graph) == [["room.a", "room.b"]] and circles({"room.a": {"room.b"}}) == []
+
+
 def test_every_module_of_our_own_that_is_imported_exists():
     """Also inside functions: the type checker lets libraries be missing, and would let these."""
     wrong = []

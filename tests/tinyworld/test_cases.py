@@ -15,6 +15,11 @@ def test_cases_are_reproducible_and_splits_keep_people_apart():
     assert bool(is_held_out(torch.tensor(codes)).all())
 
 
+def test_people_of_a_case_are_different():
+    drawn = make_cases(50, 2, "eval")[-1].case  # the first draw for this case gave one person twice
+    assert drawn.id == "eval-2-0049" and len({reference.person for reference in drawn.references}) == 2
+
+
 def test_written_cases_and_true_samples_read_back(tmp_path):
     cases = write_cases(tmp_path, make_cases(2, 0))
     assert list(read_records(tmp_path / "cases.jsonl", Case)) == cases

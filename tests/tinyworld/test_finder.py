@@ -127,7 +127,7 @@ def test_an_empty_picture_has_nobody_in_it(finder):
 
 
 def test_sharper_pictures_are_not_taken_for_more_identity(finder, tmp_path, capsys):
-    """The annotators' oracle does like them (docs/findings.md); the measure that proves the gain must not."""
+    """The annotators' oracle does like them (docs/dev/findings.md); the measure that proves the gain must not."""
     cases = write_cases(tmp_path, make_cases(32, seed=3, split="eval"))
     jobs = jobs_of(cases, seed=0)
     clips = [clip.frames for clip in generate(load_base("tiny-phantom"), jobs, sampler=SamplerConfig(batch_size=16))]

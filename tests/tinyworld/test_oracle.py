@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from idgrpo.tinyworld.cases import make_cases, scene_of, true_clip
-from idgrpo.tinyworld.oracle import track_attributes, track_scores
+from idgrpo.tinyworld.cases import make_cases, scene_of, true_clip, write_cases, write_true_samples
+from idgrpo.tinyworld.oracle import fates, track_attributes, track_scores
 from idgrpo.tinyworld.parts import (
     HEIGHT_PX,
     RIDGE,
@@ -114,3 +114,25 @@ def test_a_missing_person_counts_nothing():
     empty = (portraits(torch.tensor([0])) * 0 + 0.5).mul(255).byte().expand(9, -1, -1, -1)
     scores = track_scores(empty, [reference.person for reference in case.references])
     assert scores.abs().max() < 0.05
+
+
+def test_the_oracle_says_who_is_wrong_in_a_clip(tmp_path):
+    samples = write_true_samples(tmp_path / "two", write_cases(tmp_path / "two", make_cases(8, 6, "test")))
+    people = [tuple(reference.person for reference in sample.references) for sample in samples]
+    told = [fates(sample.video, own) for sample, own in zip(samples, people, strict=True)]
+    assert sum(fate == "kept" for one in told for fate in one) >= 15
+    strangers = [fates(sample.video, other) for sample, other in zip(samples, people[1:] + people[:1], strict=True)]
+    assert sum(fate in ("changed", "mixed") for one in strangers for fate in one) >= 15
+    # the first person asked for beside a stranger of whom nothing is there: one kept, one not
+    halves = [fates(s.video, (own[0], other[1])) for s, own, other in zip(samples, people, people[1:], strict=False)]
+    assert sum(one[0] == "kept" and one[1] != "kept" for one in halves) >= 6
+    alone = write_true_samples(tmp_path / "one", write_cases(tmp_path / "one", make_cases(6, 6, "test", 1)))
+    asked = [fates(s.video, (s.references[0].person, people[0][1])) for s in alone]
+    assert sum(set(one) == {"kept", "missing"} for one in asked) >= 5
+    # one person stands in both places: the other one is mixed with them
+    cases = write_cases(tmp_path / "twice", make_cases(8, 6, "test"))
+    doubled = [case.model_copy(update={"references": case.references[:1] * 2}) for case in cases]
+    twice = [
+        fates(s.video, own) for s, own in zip(write_true_samples(tmp_path / "twice", doubled), people, strict=True)
+    ]
+    assert sum(one == ("kept", "mixed") for one in twice) >= 7

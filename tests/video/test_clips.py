@@ -131,12 +131,13 @@ class TestTime:
                 action(tmp_path / "cut.mkv")
 
 
-def trimmed(path, start):
+def trimmed(path, start, frames=None, **how):
     """Copy the packets of 48 frames and hide the first `start` of them by the edit list, as lossless cutters do."""
-    whole = encode(path.with_name("whole.mp4"), moving(48), options={"g": "96"})
+    frames = moving(48) if frames is None else frames
+    whole = encode(path.with_name("whole.mp4"), frames, **{"options": {"g": "96"}} | how)
     with (
         av.open(str(whole)) as source,
-        av.open(str(path), "w", options={"use_editlist": "1", "movflags": "faststart"}) as target,
+        av.open(str(path), "w", format="mp4", options={"use_editlist": "1", "movflags": "faststart"}) as target,
     ):
         stream = source.streams.video[0]
         copy = target.add_stream_from_template(stream)

@@ -1,6 +1,6 @@
 """Votes -> preferences: majority, or weighted by what a model of annotators learned about each."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,7 +10,7 @@ from idgrpo.annotate.config import AggregateConfig
 from idgrpo.annotate.habits import Habits, estimate_habits
 from idgrpo.annotate.table import CLASSES, VoteTable, vote_table
 from idgrpo.errors import DataError
-from idgrpo.records.models import Pair, Preference, Vote
+from idgrpo.records.models import Fates, Pair, Preference, Vote
 
 TIE = CLASSES.index("tie")
 
@@ -75,10 +75,12 @@ def to_preferences(
     *,
     source: Literal["human", "synthetic", "judge"] = "human",
     by: str = "people",
+    people: Callable[[str], Fates | None] = lambda pair_id: None,
 ) -> Iterator[Preference]:
     """Write the verdicts as preference records, in the order of the pairs.
 
     `by` (people, oracle, judge) and the confidence go into `origin`, so that simulated people can be told from people.
+    `people` tells what became of each person in the clips of a pair, where anybody was asked.
     Errors: DataError if votes name a pair that is not there.
     """
     index = {name: i for i, name in enumerate(verdicts.table.pairs)}
@@ -93,7 +95,8 @@ def to_preferences(
         fields = {name: getattr(pair, name) for name in Pair.model_fields}
         fields["origin"] = {**pair.origin, "by": by, "confidence": round(float(verdicts.confidence[i]), 4)}
         votes = {name: int(n) for name, n in zip(CLASSES, verdicts.counts[i], strict=True) if n}
-        yield Preference(**fields, label=CLASSES[verdicts.label[i]], votes=votes, source=source)
+        label = CLASSES[verdicts.label[i]]
+        yield Preference(**fields, label=label, votes=votes, source=source, people=people(pair.pair_id))
     # Votes on gold pairs measure annotators: their pairs need not be among those to be labelled.
     strangers = [name for name, i in index.items() if name not in used and verdicts.counts[i].any()]
     if strangers:

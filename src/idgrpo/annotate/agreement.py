@@ -20,6 +20,7 @@ from idgrpo.annotate.intervals import (
     share,
 )
 from idgrpo.annotate.table import CLASSES, KINDS, VoteTable
+from idgrpo.records.models import FATES
 
 SKIP = len(CLASSES)
 GOLD, REPEAT = KINDS.index("gold"), KINDS.index("repeat")
@@ -63,6 +64,16 @@ class JudgeFigures(BaseModel):
     same_side: dict[str, int]
 
 
+class PeopleFigures(BaseModel):
+    """Answers about who is wrong, over clips and people: how many, of which fate, and how far annotators agree."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    num_asked: int
+    num_answers: int
+    fate_shares: dict[str, float]
+    krippendorff_alpha: Figure
+
+
 class AgreementReport(BaseModel):
     """The whole report."""
 
@@ -82,6 +93,7 @@ class AgreementReport(BaseModel):
     annotators: list[AnnotatorFigures]
     level: float
     judges: list[JudgeFigures] = []
+    people: PeopleFigures | None = None
     doubts: list[str] = []
 
 
@@ -122,6 +134,19 @@ def agreement_report(
         left_out=verdicts.left_out,
         annotators=rows,
         level=config.level,
+    )
+
+
+def people_figures(counts: np.ndarray, config: AgreementConfig) -> PeopleFigures | None:
+    """Measure agreement about people from counts [clip and person, fate]; None where nobody answered."""
+    num = int(counts.sum())
+    if num == 0:
+        return None
+    return PeopleFigures(
+        num_asked=len(counts),
+        num_answers=num,
+        fate_shares={fate: float(counts[:, i].sum() / num) for i, fate in enumerate(FATES)},
+        krippendorff_alpha=figure_of(_with_bootstrap(nominal_alpha, counts, config, value=krippendorff_alpha(counts))),
     )
 
 

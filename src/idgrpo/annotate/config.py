@@ -14,8 +14,10 @@ class PairsConfig(Config):
     across: Literal["any", "base", "policy", "source"] = Field(
         "any", description="clips of a pair must differ in this (`source`: base or policy); `any`: every two clips meet"
     )
-    dimension: str = "identity"
-    seed: int = 0
+    dimension: str = Field(
+        default="identity", description="name of the quality that annotators compare; written into every pair"
+    )
+    seed: int = Field(default=0, description="seed of the draw of pairs and of which clip is `a`")
 
 
 class AnnotatorConfig(Config):
@@ -45,12 +47,12 @@ class AnnotatorConfig(Config):
 class OracleConfig(Config):
     """A panel of simulated annotators; `panel` (one entry each) replaces `num_annotators` equal ones."""
 
-    num_annotators: int = Field(3, ge=1)
+    num_annotators: int = Field(3, ge=1, description="simulated annotators, all with the habits of `annotator`")
     annotator: AnnotatorConfig = AnnotatorConfig()
     panel: list[AnnotatorConfig] = []
     overlap: int = Field(3, ge=1, description="votes of different annotators a pair")
     repeat_share: float = Field(0.05, ge=0.0, le=1.0, description="share of pairs shown again with sides swapped")
-    seed: int = 0
+    seed: int = Field(default=0, description="seed of their answers")
 
     def annotators(self) -> list[AnnotatorConfig]:
         """Give the habits of each annotator of the panel."""
@@ -79,7 +81,7 @@ class JudgeConfig(Config):
         None, description="embedding filter: votes that this finder's embeddings contradict become abstentions"
     )
     filter_margin: float = Field(0.05, ge=0, description="difference of mean cosine that counts as a contradiction")
-    seed: int = 0
+    seed: int = Field(default=0, description="seed of the judges' sampled texts")
 
 
 class AggregateConfig(Config):
@@ -104,9 +106,9 @@ class AggregateConfig(Config):
 class AgreementConfig(Config):
     """Intervals and thresholds of the agreement report; flags are shown, nobody is dropped."""
 
-    level: float = Field(0.95, gt=0.5, lt=1.0)
-    num_resamples: int = Field(1000, ge=100)
-    seed: int = 0
+    level: float = Field(0.95, gt=0.5, lt=1.0, description="confidence level of the intervals")
+    num_resamples: int = Field(1000, ge=100, description="bootstrap resamples of an interval")
+    seed: int = Field(default=0, description="seed of the bootstrap")
     flag_min_seconds: float = Field(1.5, ge=0, description="flag: median answer faster than this")
     flag_side_bias: float = Field(
         0.08, ge=0, le=0.5, description="flag: interval of the left share outside 0.5 +- this"
@@ -125,7 +127,7 @@ class QueueConfig(Config):
     repeat_share: float = Field(0.05, ge=0, le=1, description="share of one's pairs that come back, sides swapped")
     repeat_after: int = Field(12, ge=1, description="answers at least between a pair and its repeat")
     gold_share: float = Field(0.05, ge=0, le=1, description="share of gold pairs mixed in, if there are any")
-    seed: int = 0
+    seed: int = Field(default=0, description="seed of the order of pairs and of their sides")
 
 
 class ServeConfig(Config):
@@ -134,7 +136,7 @@ class ServeConfig(Config):
     host: str = Field("127.0.0.1", description="address to listen on; any but loopback needs a link for each annotator")
     port: int = Field(8080, ge=0, le=65535, description="0: any free port")
     names: list[str] = Field([], description="names under which browsers may reach the page, beside `host`")
-    max_body_bytes: int = Field(16_384, ge=1024)
+    max_body_bytes: int = Field(16_384, ge=1024, description="largest request that the page may send, in bytes")
     drain_s: float = Field(5.0, gt=0, description="at Ctrl-C: time for requests under way")
     unlock: Literal["played", "at_once"] = Field(
         "played", description="votes unlock once both clips played, or at once"
@@ -151,3 +153,6 @@ class AnnotateConfig(Config):
     serve: ServeConfig = ServeConfig()
     aggregate: AggregateConfig = AggregateConfig()
     agreement: AgreementConfig = AgreementConfig()
+    ask_people: bool = Field(
+        False, description="also ask, optionally, what became of each person in each clip (people and oracle)"
+    )

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from idgrpo.annotate.agreement import AgreementReport, AnnotatorFigures, Figure, JudgeFigures
+from idgrpo.annotate.agreement import AgreementReport, AnnotatorFigures, Figure, JudgeFigures, PeopleFigures
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2024; --dim: #60676e; --line: #dfe3e8; --card: #fff; --ground: #f5f6f8;
@@ -33,6 +33,11 @@ def render_report(report: AgreementReport, *, title: str) -> str:
             ("Left side chosen", report.left_share, 0.0),
             ("Gold questions right", report.gold_accuracy, 0.0),
             ("Same answer when repeated", report.repeat_agreement, 0.0),
+            *(
+                (("Krippendorff's alpha, who is wrong", report.people.krippendorff_alpha, -1.0),)
+                if report.people
+                else ()
+            ),
         )
     )
     shares = "".join(
@@ -50,9 +55,22 @@ def render_report(report: AgreementReport, *, title: str) -> str:
         f"{seconds}; {report.num_skips} skipped. Intervals: {report.level:.0%}.</p>{left_out}{doubts}"
         f'<div class="card"><table>{rows}</table></div>'
         f'<h2>Classes</h2><div class="card"><table><tr><th>Class</th><th>Preferences</th><th>Votes</th></tr>{shares}</table></div>'
+        f"{_fates(report.people)}"
         f'<h2>Annotators</h2><p>Flags ask for a look; nobody was dropped.</p><div class="card"><table><tr><th>Annotator</th>'
         f"<th>Votes</th><th>Skill</th><th>Left</th><th>Gold</th><th>Repeats</th><th>Ties</th><th>Seconds</th><th>Flags</th></tr>"
         f"{people}</table></div>{_judges(report.judges)}</main></body></html>\n"
+    )
+
+
+def _fates(people: PeopleFigures | None) -> str:
+    if people is None:
+        return ""
+    rows = "".join(
+        f"<tr><td>{escape(fate)}</td><td>{_percent(share)}</td></tr>" for fate, share in people.fate_shares.items()
+    )
+    return (
+        f"<h2>Who is wrong</h2><p>{people.num_answers} answers about {people.num_asked} people in clips.</p>"
+        f'<div class="card"><table><tr><th>What became of a person</th><th>Answers</th></tr>{rows}</table></div>'
     )
 
 

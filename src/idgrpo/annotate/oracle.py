@@ -9,20 +9,27 @@ from datetime import UTC, datetime, timedelta
 from idgrpo.annotate.config import AnnotatorConfig, OracleConfig
 from idgrpo.annotate.sides import a_is_left, meant_to_shown, shown_to_meant
 from idgrpo.errors import DataError
-from idgrpo.records.models import Pair, Vote
+from idgrpo.records.models import FATES, Fates, Pair, Vote
 from idgrpo.run.draws import seed_of
 
 SIDE_BLOCK = 8
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # simulated time: votes of one seed are equal to the byte
 
 
-def simulate_votes(pairs: Iterable[Pair], gap: Callable[[Pair], float], config: OracleConfig) -> Iterator[Vote]:
+def simulate_votes(
+    pairs: Iterable[Pair],
+    gap: Callable[[Pair], float],
+    config: OracleConfig,
+    fates: Callable[[Pair], Fates] | None = None,
+) -> Iterator[Vote]:
     """Let the panel vote on every pair; `gap(pair)` is the noise-free quality of clip a minus clip b.
 
     Each pair gets `overlap` annotators (those with the fewest votes so far, ties by a draw), each side is balanced in
     blocks, and `repeat_share` of the pairs are shown again to one of them with sides swapped. Every draw is a function
     of (seed, annotator, pair), so one pair's votes do not depend on which other pairs there are, except for who votes
     and on which side.
+
+    With `fates(pair)`, the truth about each person in each clip, considered answers also say who is wrong.
 
     Errors: DataError if the gap is not a finite number.
     """
@@ -37,9 +44,9 @@ def simulate_votes(pairs: Iterable[Pair], gap: Callable[[Pair], float], config: 
         for index, seat in enumerate(chosen):
             a_left = a_is_left(config.seed, seat.name, seat.position, SIDE_BLOCK)
             seat.position += 1
-            yield _vote(seat, pair, quality, a_left, "plain", config.seed)
+            yield _vote(seat, pair, quality, a_left, "plain", config.seed, fates)
             if repeats and index == 0:
-                yield _vote(seat, pair, quality, not a_left, "repeat", config.seed)
+                yield _vote(seat, pair, quality, not a_left, "repeat", config.seed, fates)
 
 
 @dataclass
@@ -51,9 +58,18 @@ class _Seat:
     clock_s: float = 0.0
 
 
-def _vote(seat: _Seat, pair: Pair, quality: float, a_left: bool, kind: str, seed: int) -> Vote:
+def _vote(
+    seat: _Seat,
+    pair: Pair,
+    quality: float,
+    a_left: bool,
+    kind: str,
+    seed: int,
+    fates: Callable[[Pair], Fates] | None,
+) -> Vote:
     draw = random.Random(seed_of("oracle-vote", seed, seat.name, pair.pair_id, kind))
-    shown, seconds = answer(quality, a_left, seat.habits, draw)
+    shown, seconds, considered = answer(quality, a_left, seat.habits, draw)
+    people = told_fates(fates(pair), seat.habits, draw) if fates is not None and considered else None
     seat.num_votes += 1
     seat.clock_s += seconds
     return Vote(
@@ -66,12 +82,24 @@ def _vote(seat: _Seat, pair: Pair, quality: float, a_left: bool, kind: str, seed
         seconds=round(seconds, 3),
         kind=kind,
         reason="simulated skip" if shown == "skip" else None,
+        people=people,
         time_utc=(EPOCH + timedelta(seconds=seat.clock_s)).isoformat(timespec="milliseconds"),
     )
 
 
-def answer(quality: float, a_left: bool, habits: AnnotatorConfig, draw: random.Random) -> tuple[str, float]:
-    """Give one annotator's answer as shown and the seconds it took.
+def told_fates(truth: Fates, habits: AnnotatorConfig, draw: random.Random) -> Fates:
+    """Give what one annotator says about people: the truth, or with chance 1 - skill another fate at random."""
+    return {
+        side: [
+            fate if fate is None or draw.random() < habits.skill else draw.choice([f for f in FATES if f != fate])
+            for fate in fates
+        ]
+        for side, fates in truth.items()
+    }
+
+
+def answer(quality: float, a_left: bool, habits: AnnotatorConfig, draw: random.Random) -> tuple[str, float, bool]:
+    """Give one annotator's answer as shown, the seconds it took, and whether it was considered.
 
     One draw decides the mode: skip, lazy (a side at random within a second), biased (always the same side) or
     considered. A considered answer perceives quality + N(0, noise^2); a magnitude up to `tie_width` is a tie (of
@@ -79,18 +107,18 @@ def answer(quality: float, a_left: bool, habits: AnnotatorConfig, draw: random.R
     """
     mode = draw.random()
     if mode < habits.skip_rate:
-        return "skip", habits.seconds * draw.lognormvariate(0, 0.4)
+        return "skip", habits.seconds * draw.lognormvariate(0, 0.4), False
     mode -= habits.skip_rate
     if mode < habits.laziness:
-        return draw.choice(("left", "right")), 0.3 + 0.7 * draw.random()
+        return draw.choice(("left", "right")), 0.3 + 0.7 * draw.random(), False
     mode -= habits.laziness
     seconds = habits.seconds * draw.lognormvariate(0, 0.4)
     if mode < abs(habits.side_bias):
-        return ("left" if habits.side_bias > 0 else "right"), seconds
+        return ("left" if habits.side_bias > 0 else "right"), seconds, False
     perceived = quality + draw.gauss(0, habits.noise)
     if abs(perceived) <= habits.tie_width:
-        return ("both_bad" if draw.random() < habits.both_bad_share else "tie"), seconds
+        return ("both_bad" if draw.random() < habits.both_bad_share else "tie"), seconds, True
     better = "a" if perceived > 0 else "b"
     if draw.random() >= habits.skill:
         better = "b" if better == "a" else "a"
-    return meant_to_shown(better, a_left), seconds
+    return meant_to_shown(better, a_left), seconds, True

@@ -5,6 +5,7 @@ import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from idgrpo.annotate.config import QueueConfig
 from idgrpo.annotate.schema import GOLD_START
@@ -218,20 +219,21 @@ def record_vote(
     reason: str | None,
     config: QueueConfig,
     time_utc: str,
+    people: dict[str, list[Any]] | None = None,
 ) -> bool:
-    """Store a vote; False if this very vote (same `vote_id`) is stored already, so that sending twice is harmless.
+    """Store a vote, with what it says of people by side as shown (`left`, `right`); False if this very vote (same `vote_id`) is stored already, so that sending twice is harmless.
 
-    Errors: ConflictError for an unknown assignment, one of another annotator, one that has another vote, or a vote id
-    used for something else.
+    Errors: ConflictError for an unknown assignment, one of another annotator, one that has another vote, a vote id
+    used for something else, or answers for another number of people.
     """
     row = database.execute(
-        "SELECT s.id, s.annotator, s.position, s.kind, s.a_is_left, s.state, p.pair_id FROM assignments s "
+        "SELECT s.id, s.annotator, s.position, s.kind, s.a_is_left, s.state, p.pair_id, p.body FROM assignments s "
         "JOIN pairs p USING (position) WHERE s.token = ?",
         (token,),
     ).fetchone()
     if row is None or row[1] != annotator:
         raise ConflictError("this pair was not given to you")
-    identity, _, position, kind, left, state, pair_id = row
+    identity, _, position, kind, left, state, pair_id, body = row
     stored = database.execute("SELECT assignment, shown FROM votes WHERE vote_id = ?", (vote_id,)).fetchone()
     if stored:
         if stored != (identity, shown):
@@ -239,11 +241,12 @@ def record_vote(
         return False
     if state == "voted":
         raise ConflictError("this pair has your vote already")
+    meant = None if people is None else _fates_as_meant(people, bool(left), Pair.model_validate_json(body))
     if state == "lapsed" and kind == "plain":
         _take(database, position, 1, config)
     database.execute(
-        "INSERT INTO votes (vote_id, assignment, pair_id, annotator, answer, shown, a_is_left, seconds, kind, reason, time_utc) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO votes (vote_id, assignment, pair_id, annotator, answer, shown, a_is_left, seconds, kind, reason, time_utc, "
+        "people) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             vote_id,
             identity,
@@ -256,6 +259,7 @@ def record_vote(
             kind,
             reason,
             time_utc,
+            meant,
         ),
     )
     (answered,) = database.execute(
@@ -266,6 +270,13 @@ def record_vote(
     if kind == "plain":
         _count(database, 1)
     return True
+
+
+def _fates_as_meant(people: dict[str, list[Any]], left: bool, pair: Pair) -> str:
+    """Give the answers about people by clip, as JSON."""
+    if any(len(fates) != len(pair.references) for fates in people.values()):
+        raise ConflictError(f"answers about people are for another pair: this one has {len(pair.references)}")
+    return json.dumps({shown_to_meant(side, left): fates for side, fates in people.items()}, sort_keys=True)
 
 
 def undo_vote(
@@ -319,13 +330,14 @@ def progress(database: sqlite3.Connection, annotator: str, config: QueueConfig) 
 def read_votes(database: sqlite3.Connection) -> Iterator[Vote]:
     """Give every vote that stands, in the order given."""
     rows = database.execute(
-        "SELECT vote_id, pair_id, annotator, answer, shown, a_is_left, seconds, kind, reason, time_utc FROM votes v "
+        "SELECT vote_id, pair_id, annotator, answer, shown, a_is_left, seconds, kind, reason, time_utc, people FROM votes v "
         "WHERE NOT EXISTS (SELECT 1 FROM undone u WHERE u.vote_id = v.vote_id) ORDER BY serial"
     )
     names = [column[0] for column in rows.description]
     for row in rows:
         fields = dict(zip(names, row, strict=True))
-        yield Vote(**{**fields, "a_is_left": bool(fields["a_is_left"])})
+        people = None if fields["people"] is None else json.loads(fields["people"])
+        yield Vote(**{**fields, "a_is_left": bool(fields["a_is_left"]), "people": people})
 
 
 def gold_labels(database: sqlite3.Connection) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from idgrpo.errors import FULL_DISK, ArtifactError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 GOLD_START = 2**40  # gold pairs stand behind every possible plain pair
 log = logging.getLogger(__name__)
 
@@ -33,13 +33,14 @@ CREATE INDEX assignments_repeatable ON assignments (annotator, answered)
     WHERE state = 'voted' AND kind = 'plain' AND repeated = 0;
 CREATE TABLE votes (serial INTEGER PRIMARY KEY, vote_id TEXT NOT NULL UNIQUE, assignment INTEGER NOT NULL,
     pair_id TEXT NOT NULL, annotator TEXT NOT NULL, answer TEXT NOT NULL, shown TEXT NOT NULL, a_is_left INTEGER NOT NULL,
-    seconds REAL NOT NULL, kind TEXT NOT NULL, reason TEXT, time_utc TEXT NOT NULL);
+    seconds REAL NOT NULL, kind TEXT NOT NULL, reason TEXT, time_utc TEXT NOT NULL, people TEXT);
 CREATE INDEX votes_of_annotator ON votes (annotator, serial);
 CREATE TABLE undone (vote_id TEXT PRIMARY KEY, time_utc TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE media (id TEXT PRIMARY KEY, path TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE checked (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, clip TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE sessions (digest TEXT PRIMARY KEY, annotator TEXT NOT NULL, used INTEGER NOT NULL) WITHOUT ROWID;
 """
+SINCE_1 = "ALTER TABLE votes ADD COLUMN people TEXT;"
 
 
 def open_database(path: Path) -> sqlite3.Connection:
@@ -59,6 +60,8 @@ def open_database(path: Path) -> sqlite3.Connection:
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version == 0:
             database.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        elif version == 1:  # of before anybody was asked about people
+            database.executescript(f"BEGIN IMMEDIATE; {SINCE_1} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
         elif version != SCHEMA_VERSION:
             raise ArtifactError(
                 f"{path}: a session of format {version}; this version reads format {SCHEMA_VERSION}",

@@ -22,12 +22,14 @@ from idgrpo.annotate.config import QueueConfig, ServeConfig
 from idgrpo.annotate.guard import Guard
 from idgrpo.annotate.media import media_file, publish_media
 from idgrpo.annotate.writer import Writer
+from idgrpo.records.models import Fate
 from idgrpo.run.limits import Limits
 
 COOKIE = "idgrpo_annotate"
 AT_ONCE = 2048
 """Bodies of the greatest size that may be read at one time."""
-PAGE_FILES = ("index.html", "style.css", "main.js", "player.js", "outbox.js", "keys.js", "view.js")
+PAGE_FILES = ("index.html", "style.css", "main.js", "player.js", "outbox.js", "keys.js", "people.js", "view.js")
+MAX_PEOPLE = 64
 Name = Annotated[str, StringConstraints(pattern=r"^[\w][\w .@+-]{0,39}$")]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
@@ -43,6 +45,13 @@ class ClaimBody(_Body):
     held: list[Identifier] = Field([], max_length=16)
 
 
+class PeopleBody(_Body):
+    """What became of each person, as shown: one answer or null per reference."""
+
+    left: list[Fate | None] = Field(max_length=MAX_PEOPLE)
+    right: list[Fate | None] = Field(max_length=MAX_PEOPLE)
+
+
 class VoteBody(_Body):
     """Answer a pair, as shown; `vote_id` is the client's own, so that sending again is harmless."""
 
@@ -52,6 +61,7 @@ class VoteBody(_Body):
     answer: Literal["left", "right", "tie", "both_bad", "skip"]
     seconds: float = Field(ge=0, le=86_400)
     reason: str | None = Field(None, max_length=200)
+    people: PeopleBody | None = None
 
 
 class UndoBody(_Body):
@@ -79,7 +89,9 @@ class Desk:
         serve: ServeConfig,
         *,
         needs_link: bool,
+        ask_people: bool = False,
     ):
+        self.ask_people = ask_people
         self.writer, self.reader, self.secret = writer, reader, secret
         self.queue, self.serve, self.needs_link = queue_config, serve, needs_link
         self.page = {name: files("idgrpo.annotate").joinpath("page", name).read_bytes() for name in PAGE_FILES}
@@ -149,6 +161,7 @@ async def _me(desk: Desk, request: Request) -> dict[str, Any]:
     await _read(desk, request, _Body)
     return {
         "annotator": desk.owner(request), "needs_link": desk.needs_link, "unlock": desk.serve.unlock,
+        "ask_people": desk.ask_people,
         "session": digest(desk.secret.hex())[:16],  # so that votes kept in a browser never reach another session
     }  # fmt: skip
 
@@ -238,6 +251,7 @@ async def _vote(desk: Desk, request: Request) -> dict[str, Any]:
             body.reason,
             desk.queue,
             _now(),
+            None if body.people is None else body.people.model_dump(),
         )
         return {"saved": body.vote_id, "new": new, "progress": queue.progress(database, body.annotator, desk.queue)}
 

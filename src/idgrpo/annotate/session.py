@@ -40,6 +40,7 @@ def serve_session(
     gold: Sequence[tuple[Pair, str]] = (),
     annotators: Sequence[str] = (),
     transcode: bool = False,
+    ask_people: bool = False,
     tell: Callable[[str], None],
     should_stop: Callable[[], bool],
 ) -> Gathered:
@@ -48,6 +49,7 @@ def serve_session(
     Args:
         annotators: names that get a one-time link each; needed unless `serve.host` is loopback.
         transcode: re-encode clips that browsers cannot play.
+        ask_people: let the page ask what became of each person in each clip.
         tell: takes the address, or the links.
 
     Errors: UsageError for a public host without annotators, or a session begun with other pairs; DataError for clips
@@ -73,8 +75,9 @@ def serve_session(
             for line in [f"{name}: {root}#enter={token}" for name, token in links.items()] or [f"open {root}"]:
                 tell(line)
             _run_server(
-                database, folder, listener, hosts, queue_config, serve, needs_link=needs_link, should_stop=should_stop
-            )
+                database, folder, listener, hosts, queue_config, serve, needs_link=needs_link, ask_people=ask_people,
+                should_stop=should_stop,
+            )  # fmt: skip
             return Gathered(list(queue.read_votes(database)), queue.gold_labels(database))
     finally:
         database.close()
@@ -121,6 +124,7 @@ def _run_server(
     serve: ServeConfig,
     *,
     needs_link: bool,
+    ask_people: bool,
     should_stop: Callable[[], bool],
 ) -> None:
     import uvicorn
@@ -133,7 +137,9 @@ def _run_server(
     reader = open_database(folder / DATABASE_FILE)
     writer = Writer(database)
     try:
-        desk = Desk(writer, reader, bytes.fromhex(secret), queue_config, serve, needs_link=needs_link)
+        desk = Desk(
+            writer, reader, bytes.fromhex(secret), queue_config, serve, needs_link=needs_link, ask_people=ask_people
+        )
         app = build_app(desk, hosts)
         settings = uvicorn.Config(
             app, http=patient_protocol(app.limits), ws="none", server_header=False, lifespan="off",

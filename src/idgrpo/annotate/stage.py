@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from idgrpo.annotate.aggregate import decide_labels, to_preferences
-from idgrpo.annotate.agreement import AgreementReport, agreement_report
+from idgrpo.annotate.agreement import AgreementReport, agreement_report, people_figures
 from idgrpo.annotate.config import AnnotateConfig
 from idgrpo.annotate.doubts import find_doubts
 from idgrpo.annotate.html import render_report
 from idgrpo.annotate.judge import judge_figures
+from idgrpo.annotate.people import PeopleTally
 from idgrpo.errors import DataError
 from idgrpo.records.jsonl import write_records
 from idgrpo.records.models import Pair, Vote
@@ -36,14 +37,17 @@ def conclude(
     """
     gold = gold or {}
     votes = list(votes) if by == "judge" else votes
-    verdicts = decide_labels(votes, config.aggregate, pairs=[pair.pair_id for pair in pairs])
+    people = PeopleTally()
+    verdicts = decide_labels(people.watch(votes), config.aggregate, pairs=[pair.pair_id for pair in pairs])
     # A model's speed says nothing about its care.
     thresholds = config.agreement.model_copy(update={"flag_min_seconds": 0.0}) if by == "judge" else config.agreement
     report = agreement_report(verdicts, thresholds, gold=gold)
+    report = report.model_copy(update={"people": people_figures(people.counts(), config.agreement)})
     if by == "judge":
         report = report.model_copy(update={"judges": judge_figures(votes, config.agreement.level)})
     report = report.model_copy(update={"doubts": find_doubts(verdicts, report, config.aggregate)})
-    num = write_records(out / PREFERENCES_FILE, to_preferences(pairs, verdicts, source=SOURCES[by], by=by))
+    preferences = to_preferences(pairs, verdicts, source=SOURCES[by], by=by, people=people.of)
+    num = write_records(out / PREFERENCES_FILE, preferences)
     (out / REPORT_FILE).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (out / PAGE_FILE).write_text(render_report(report, title=f"Agreement: votes by {by}"), encoding="utf-8")
     if num == 0:
@@ -68,6 +72,7 @@ def figures(report: AgreementReport) -> dict[str, Any]:
         "repeat_agreement": report.repeat_agreement.model_dump(),
         "left_out": report.left_out,
         **({"judges": [judge.model_dump() for judge in report.judges]} if report.judges else {}),
+        **({"people": report.people.model_dump()} if report.people else {}),
         **({"doubts": report.doubts} if report.doubts else {}),
         "flagged": {row.annotator: row.flags for row in report.annotators if row.flags},
     }
@@ -86,6 +91,10 @@ def summary_lines(facts: Mapping[str, Any], ref: str) -> list[str]:
     for key, label in (("gold_accuracy", "gold accuracy"), ("repeat_agreement", "same when repeated")):
         if facts[key]["num"]:
             lines.append(f"{label:<19} {_interval(facts[key])}")
+    if people := facts.get("people"):
+        shares = ", ".join(f"{fate} {share:.0%}" for fate, share in people["fate_shares"].items() if share)
+        alpha = _interval(people["krippendorff_alpha"])
+        lines.append(f"who is wrong        {people['num_answers']} answers: {shares}; Krippendorff alpha {alpha}")
     for judge in facts.get("judges", []):
         why = ", ".join(f"{reason} {num}" for reason, num in judge["abstained"].items()) or "never"
         same = _interval(judge["order_consistent"])

@@ -22,14 +22,25 @@ Scale = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 class SamplerConfig(Config):
     """Settings of the sampler. None means: what the authors of the base publish (`entries.py`)."""
 
-    num_steps: int | None = Field(default=None, ge=1, le=1000)
-    shift: float | None = Field(default=None, gt=0, le=1000, allow_inf_nan=False)
-    width: int | None = Field(default=None, ge=1)
-    height: int | None = Field(default=None, ge=1)
-    frames: int | None = Field(default=None, ge=1)
+    num_steps: int | None = Field(
+        default=None, ge=1, le=1000, description="denoising steps; None: the base's published number"
+    )
+    shift: float | None = Field(
+        default=None,
+        gt=0,
+        le=1000,
+        allow_inf_nan=False,
+        description="shift of the noise schedule; None: the base's published one",
+    )
+    width: int | None = Field(default=None, ge=1, description="width in pixels; None: the base's published one")
+    height: int | None = Field(default=None, ge=1, description="height in pixels; None: the base's published one")
+    frames: int | None = Field(default=None, ge=1, description="frames of a clip; None: the base's published number")
     guidance: Scale | None = Field(default=None, description="guidance scale (Phantom: of the text)")
     image_guidance: Scale | None = Field(default=None, description="Phantom's image guidance scale")
-    guidance_mode: GuidanceMode | None = None
+    guidance_mode: GuidanceMode | None = Field(
+        default=None,
+        description="none samples without guidance, the others with it; None: with it where a scale is given, else the base's habit",
+    )
     solver: str = Field(default="euler", description="deterministic solver")
     law: str | None = Field(default=None, description="stochastic law; replaces the solver")
     eta: float | None = Field(
@@ -125,9 +136,11 @@ def refuse_reversal(entry: BaseEntry, reversed_references: bool) -> None:
 class SampleConfig(Config):
     """Configuration of `idgrpo sample`."""
 
-    base: str | None = None
+    base: str | None = Field(
+        default=None, description="name or path of the base; None: the base that the policy was trained on"
+    )
     revision: str | None = Field(default=None, description="commit of the base's hub repository; None: what is here")
-    num_per_case: int = Field(default=1, ge=1, le=MAX_CLIPS)
+    num_per_case: int = Field(default=1, ge=1, le=MAX_CLIPS, description="clips of each case, with rising seeds")
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED, description="None: each case's own, else 0")
     lossless: bool | None = Field(default=None, description="None: yes for tiny bases, no for others")
     device: str | None = Field(default=None, description="None: the GPU if there is one")

@@ -60,3 +60,10 @@ def guided_velocity(weights: dict[str, float], mode: str, forward: Forward) -> T
 def num_branches(weights: dict[str, float], mode: str) -> int:
     """Give the number of transformer evaluations for one velocity of one sample."""
     return 1 if mode == "none" else sum(weight != 0.0 for weight in weights.values())
+
+
+def amplification(family: str, guidance: Guidance) -> float:
+    """Give how much larger than a forward's an error of the guided velocity can be: the sum of |weight|, 1 unguided."""
+    if guidance.mode == "none":
+        return 1.0
+    return sum(abs(weight) for weight in branch_weights(family, guidance).values())

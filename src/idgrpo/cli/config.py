@@ -7,7 +7,7 @@ import typer
 
 from idgrpo.cli.options import ConfigOption, JsonOption, SetOption
 from idgrpo.cli.output import write_json, write_lines
-from idgrpo.stages.settings import STAGES, Words, settings_of, to_toml
+from idgrpo.stages.settings import STAGES, Words, settings_of, shown_settings
 
 command = typer.Typer(
     add_completion=False,
@@ -19,16 +19,34 @@ command = typer.Typer(
 StageArgument = Annotated[str, typer.Argument(help=f"One of {', '.join(STAGES)}.")]
 
 
+BaseOption = Annotated[
+    str | None,
+    typer.Option("--base", help="Of train-policy and sample: show what this base fills in; a name or a path."),
+]
+RecipeOption = Annotated[
+    str | None, typer.Option("--recipe", help="Of train-policy, with --base: default, paper or full. Default: default.")
+]
+
+
 @command.command()
 def show(
-    stage: StageArgument, config: ConfigOption = None, sets: SetOption = None, as_json: JsonOption = False
+    stage: StageArgument,
+    base: BaseOption = None,
+    recipe: RecipeOption = None,
+    config: ConfigOption = None,
+    sets: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Print the settings of a stage as TOML, defaults included; the output is a file that --config takes."""
-    settings = settings_of(stage, Words(config, sets))
+    """Print the settings of a stage as TOML, each with its description.
+
+    The output is a file that changes nothing when --config takes it. Without --base the settings of train-policy are
+    commented out, because the recipe of the base decides them.
+    """
+    shown = shown_settings(stage, Words(config, sets), base=base, recipe=recipe)
     if as_json:
-        write_json(settings.model_dump(mode="json"))
+        write_json(shown.config.model_dump(mode="json"))
     else:
-        write_lines(to_toml(settings).splitlines())
+        write_lines(shown.toml().splitlines())
 
 
 @command.command()

@@ -24,16 +24,19 @@ from idgrpo.stages.distort import distort, parse_mix, result
 from idgrpo.stages.settings import Words
 
 DataOption = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
-        help="Clips: samples artifact, samples.jsonl, or a folder of videos. Default: the newest of the store."
+        help="Clips: samples artifact, samples.jsonl, or a folder of videos; repeat to join several. Default: the newest "
+        "samples of the store that were made without a tuned policy."
     ),
 ]
 PerVideoOption = Annotated[int | None, typer.Option("--per-video", min=1, help="Pairs made from each clip.")]
 MixOption = Annotated[
     str | None, typer.Option(help="Distortions and weights: swap_late=2,replace,blend=0.5. Default: a mix of all.")
 ]
-FinderOption = Annotated[str | None, typer.Option(help="Who finds people in clips of unknown content: facenet, tiny.")]
+FinderOption = Annotated[
+    str | None, typer.Option(help="Who finds people in clips of unknown content: facenet, arcface, body, tiny.")
+]
 WeightsOption = Annotated[
     Path | None, typer.Option("--finder-weights", help="Face embedding weights. Default: facenet-pytorch's cache.")
 ]

@@ -57,8 +57,11 @@ RewardOption = Annotated[
 ]
 FinderOption = Annotated[
     str | None,
-    typer.Option(help="tiny, facenet, or package.module:Class. Default: tiny for clips up to 64 px, else facenet."),
+    typer.Option(
+        help="tiny, facenet, arcface, body, or package.module:Class. Default: tiny for clips up to 64 px, else facenet."
+    ),
 ]
+WeightsOption = Annotated[str | None, typer.Option("--finder-weights", help="File with the finder's weights.")]
 ScorerOption = Annotated[
     list[str] | None, typer.Option("--scorer", help="Further measure on pixels: name or package.module:function.")
 ]
@@ -85,6 +88,7 @@ def command(
     sample_sets: SampleSetOption = None,
     reward: RewardOption = None,
     finder: FinderOption = None,
+    finder_weights: WeightsOption = None,
     scorer: ScorerOption = None,
     device: DeviceOption = None,
     curves: CurvesOption = None,
@@ -112,7 +116,10 @@ def command(
         named(samples or ()), videos=named(videos or ()), cases=cases, base=base, policies=policy or (), reward=reward,
         sampling=Words(None, sample_sets, without_none(num_per_case=num_per_case, seed=seed, device=device)),
         curves=named_curves(curves or ()), gates=gates, name=name, store=place, plan_only=dry_run, force=force,
-        settings=Words(config, sets, without_none(finding__finder=finder, scorers=scorer, finding__device=device)),
+        settings=Words(
+            config, sets,
+            without_none(finding__finder=finder, finding__options__weights=finder_weights, scorers=scorer, finding__device=device),
+        ),
     )  # fmt: skip
     failed: list[GateResult] = []
 

@@ -11,9 +11,7 @@ from idgrpo import __version__
 from idgrpo.cli import COMMANDS
 from idgrpo.cli.output import fail
 from idgrpo.cli.streams import outlive_readers
-from idgrpo.errors import IdgrpoError, MachineError, UsageError, machine_error
-
-INTERRUPTED = 130
+from idgrpo.errors import INTERRUPTED, IdgrpoError, MachineError, UsageError, machine_error
 
 
 def overview() -> str:
@@ -32,6 +30,8 @@ def overview() -> str:
             "Options:",
             "  --version  Print the version.",
             "  -h, --help Show this message, or with a command the help of that command.",
+            "",
+            "`idgrpo help COMMAND` and `idgrpo version` say the same.",
             "",
         ]
     )
@@ -96,7 +96,9 @@ def _dispatch(arguments: list[str]) -> int:
         sys.stdout.write(overview())
         return 0 if arguments else UsageError.exit_code
     name, *rest = arguments
-    if name == "--version":
+    if name == "help":
+        return _dispatch([*rest, "--help"])
+    if name in ("--version", "version"):
         sys.stdout.write(f"idgrpo {__version__}\n")
         return 0
     if name not in COMMANDS:

@@ -52,8 +52,11 @@ MethodOption = Annotated[
     ),
 ]
 DataOption = Annotated[
-    str | None,
-    typer.Option("--data", help="With --method sft: samples, or preferences (the preferred clips); artifact or file."),
+    list[str] | None,
+    typer.Option(
+        "--data",
+        help="With --method sft: samples, or preferences (the preferred clips); artifact or file; repeat to join several.",
+    ),
 ]
 EvalCasesOption = Annotated[
     str | None, typer.Option("--eval-cases", help="Held-out cases, measured every `evaluation.every` updates.")
@@ -108,7 +111,8 @@ def command(
     settings = Words(config, sets, without_none(num_updates=updates, seed=seed, engine__zero=zero))
     work = train_policy.prepare(
         base, cases, rm, method=method, data=data, recipe=recipe, settings=settings, eval_cases=eval_cases, init=init, device=device, name=name,
-        store=open_store(store), ranks=max(nproc, num_ranks()), gpus=gpus, force=force, resume=resume,
+        store=open_store(store), ranks=max(nproc, num_ranks()), gpus=gpus, plan_only=dry_run, force=force,
+        resume=resume,
     )  # fmt: skip
     if not dry_run and nproc > 1 and (force or work.find() is None):
         launch_ranks(nproc)

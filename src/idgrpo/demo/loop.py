@@ -33,7 +33,7 @@ SAY_EVERY_S = 30.0
 LOCK_WAIT_S = 60.0
 SFT_ROUNDS = {"tiny-phantom": 1, "tiny-vace": 2}
 """In a second round the guidance of SFT is that of the policy of the first one, which tells people apart better."""
-GRPO = {"kl.reference": "start", "reward.contrast": 0.5, "rollout.window.last": 3, "optimizer.lr": 3e-3}
+GRPO = {"kl.reference": "start", "reward.contrast": 1.0, "rollout.window.last": 3, "optimizer.lr": 3e-3}
 """GRPO after the warm start: the contrastive reward, at the high noise levels where it is decided who is who."""
 
 

@@ -23,12 +23,19 @@ class StrengthConfig(Config):
     `curriculum` moves the range along the file: `easy-first` begins with the strongest, `hard-first` with the weakest.
     """
 
-    low: float = Field(0.3, ge=0, le=1)
-    high: float = Field(1.0, ge=0, le=1)
-    tie_below: float = Field(0.1, ge=0, le=1)
-    tie_share: Share = Field(0.06, ge=0, le=1)
-    visible: Share = Field(0.05, ge=0, le=1)
-    curriculum: Literal["none", "easy-first", "hard-first"] = "none"
+    low: float = Field(0.3, ge=0, le=1, description="weakest strength that is labelled with an order")
+    high: float = Field(1.0, ge=0, le=1, description="strongest strength")
+    tie_below: float = Field(0.1, ge=0, le=1, description="strengths of ties are drawn below this")
+    tie_share: Share = Field(0.06, ge=0, le=1, description="share of pairs that are drawn as ties")
+    visible: Share = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="pairs whose two sides differ by less than this share of one person's picture are not made",
+    )
+    curriculum: Literal["none", "easy-first", "hard-first"] = Field(
+        default="none", description="order of strengths along the file: none, strongest first, or weakest first"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> "StrengthConfig":
@@ -49,11 +56,21 @@ class BalanceConfig(Config):
     within the clip (a swap half-way), this share is the better side, against a stranger in every frame.
     """
 
-    both_sides: Share = Field(0.15, ge=0, le=1)
-    better_side: Share = Field(0.10, ge=0, le=1)
-    graded: Share = Field(0.15, ge=0, le=1)
-    mirrored: Share = Field(0.5, ge=0, le=1)
-    unsteady_better: Share = Field(0.5, ge=0, le=1)
+    both_sides: Share = Field(0.15, ge=0, le=1, description="share of pairs with the same artefact on both sides")
+    better_side: Share = Field(0.10, ge=0, le=1, description="share of pairs with an artefact on the better side only")
+    graded: Share = Field(0.15, ge=0, le=1, description="share of pairs in which both sides are damaged and one less")
+    mirrored: Share = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of pairs that ask for the stranger, so that the damaged clip is the right one",
+    )
+    unsteady_better: Share = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of distortions within the clip that are the better side, against a stranger in every frame",
+    )
 
 
 class PeopleConfig(Config):
@@ -65,12 +82,27 @@ class PeopleConfig(Config):
     states none, -1 and 0.6.
     """
 
-    finder: str = "facenet"
-    options: dict[str, bool | int | float | str | list[float]] = Field(default_factory=dict)
-    min_coverage: Share = Field(0.5, ge=0, le=1)
-    min_similarity: float | None = Field(None, ge=-1, le=1)
-    max_strangers: int = Field(2000, ge=0)
-    max_likeness: float | None = Field(None, ge=-1, le=1)
+    finder: str = Field(
+        default="facenet",
+        description="who finds people in clips of unknown content: tiny, facenet, arcface or package.module:Class",
+    )
+    options: dict[str, bool | int | float | str | list[float]] = Field(
+        default_factory=dict, description="settings of the finder itself, such as `min_face_px`"
+    )
+    min_coverage: Share = Field(0.5, ge=0, le=1, description="share of frames in which each person must be found")
+    min_similarity: float | None = Field(
+        None,
+        ge=-1,
+        le=1,
+        description="cosine to its reference below which a clip gives no pair; None: the finder's own level",
+    )
+    max_strangers: int = Field(2000, ge=0, description="people of other clips kept as possible strangers, at most")
+    max_likeness: float | None = Field(
+        None,
+        ge=-1,
+        le=1,
+        description="cosine above which somebody of another clip counts as the same person; None: the finder's own level",
+    )
 
     def least_similarity(self, levels: "Levels | None") -> float:
         """Give the cosine below which a person of a clip is not the one of the reference."""
@@ -93,14 +125,18 @@ class DistortConfig(Config):
     `max_frames` are cut there.
     """
 
-    per_video: int = Field(4, ge=1)
-    mix: dict[str, float] = Field(default_factory=dict)
+    per_video: int = Field(4, ge=1, description="pairs made from each clip, at most")
+    mix: dict[str, float] = Field(
+        default_factory=dict, description="weight of each distortion by name; empty: the default mix of the registry"
+    )
     strength: StrengthConfig = StrengthConfig()
     balance: BalanceConfig = BalanceConfig()
     people: PeopleConfig = PeopleConfig()
-    lossless: Literal["auto", "yes", "no"] = "auto"
-    max_frames: int = Field(257, ge=2)
-    seed: int = 0
+    lossless: Literal["auto", "yes", "no"] = Field(
+        default="auto", description="lossless video; auto: only for clips under 128 px on a side"
+    )
+    max_frames: int = Field(257, ge=2, description="longer clips are cut to this many frames")
+    seed: int = Field(default=0, description="seed of all draws: which pairs, strengths and people")
 
     @field_validator("mix")
     @classmethod

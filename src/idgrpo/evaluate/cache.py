@@ -24,7 +24,8 @@ class ObservationCache:
     """
 
     def __init__(self, folder: Path | None, finder: str, config: FindingConfig):
-        settings = config.model_dump(exclude={"batch_size", "device"})
+        settings = config.model_dump(exclude={"batch_size", "device", "options"})
+        # `finder` is a fingerprint, which tells its options and weights.
         text = json.dumps([finder, OBSERVATION_VERSION, settings], sort_keys=True)
         self.folder = folder / hashlib.sha256(text.encode()).hexdigest()[:12] if folder else None
 

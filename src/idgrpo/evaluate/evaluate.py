@@ -24,6 +24,7 @@ from idgrpo.people.contract import Finder, Levels, fingerprint_of, levels_of
 from idgrpo.records.models import Sample
 
 Key = tuple[str, int]
+MAX_PROBLEMS = 20
 TIMED = re.compile(r"(^|[_/.])(time|seconds?|date|utc|memory)($|[_/.])|_s$")  # `seconds_update`, `samples_per_second`
 
 
@@ -48,6 +49,7 @@ def evaluate(
     book = ReferenceBook(finder, cache)
     _check_photos(samples_by_variant, book)
     everything = [sample for samples in samples_by_variant.values() for sample in samples]
+    _embed_references(everything, book)
     seen = gather(everything, finder, scorers, cache, book, config.finding)
     documents = _measure_all(samples_by_variant, seen, book, measures, scorers, config, levels_of(finder))
     infos = [m.info for m in measures.values()] + [s.info for s in scorers]
@@ -125,6 +127,21 @@ def _check_photos(samples_by_variant: Mapping[str, Sequence[Sample]], book: Refe
                     f"({_photo_names(other)} against {_photo_names(sample)})",
                     fix="sample both from the same cases, or give changed cases new ids",
                 )
+
+
+def _embed_references(samples: Sequence[Sample], book: ReferenceBook) -> None:
+    """Embed all photos before the first clip is looked at; DataError names every one that is no reference."""
+    problems: dict[str, DataError] = {}
+    for path in dict.fromkeys(p for sample in samples for r in sample.references for p in (*r.images, *r.second)):
+        try:
+            book.embed([path])
+        except DataError as error:
+            problems[path] = error
+    if problems:
+        first, *_ = problems.values()
+        more = f"\n  and {len(problems) - MAX_PROBLEMS} more" if len(problems) > MAX_PROBLEMS else ""
+        lines = [error.message for error in problems.values()][:MAX_PROBLEMS]
+        raise DataError("\n  ".join(lines) + more, fix=first.fix or "`idgrpo cases --check` looks at all photos")
 
 
 def _photo_names(sample: Sample) -> str:

@@ -144,11 +144,12 @@ def _complete(
         cache.keep_observation(known.digest, known.observation)
     for scorer in scorers:
         name = scorer.info.name
-        open_ones = [(known, clip) for known, clip, _ in readable if name not in known.scores]
+        open_ones = [(known, clip, fps) for known, clip, fps in readable if name not in known.scores]
         if not open_ones:
             continue
-        results = scorer.score([clip for _, clip in open_ones], [known.sample for known, _ in open_ones])
-        for (known, _), values in zip(open_ones, results, strict=True):
+        seen, clips, rates = zip(*open_ones, strict=True)
+        results = scorer.score(clips, [known.sample for known in seen], rates)
+        for known, values in zip(seen, results, strict=True):
             known.scores[name] = values
             if values is not None:
                 cache.keep_scores(known.request_digest, scorer.cache_name(), values)

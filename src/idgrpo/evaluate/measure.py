@@ -43,17 +43,27 @@ def known_measures() -> dict[str, str]:
 
 
 def load_measures(names: list[str] | None = None) -> dict[str, Measure]:
-    """Import measures by name (all known ones by default); an import string `module:function` is taken as it stands.
+    """Import measures (all known ones by default), by the names of their functions."""
+    found = [load_measure(name) for name in (names if names is not None else known_measures())]
+    return {one.info.name: one for one in found}
 
-    Raises UsageError that lists what is known.
+
+def load_measure(name: str) -> Measure:
+    """Import a measure by name; an import string `module:function` is taken as it stands.
+
+    Raises UsageError that lists what is known, or says what is wrong with the import string.
     """
     known = known_measures()
-    loaded: dict[str, Measure] = {}
-    for name in names if names is not None else known:
-        target = known.get(name, name)
-        if ":" not in target:
-            raise UsageError(f"unknown measure {name!r} (known: {', '.join(sorted(known))})")
-        module, _, attribute = target.partition(":")
+    target = known.get(name, name)
+    if ":" not in target:
+        raise UsageError(f"unknown measure {name!r} (known: {', '.join(sorted(known))})")
+    module, _, attribute = target.partition(":")
+    try:
         function = getattr(import_module(module), attribute)
-        loaded[function.info.name] = function
-    return loaded
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"the measure {name} cannot be imported: {error}", fix="put its module on the Python path"
+        ) from error
+    if not hasattr(function, "info"):
+        raise UsageError(f"{name} is not marked as a measure", fix="put @measure(..) of idgrpo.evaluate.measure on it")
+    return cast(Measure, function)

@@ -13,12 +13,15 @@ from idgrpo.evaluate import SCORERS
 from idgrpo.evaluate.measure import MeasureInfo
 from idgrpo.records.models import Reference, Sample
 
-ScoreClips = Callable[[Sequence[torch.Tensor], Sequence[Sample]], list[list[float] | None]]
+ScoreClips = Callable[[Sequence[torch.Tensor], Sequence[Sample], Sequence[float]], list[list[float] | None]]
+SCORES_VERSION = 2  # part of the cache key: raise it when the same scorer would score the same clip otherwise
 
 
 @dataclass(frozen=True)
 class ClipScorer:
-    """Score whole clips: `score(clips, samples)` gives scores per person (one number for a whole-clip score) or None.
+    """Score whole clips: `score(clips, samples, rates)` gives scores per person (one number for a whole-clip score) or None.
+
+    `rates` are frames per second, one a clip.
 
     `key` tells versions apart in the cache (a reward model's digest, an import string).
     """
@@ -28,7 +31,7 @@ class ClipScorer:
     score: ScoreClips
 
     def cache_name(self) -> str:
-        return hashlib.sha256(f"{self.info.name}|{self.key}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{self.info.name}|{self.key}|{SCORES_VERSION}".encode()).hexdigest()[:16]
 
 
 def load_scorer(name: str) -> ClipScorer:
@@ -41,7 +44,9 @@ def load_scorer(name: str) -> ClipScorer:
         import_module(module), attribute
     )
 
-    def score(clips: Sequence[torch.Tensor], samples: Sequence[Sample]) -> list[list[float] | None]:
+    def score(
+        clips: Sequence[torch.Tensor], samples: Sequence[Sample], rates: Sequence[float]
+    ) -> list[list[float] | None]:
         return [[float(v) for v in row] for row in function(list(clips), [list(s.references) for s in samples])]
 
     text = " ".join((function.__doc__ or "").split("\n\n")[0].split())
@@ -52,11 +57,13 @@ def load_scorer(name: str) -> ClipScorer:
 def reward_scorer(
     name: str, key: str, score: Callable[..., list], read_image: Callable[[str], torch.Tensor]
 ) -> ClipScorer:
-    """Wrap a reward model's `score(videos, references, prompts)`; a failure stays a missing number, never a made-up one."""
+    """Wrap a reward model's `score(videos, references, prompts, rates)`; a failure stays a missing number, never a made-up one."""
 
-    def run(clips: Sequence[torch.Tensor], samples: Sequence[Sample]) -> list[list[float] | None]:
+    def run(
+        clips: Sequence[torch.Tensor], samples: Sequence[Sample], rates: Sequence[float]
+    ) -> list[list[float] | None]:
         portraits = [[read_image(r.images[0]) for r in s.references] for s in samples]
-        results = score(list(clips), portraits, [s.prompt for s in samples])
+        results = score(list(clips), portraits, [s.prompt for s in samples], list(rates))
         return [[float(r)] if isinstance(r, int | float) and math.isfinite(r) else None for r in results]
 
     definition = "Score of the trained reward model: an un-anchored logit, the very thing training maximises. Never proof of a gain."

@@ -7,4 +7,5 @@ FINDERS: dict[str, str] = {
     "tiny": "idgrpo.tinyworld.finder:TinyFinder",
     "facenet": "idgrpo.people.facenet:FacenetFinder",
     "arcface": "idgrpo.people.arcface:ArcfaceFinder",
+    "body": "idgrpo.people.bodies:BodyFinder",
 }

@@ -40,7 +40,7 @@ class OnnxEmbedder:
         try:
             import onnxruntime
         except ImportError as error:
-            raise MachineError("an ONNX network needs onnxruntime", fix="pip install onnxruntime") from error
+            raise MachineError("an ONNX network needs onnxruntime", fix="pip install 'idgrpo[faces]'") from error
         path = need_file(Path(weights), "recognition network", GET_WEIGHTS)
         providers = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
         have = onnxruntime.get_available_providers()

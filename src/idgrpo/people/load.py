@@ -1,13 +1,15 @@
 """Make a finder from its name in the registry."""
 
 import inspect
+from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from idgrpo.errors import MachineError, UsageError
 from idgrpo.people import FINDERS
-from idgrpo.people.contract import Finder
+from idgrpo.people.contract import Finder, file_content
 
 
 def load_finder(name: str, **options: Any) -> Finder:
@@ -36,6 +38,12 @@ def load_finder(name: str, **options: Any) -> Finder:
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UsageError(f"finder {name!r} has no option {option!r}{hint} (known: {', '.join(sorted(known))})")
     return made(**options)
+
+
+def files_of(options: Mapping[str, Any]) -> dict[str, str]:
+    """Give the content of the files that options of a finder name, such as its weights: option -> sha256."""
+    files = {name: Path(value) for name, value in options.items() if isinstance(value, str | Path)}
+    return {name: file_content(path).hex() for name, path in files.items() if path.is_file()}
 
 
 def _options_of(made: Any) -> set[str] | None:

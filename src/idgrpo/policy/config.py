@@ -4,25 +4,27 @@ import math
 from collections.abc import Collection, Iterable
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from idgrpo.flow import LAWS, SOLVERS
 from idgrpo.policy import CONTROLS, LOSSES
-from idgrpo.run.config import Config
+from idgrpo.policy.slots import (
+    MOST,
+    MOST_FRAMES,
+    MOST_PIXELS,
+    MOST_SEED,
+    CheckpointConfig,
+    EmaConfig,
+    EngineConfig,
+    EvaluationConfig,
+    MetricsConfig,
+    PlanConfig,
+    PolicyPart,
+    PreviewConfig,
+)
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 FEED_FORWARD = ("ffn.net.0.proj", "ffn.net.2")
-
-MOST = 10**6
-"""Counts above it are typing errors: a run of so many updates, cases or samples would not end."""
-MOST_PIXELS, MOST_FRAMES = 8192, 10_000
-MOST_SEED = 2**63 - 1
-
-
-class PolicyPart(Config):
-    """A slot of the policy stage's settings: numbers are finite."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def unknown(field: str, names: Iterable[str], known: Collection[str]) -> list[str]:
@@ -39,9 +41,15 @@ def refuse(problems: Iterable[str]) -> None:
 class SizeConfig(PolicyPart):
     """Size of the training videos; None everywhere means the base's own training size (SFT: the size of the clips)."""
 
-    width: int | None = Field(default=None, ge=16, le=MOST_PIXELS)
-    height: int | None = Field(default=None, ge=16, le=MOST_PIXELS)
-    frames: int | None = Field(default=None, ge=1, le=MOST_FRAMES)
+    width: int | None = Field(
+        default=None, ge=16, le=MOST_PIXELS, description="width in pixels; None: the base's training width"
+    )
+    height: int | None = Field(
+        default=None, ge=16, le=MOST_PIXELS, description="height in pixels; None: the base's training height"
+    )
+    frames: int | None = Field(
+        default=None, ge=1, le=MOST_FRAMES, description="frames of a clip; None: the base's training length"
+    )
 
 
 class WindowConfig(PolicyPart):
@@ -50,15 +58,17 @@ class WindowConfig(PolicyPart):
     Low indices are high noise levels, where it is decided who is who. SFT draws its noise levels from the same range.
     """
 
-    size: int = Field(default=2, ge=1, le=1000)
-    first: int = Field(default=0, ge=0, le=1000)
+    size: int = Field(default=2, ge=1, le=1000, description="stochastic, trained steps of a sample")
+    first: int = Field(default=0, ge=0, le=1000, description="first step that the window may hold")
     last: int = Field(
         default=5,
         ge=1,
         le=1000,
         description="one past the last step the window may hold; the final step is never in it",
     )
-    move: Literal["random", "slide", "fixed", "scatter"] = "random"
+    move: Literal["random", "slide", "fixed", "scatter"] = Field(
+        default="random", description="how the window moves: random place, sliding, fixed, or scattered steps"
+    )
     every: int = Field(default=1, ge=1, le=MOST, description="updates between moves")
     stride: int = Field(default=1, ge=1, le=1000, description="steps a `slide` moves")
 
@@ -75,7 +85,10 @@ class WindowConfig(PolicyPart):
 class GuidanceConfig(PolicyPart):
     """Classifier-free guidance in rollout and replay alike; `none` trains without it."""
 
-    mode: Literal["none", "both-grad", "detach-uncond"] = "none"
+    mode: Literal["none", "both-grad", "detach-uncond"] = Field(
+        default="none",
+        description="none; both-grad: gradient through both branches; detach-uncond: through the conditional branch only",
+    )
     scale: float | None = Field(default=None, ge=-100, le=100, description="None: the base's own")
     image_scale: float | None = Field(
         default=None, ge=-100, le=100, description="Phantom's scale of the image branch; None: the base's own"
@@ -85,8 +98,8 @@ class GuidanceConfig(PolicyPart):
 class RolloutConfig(PolicyPart):
     """How a video is drawn in training."""
 
-    num_steps: int = Field(default=8, ge=2, le=1000)
-    shift: float = Field(default=3.0, gt=0, le=1000)
+    num_steps: int = Field(default=8, ge=2, le=1000, description="denoising steps of a sample")
+    shift: float = Field(default=3.0, gt=0, le=1000, description="shift of the noise schedule")
     law: str = Field(default="wan", description=f"stochastic law: {', '.join(LAWS)}")
     std_min: float = Field(default=0.1, ge=0, le=10, description="law wan: std = std_min + (std_max - std_min) sigma")
     std_max: float | None = Field(
@@ -95,7 +108,13 @@ class RolloutConfig(PolicyPart):
     eta: float | None = Field(
         default=None, gt=0, le=10, description="strength of the law; None: what its authors publish"
     )
-    noise: Literal["different", "shared"] = "different"
+    reversed_references: bool = Field(
+        default=False, description="VACE: the last reference first, as diffusers' pipeline puts them"
+    )
+    noise: Literal["different", "shared"] = Field(
+        default="different",
+        description="different: each sample of a group starts from its own noise; shared: all from the same",
+    )
     window: WindowConfig = WindowConfig()
     guidance: GuidanceConfig = GuidanceConfig()
     batch_size: int = Field(
@@ -119,8 +138,8 @@ class RolloutConfig(PolicyPart):
 class GroupConfig(PolicyPart):
     """An update takes `num_cases` groups of `size` samples of one case each."""
 
-    num_cases: int = Field(default=6, ge=1, le=MOST)
-    size: int = Field(default=8, ge=2, le=MOST)
+    num_cases: int = Field(default=6, ge=1, le=MOST, description="groups of an update, each of one case")
+    size: int = Field(default=8, ge=2, le=MOST, description="samples of a group")
 
 
 class ClipsConfig(PolicyPart):
@@ -150,12 +169,17 @@ class ClipsConfig(PolicyPart):
 class AdvantageConfig(PolicyPart):
     """A = (r - mean of the group) / (std + eps)."""
 
-    scale: Literal["group", "batch"] = "group"
+    scale: Literal["group", "batch"] = Field(
+        default="group",
+        description="rewards are divided by the standard deviation of their group, or of the whole batch",
+    )
     std_floor: float = Field(
         default=1e-3, ge=0, le=MOST, description="keeps numerical noise in a reward from becoming an advantage"
     )
-    eps: float = Field(default=1e-6, ge=0, le=1)
-    clamp: float = Field(default=5.0, gt=0, le=MOST)
+    eps: float = Field(default=1e-6, ge=0, le=1, description="added to that standard deviation")
+    clamp: float = Field(
+        default=5.0, gt=0, le=MOST, description="advantages are cut at plus and minus this, in standard deviations"
+    )
     win_rate: bool = Field(default=False, description="replace each reward by its win rate inside the group")
     controls: tuple[str, ...] = Field(
         default=(),
@@ -188,9 +212,10 @@ class PolicyRewardConfig(PolicyPart):
         le=1,
         description="lambda: score = r(clip, references) - lambda mean_i r(clip, person i standing for all); 0: plain",
     )
-    measures: tuple[Literal["identity", "worst"], ...] = Field(
+    measures: tuple[str, ...] = Field(
         default=(),
-        description="identity measures added to the reward model (which is named `rm` then): mean over people, worst person",
+        description="measures of `eval` added to the reward model (which is named `rm` then), such as identity, worst, "
+        "separation, one of a plugin, or module:function; one where lower is better needs a weight of its own",
     )
     finder: str = Field(default="facenet", description="who finds people for `measures`: tiny, facenet")
     weights: dict[str, float] = Field(default_factory=dict, description="per reward name; a reward not named weighs 1")
@@ -200,11 +225,24 @@ class PolicyRewardConfig(PolicyPart):
     overlap: bool = Field(
         default=False, description="score a batch while the next one is rolled out; for a service or a second GPU"
     )
-    num_retries: int = Field(default=3, ge=0, le=1000)
-    retry_wait_s: float = Field(default=20.0, ge=0, le=86_400)
+    num_retries: int = Field(default=3, ge=0, le=1000, description="further attempts when scoring fails")
+    retry_wait_s: float = Field(default=20.0, ge=0, le=86_400, description="wait before a further attempt, in seconds")
     min_valid_share: float = Field(
         default=0.5, ge=0, le=1, description="below it the update is retried, then the run stops"
     )
+
+    @model_validator(mode="after")
+    def _known(self) -> "PolicyRewardConfig":
+        if names := [name for name in self.measures if ":" not in name]:
+            from idgrpo.evaluate.measure import known_measures
+
+            refuse(unknown("reward.measures", names, known_measures()))
+        return self
+
+    @property
+    def measured(self) -> dict[str, str]:
+        """Name of each measure as a reward -> what `measures` says: a function outside goes by its own name."""
+        return {name.rpartition(":")[2]: name for name in self.measures}
 
 
 class KLConfig(PolicyPart):
@@ -222,7 +260,7 @@ class KLConfig(PolicyPart):
 class PolicyLossConfig(PolicyPart):
     """Policy loss of one stored step, or of one finished sample noised again."""
 
-    name: str = "clip"
+    name: str = Field(default="clip", description="policy loss: clip, ratio-norm or kl-mask")
     credit: Literal["steps", "forward"] = Field(
         default="steps",
         description="of GRPO; steps: the noise of the window's steps; forward: whole samples of deterministic rollouts, "
@@ -234,14 +272,19 @@ class PolicyLossConfig(PolicyPart):
     )
     num_passes: int = Field(default=1, ge=1, le=1000, description="optimizer steps per rollout")
     micro_batch: int = Field(default=32, ge=1, le=MOST, description="stored steps replayed in one forward")
-    step_weights: Literal["none", "equalise"] = "none"
+    step_weights: Literal["none", "equalise"] = Field(
+        default="none",
+        description="equalise: weigh the window's steps so that all have the same sensitivity; none: all alike",
+    )
     ratio_tolerance: float | None = Field(
         default=None,
         gt=0,
-        description="on-policy self-check: largest |log ratio|; None: 1e-5 in float32, 2e-4 otherwise",
+        description="on-policy self-check: largest |log ratio|; None: 1e-5 in float32, else 2e-4, or 5e-4 (sum of guidance weights)^2",
     )
     mean_tolerance: float | None = Field(
-        default=None, gt=0, description="on-policy self-check: rms shift of the mean in step stds; None: 1e-3, or 5e-2"
+        default=None,
+        gt=0,
+        description="on-policy self-check: rms shift of the mean in step stds; None: 1e-3, or 5e-2 x that sum",
     )
 
     @model_validator(mode="after")
@@ -254,13 +297,17 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerConfig(PolicyPart):
-    lr: float = Field(default=1e-3, gt=0, le=10)
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """AdamW and the course of its learning rate."""
+
+    lr: float = Field(default=1e-3, gt=0, le=10, description="learning rate of AdamW")
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), description="decay of AdamW's two moments")
     eps: float = Field(
         default=1e-8, gt=0, le=1, description="LoRA-RL gradients may have rms 5e-9: compare with metric grad_rms"
     )
-    weight_decay: float = Field(default=1e-4, ge=0, le=1)
-    max_grad_norm: float = Field(default=1.0, gt=0, le=MOST)
+    weight_decay: float = Field(default=1e-4, ge=0, le=1, description="weight decay of AdamW")
+    max_grad_norm: float = Field(
+        default=1.0, gt=0, le=MOST, description="gradients with a larger norm are scaled down to it"
+    )
     warmup: int = Field(default=0, ge=0, le=MOST, description="updates of linear warm-up")
     schedule: Literal["constant", "cosine"] = Field(
         default="constant", description="of the rate after the warm-up; cosine: half a wave down to 0 at `num_updates`"
@@ -277,90 +324,16 @@ class OptimizerConfig(PolicyPart):
 
 
 class LoraConfig(PolicyPart):
-    rank: int = Field(default=16, ge=1, le=8192)
-    alpha: float = Field(default=16, gt=0, le=MOST)
+    """The adapter that is trained (`train=lora`)."""
+
+    rank: int = Field(default=16, ge=1, le=8192, description="rank of the adapter")
+    alpha: float = Field(
+        default=16, gt=0, le=MOST, description="scale of the adapter: alpha / rank multiplies its output"
+    )
     targets: tuple[str, ...] = Field(
         default=ATTENTION + FEED_FORWARD,
         min_length=1,
         description="ends of layer names; `to_q` is in self- and cross-attention, `attn2.to_q` in cross-attention alone",
-    )
-
-
-class EmaConfig(PolicyPart):
-    """Exponential average of the trained weights; it is what is evaluated and published. 0 switches it off."""
-
-    decay: float = Field(default=0.9, ge=0, lt=1)
-
-
-class EvaluationConfig(PolicyPart):
-    every: int = Field(default=0, ge=0, le=MOST, description="updates between held-out evaluations; 0: never")
-    finder: str = Field(default="tiny", description="who finds people in the held-out clips: tiny, facenet")
-    seed: int = Field(
-        default=0, ge=0, le=MOST_SEED, description="seed of the held-out clips, the same at every evaluation"
-    )
-
-
-class CheckpointConfig(PolicyPart):
-    every: int = Field(default=10, ge=1, le=MOST, description="updates between checkpoints")
-    keep_last: int = Field(default=2, ge=1, le=MOST)
-    keep_every: int = Field(default=0, ge=0, le=MOST, description="also keep every n-th update; 0: none")
-
-
-class PreviewConfig(PolicyPart):
-    every: int = Field(
-        default=20, ge=0, le=MOST, description="updates between written samples, for people to look at; 0: never"
-    )
-    num_samples: int = Field(default=4, ge=1, le=MOST)
-
-
-class EngineConfig(PolicyPart):
-    zero: int | None = Field(
-        default=None,
-        ge=0,
-        le=3,
-        description="DeepSpeed ZeRO stage 1, 2 or 3; None or 0: plain AdamW, every rank whole, gradients summed over ranks",
-    )
-    whole_rollout: bool = Field(
-        default=True,
-        description="ZeRO 3: gather the weights once for the whole rollout; false gathers layer by layer, which is slower "
-        "and never holds the whole base",
-    )
-
-    recompute: Literal["auto", "on", "selective", "off"] = Field(
-        default="auto",
-        description="recompute activations of the blocks in the backward pass: a forward more, far less memory, same "
-        "gradients; selective: keep what matrix products and attention gave, recompute the rest; auto: on, for all bases "
-        "but those of the embedded world",
-    )
-    compile: bool = Field(
-        default=False, description="torch.compile of the transformer blocks; the first updates are slow"
-    )
-
-    @model_validator(mode="after")
-    def _layer_by_layer_is_zero_3(self) -> "EngineConfig":
-        if not self.whole_rollout and self.zero != 3:
-            raise ValueError(
-                "engine.whole_rollout=false needs engine.zero=3; elsewhere every rank holds the whole base"
-            )
-        return self
-
-
-class MetricsConfig(PolicyPart):
-    """Viewers that get a copy of metrics.jsonl; one that is not installed or fails is left out with a warning."""
-
-    sinks: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ("tensorboard",)
-
-
-class PlanConfig(PolicyPart):
-    """The GPU that `--dry-run --gpus N` reckons with; training does not read it."""
-
-    tflops: float = Field(
-        default=300.0, gt=0, le=10**9, description="matrix products reached in practice, not the data sheet's"
-    )
-    memory_gib: float = Field(default=80.0, gt=0, le=10**9)
-    link_gb_s: float = Field(default=50.0, gt=0, le=10**9, description="between ranks, the slowest link of the ring")
-    reward_gib: float = Field(
-        default=8.0, ge=0, le=10**9, description="reward model on the same GPU; 0 with a scoring service"
     )
 
 
@@ -371,8 +344,15 @@ class PolicyConfig(PolicyPart):
         default="grpo",
         description="grpo: the policy's own samples, credited by a reward; sft: stored clips (`--data`), flow matching",
     )
-    seed: int = Field(default=0, ge=0, le=MOST_SEED)
-    num_updates: int = Field(default=120, ge=1, le=MOST)
+    seed: int = Field(
+        default=0,
+        ge=0,
+        le=MOST_SEED,
+        description="seed of all draws: noise, windows, order of cases, new adapter weights",
+    )
+    num_updates: int = Field(
+        default=120, ge=1, le=MOST, description="optimizer updates (of `loss.num_passes` steps each) of the whole run"
+    )
     train: Literal["lora", "full"] = Field(
         default="lora",
         description="an adapter, or all weights of the transformer in float32 (`--recipe full` sets a fitting rate)",

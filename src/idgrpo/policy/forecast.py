@@ -3,7 +3,7 @@
 from idgrpo.bases.contract import BaseEntry, VideoSize
 from idgrpo.bases.cost import GIB, VAE_SIZE_BYTES, transformer_flop, transformer_parameters
 from idgrpo.bases.geometry import Geometry
-from idgrpo.bases.guidance import num_branches, phantom_weights, vace_weights
+from idgrpo.bases.guidance import branch_weights, num_branches
 from idgrpo.bases.inventory import configs_of_entry
 from idgrpo.policy.config import PolicyConfig
 from idgrpo.policy.cost import Load, Machine, UpdatePlan, best_plan, rollout_forwards, sample_cost, samples_per_update
@@ -49,8 +49,7 @@ def load_of(entry: BaseEntry, config: PolicyConfig, num_references: int, gpus: i
     geometry.check(size)
     tokens = geometry.num_tokens(size, num_references)
     guidance = guidance_of(entry, config)
-    weights = vace_weights(guidance) if entry.family == "vace" else phantom_weights(guidance)
-    branches = num_branches(weights, guidance.mode)
+    branches = num_branches(branch_weights(entry.family, guidance), guidance.mode)
     is_tiny = entry.architecture == "tiny"
     choice = config.engine.recompute
     choice = ("off" if is_tiny else "on") if choice == "auto" else choice

@@ -8,11 +8,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from idgrpo.bases.conditions import ConditionsCache, encode_case, read_references
 from idgrpo.bases.contract import Base, Condition, VideoSize
-from idgrpo.bases.generate import read_references
 from idgrpo.errors import UsageError
 from idgrpo.records.models import Case
+from idgrpo.run.distributed import World
 from idgrpo.run.draws import seed_of
+from idgrpo.run.progress import progress
 
 T = TypeVar("T")
 
@@ -74,13 +76,15 @@ def share_of_rank(rows: list[T], rank: int, world_size: int) -> list[T]:
 class CaseBook(Sequence[Condition]):
     """Indexes cases; `book[i]` is the cached condition of case i.
 
-    Encoded at first use: a short run over many cases pays only for those it sees.
+    Encoded at first use: a short run over many cases pays only for those it sees. cache: where encodings lie, shared with
+    other ranks, runs and `sample`; None keeps all of them in memory.
     """
 
-    def __init__(self, base: Base, cases: Sequence[Case], size: VideoSize):
+    def __init__(self, base: Base, cases: Sequence[Case], size: VideoSize, cache: ConditionsCache | None = None):
         self.base, self.cases, self.size = base, list(cases), size
+        self.cache = cache or ConditionsCache(max_items=max(len(self.cases), 1))
         self._references: dict[int, list[Tensor]] = {}
-        self._conditions: dict[int, Condition] = {}
+        self._keys: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -91,15 +95,21 @@ class CaseBook(Sequence[Condition]):
             self._references[index] = read_references(self.cases[index])
         return self._references[index]
 
-    def encode_all(self) -> None:
-        """Encode every case now and let the text encoder go: 11 GB that no update needs."""
-        for index in range(len(self)):
-            self[index]
-        self.base.text_encoder.release()
+    def encode_all(self, world: World) -> None:
+        """Encode every case now, each by one rank where the cache lies on disk; needs no transformer."""
+        own = range(world.rank, len(self), world.size) if self.cache.folder is not None else range(len(self))
+        with progress(len(own), "encode cases", unit="case") as bar:
+            for index in own:
+                self[index]
+                bar.advance(1)
+        world.barrier()
 
     def __getitem__(self, index: int) -> Condition:  # type: ignore[override]
-        if index not in self._conditions:
+        known = self.cache.get(self._keys[index], self.size) if index in self._keys else None
+        if known is None:
             with torch.no_grad():
-                condition = self.base.encode(self.cases[index].prompt, self.references(index), self.size)
-            self._conditions[index] = condition
-        return self._conditions[index]
+                known = encode_case(
+                    self.base, self.cases[index], self.size, self.cache, lambda _: self.references(index)
+                )
+            self._keys[index] = known.key
+        return known

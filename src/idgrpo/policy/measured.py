@@ -1,26 +1,31 @@
 """Identity measures of the evaluation room in training: as rewards of a rollout, and on held-out cases between updates."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from idgrpo.bases.config import SamplerConfig
-from idgrpo.bases.contract import Base
+from idgrpo.bases.conditions import ConditionsCache, read_references
+from idgrpo.bases.contract import Base, VideoSize
 from idgrpo.bases.generate import jobs_of
 from idgrpo.bases.sampling import sample_to_folder
-from idgrpo.errors import DataError
+from idgrpo.errors import DataError, UsageError
 from idgrpo.evaluate.config import EvaluateConfig, FindingConfig
 from idgrpo.evaluate.evaluate import evaluate
-from idgrpo.evaluate.measure import load_measures
+from idgrpo.evaluate.measure import load_measure
 from idgrpo.evaluate.observe import observe
 from idgrpo.evaluate.subject import Subject
 from idgrpo.people.contract import Finder, levels_of
 from idgrpo.people.load import load_finder
 from idgrpo.policy.config import EvaluationConfig, PolicyRewardConfig
+from idgrpo.policy.groups import CaseBook
 from idgrpo.policy.scoring import RewardFunction
 from idgrpo.records.models import Case
+from idgrpo.run.distributed import World
+
+log = logging.getLogger(__name__)
 
 
 class MeasuredRewards:
@@ -29,9 +34,10 @@ class MeasuredRewards:
     Training on a measure makes it worthless as evidence: evaluate with another finder, or leave it out of the reward.
     """
 
-    def __init__(self, finder: Finder, names: Sequence[str], config: FindingConfig | None = None):
+    def __init__(self, finder: Finder, names: Mapping[str, str], config: FindingConfig | None = None):
+        """Load the measures: `names` maps what a reward is called to the name or import string of its measure."""
         self.finder, self.config = finder, config or FindingConfig()
-        self.measures = load_measures(list(names))
+        self.measures = {name: load_measure(target) for name, target in names.items()}
         self._seen: tuple[list[Tensor], list[Subject | None]] = ([], [])
 
     def rewards(self) -> dict[str, RewardFunction]:
@@ -69,35 +75,96 @@ def rewards_of(score: RewardFunction, config: PolicyRewardConfig) -> RewardFunct
     """Put the identity measures that `reward.measures` asks for beside the reward model, which is called `rm` then."""
     if not config.measures:
         return score
-    return {"rm": score} | MeasuredRewards(load_finder(config.finder), config.measures).rewards()
+    measured = MeasuredRewards(load_finder(config.finder), config.measured)
+    for name, one in measured.measures.items():
+        if one.info.better == "lower" and name not in config.weights:
+            raise UsageError(
+                f"of the measure {name} lower is better: as a reward it would be driven up",
+                fix=f"--set reward.weights.{name}=-1",
+            )
+    return {"rm": score} | measured.rewards()
 
 
-def evaluation_of(
-    config: EvaluationConfig, cases: Sequence[Case], training: Sequence[Case], folder: Path
-) -> Callable[[Base, int], dict[str, float]]:
-    """Give the held-out evaluation that the settings ask for; its clips stay in folder/heldout."""
-    finder = load_finder(config.finder)
-    return held_out(cases, training, finder, folder / "heldout", finder_name=config.finder, seed=config.seed)
+class HeldOut:
+    """Measures cases that nobody trains on: called with the published weights in place, on every rank, it samples and judges.
 
-
-def held_out(
-    cases: Sequence[Case], training: Sequence[Case], finder: Finder, folder: Path, *, finder_name: str, seed: int = 0
-) -> Callable[[Base, int], dict[str, float]]:
-    """Give the hook for `train`: sample every held-out case deterministically with one seed and measure it.
-
-    Videos stay in folder/update-000020/ for people to look at. Raises DataError when a case is also trained on.
+    Videos stay in folder/update-000020/ for people to look at. Ranks share the cases out; the main one finds the people.
     """
-    shared = {case.id for case in cases} & {case.id for case in training}
-    if shared:
-        raise DataError(
-            f"{len(shared)} held-out cases are trained on as well, e.g. {', '.join(sorted(shared)[:3])}",
-            fix="give other cases, of other people, to --eval-cases",
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        training: Sequence[Case],
+        folder: Path,
+        *,
+        config: EvaluationConfig,
+        size: VideoSize,
+        world: World | None = None,
+        cache: ConditionsCache | None = None,
+        finder: Finder | None = None,
+    ):
+        """Prepare; size: of the clips, where `evaluation.sampler` names none. finder: in place of the one that is set.
+
+        Raises DataError when a case is also trained on.
+        """
+        shared = {case.id for case in cases} & {case.id for case in training}
+        if shared:
+            raise DataError(
+                f"{len(shared)} held-out cases are trained on as well, e.g. {', '.join(sorted(shared)[:3])}",
+                fix="give other cases, of other people, to --eval-cases",
+            )
+        self.cases, self.folder, self.config, self.cache = list(cases), folder, config, cache
+        self.world = world or World()
+        asked = config.sampler
+        self.sampler = asked.model_copy(
+            update={name: getattr(asked, name) or getattr(size, name) for name in ("width", "height", "frames")}
         )
+        self._finder = finder
 
-    def measure(base: Base, update: int) -> dict[str, float]:
-        jobs = jobs_of(list(cases), seed=seed, num_per_case=1)
-        samples = sample_to_folder(base, jobs, folder / f"update-{update:06d}", sampler=SamplerConfig(batch_size=16))
-        report = evaluate({"now": samples}, finder, EvaluateConfig(), finder_name=finder_name)
-        return {name: figure.value for name, figure in report.means["now"].items()}
+    @property
+    def finder(self) -> Finder:
+        """The finder, made at first use: only the main rank looks."""
+        if self._finder is None:
+            options = {} if self.config.device is None else {"device": self.config.device}
+            self._finder = load_finder(self.config.finder, **options)
+        return self._finder
 
-    return measure
+    def prepare(self, base: Base) -> None:
+        """Leave out cases with a photo in which the finder sees nobody, and encode the others while the encoders are here.
+
+        Raises DataError where no case is left.
+        """
+        kept = [case.id for case in self.cases if self._is_seen(case)] if self.world.is_main else []
+        kept = self.world.gather(kept)[0]
+        if not kept:
+            raise DataError(
+                f"the finder {self.config.finder} sees nobody in the photos of any held-out case",
+                fix="give photos of faces, or another evaluation.finder",
+            )
+        self.cases = [case for case in self.cases if case.id in set(kept)]
+        if self.cache is not None:
+            CaseBook(base, self.cases, self.sampler.size(base.entry), self.cache).encode_all(self.world)
+
+    def _is_seen(self, case: Case) -> bool:
+        try:
+            for photo in read_references(case):
+                self.finder.embed_reference(photo)
+        except DataError as error:
+            log.warning("held-out case '%s' is left out: %s", case.id, error.message)
+            return False
+        return True
+
+    def __call__(self, base: Base, update: int) -> dict[str, float]:
+        """Sample every case with one seed and give the means of all measures; nothing on ranks that only sample."""
+        own = self.cases[self.world.rank :: self.world.size]
+        folder = self.folder / f"update-{update:06d}"
+        if self.world.size > 1:
+            folder /= f"rank-{self.world.rank}"
+        jobs = jobs_of(own, seed=self.config.seed, num_per_case=1)
+        made = sample_to_folder(base, jobs, folder, sampler=self.sampler, cache=self.cache) if jobs else []
+        samples = [sample for part in self.world.gather(made) for sample in part]
+        if not self.world.is_main:
+            return {}
+        samples.sort(key=lambda sample: (sample.case_id, sample.seed))
+        report = evaluate({"now": samples}, self.finder, EvaluateConfig(), finder_name=self.config.finder)
+        return {name: figure.value for name, figure in report.means["now"].items()} | {"num_cases": len(samples)}

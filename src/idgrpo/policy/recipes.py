@@ -1,4 +1,4 @@
-"""Named presets of the policy stage, per base and method: `--recipe default`, `paper` and `full`. Imports no torch."""
+"""Named presets of the policy stage, per base and method: `--recipe default`, `unguided`, `paper` and `full`. Imports no torch."""
 
 from typing import Any
 
@@ -7,7 +7,9 @@ from idgrpo.policy.config import ATTENTION, PolicyConfig
 
 Settings = dict[str, Any]
 
-# Full-size bases, our default: noise and gradients in 4 of 25 steps, no guidance in training (4-6x less compute).
+# Full-size bases, our default: noise and gradients in 4 of 25 steps. Training is guided, because people sample with guidance
+# and the reward model sees guided clips; the gradient flows through the conditional branch alone.
+# Half of what one person standing for all earns is taken off (docs/policy.md): a plain reward pays for blending people.
 DEFAULT: Settings = {
     "num_updates": 300,
     "group": {"num_cases": 16, "size": 8},
@@ -17,14 +19,18 @@ DEFAULT: Settings = {
         "std_max": None,
         "batch_size": 8,
         "window": {"size": 4, "first": 0, "last": 12},
+        "guidance": {"mode": "detach-uncond"},
     },
     "loss": {"micro_batch": 2},
     "kl": {"weight": 0.004},
     "optimizer": {"lr": 1e-4},
     "lora": {"rank": 32, "alpha": 32, "targets": ATTENTION},
     "evaluation": {"finder": "facenet"},
-    "reward": {"overlap": True},
+    "reward": {"overlap": True, "contrast": 0.5},
 }
+
+# The same without guidance, at about half of the compute (docs/policy.md): sample the policy with `--as-trained`.
+UNGUIDED: Settings = {"rollout": {"guidance": {"mode": "none"}}}
 
 # The authors' settings: every step but the last is stochastic and trained, guidance 4.5 in rollout and training alike.
 # Their last step is stochastic too; ours never is, because its noise stays in the scored video.
@@ -53,7 +59,7 @@ PAPER: Settings = {
 # Batches of 16 and 32 stay in a core's cache; in float32 a merged adapter shifts log p by about 1e-7.
 # Forward credit: a whole sample is credited where noise in two of eight steps explains little of what groups differ by, and its
 # gradient lies along clips instead of along white noise: it gained more in fewer updates
-# (docs/findings.md, `tests/bench/test_compute_to_gain.py`). Sharpness and ripple are controlled and held: the reward model is
+# (docs/dev/findings.md, `tests/bench/test_compute_to_gain.py`). Sharpness and ripple are controlled and held: the reward model is
 # taken in by them, and steps this large would let them drift. The rate falls, for steps of the first size end in noise.
 TINY: Settings = {
     "num_updates": 80,
@@ -66,8 +72,11 @@ TINY: Settings = {
     "loss": {"credit": "forward", "micro_batch": 32},
     "kl": {"weight": 0.015},
     "optimizer": {"lr": 6e-3, "schedule": "cosine"},
+    "reward": {"contrast": 0.5},
+    "evaluation": {"sampler": {"batch_size": 16}},
 }
 TINY_PAPER: Settings = {
+    "reward": {"contrast": 0.0},
     "size": {"width": None, "height": None, "frames": None},
     "evaluation": {"finder": "tiny"},
     "rollout": {"batch_size": 16},
@@ -90,7 +99,7 @@ SFT: Settings = {
     "advantage": {"controls": (), "hold": 0.0},
     "kl": {"weight": 0.0},
     "loss": {"credit": "steps"},
-    "reward": {"measures": ()},
+    "reward": {"measures": (), "contrast": 0.0},
     "rollout": {"window": {"size": 1, "first": 0, "move": "random"}},
     "optimizer": {"schedule": "cosine", "warmup": 20, "betas": (0.9, 0.99)},
     "ema": {"decay": 0.97},
@@ -108,7 +117,7 @@ TINY_SFT: Settings = {
 FULL: Settings = {"train": "full", "rollout": {"merged": False}, "optimizer": {"lr": 1e-6}}
 TINY_FULL: Settings = {"train": "full", "rollout": {"merged": False}, "optimizer": {"lr": 1e-4}}
 
-RECIPES = ("default", "paper", "full")
+RECIPES = ("default", "unguided", "paper", "full")
 
 
 def recipe(name: str, base: str, *, tiny: bool | None = None, method: str = "grpo") -> PolicyConfig:
@@ -119,6 +128,8 @@ def recipe(name: str, base: str, *, tiny: bool | None = None, method: str = "grp
     tiny = base.startswith("tiny-") if tiny is None else tiny
     if name == "default":
         layers = [TINY] if tiny else [DEFAULT]
+    elif name == "unguided":
+        layers = [TINY if tiny else DEFAULT, UNGUIDED]
     elif name == "paper":
         layers = [PAPER, TINY_PAPER] if tiny else [PAPER]
     elif name == "full":

@@ -84,7 +84,7 @@ class RewardScorer:
                 fix="correct reward.weights",
             )
         self.rewards = {
-            name: reward if name in config.measures else contrasted(reward, config.contrast)
+            name: reward if name in config.measured else contrasted(reward, config.contrast)
             for name, reward in named.items()
         }
         self.config = config

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from idgrpo.bases.conditions import ConditionsCache
 from idgrpo.bases.contract import Base, Condition, VideoSize
 from idgrpo.bases.generate import draw_noise
 from idgrpo.errors import DataError
@@ -33,12 +34,19 @@ from idgrpo.run.progress import progress
 class ClipBook:
     """Stored clips of a run: their cases' conditions in memory, their latents in a folder."""
 
-    def __init__(self, base: Base, clips: Sequence[StoredClip], size: VideoSize, folder: Path):
+    def __init__(
+        self,
+        base: Base,
+        clips: Sequence[StoredClip],
+        size: VideoSize,
+        folder: Path,
+        cache: ConditionsCache | None = None,
+    ):
         self.base, self.clips, self.size, self.folder = base, list(clips), size, folder
         places: dict[str, int] = {}
         self._case_of = [places.setdefault(clip.case.model_dump_json(), len(places)) for clip in self.clips]
         firsts = [self._case_of.index(place) for place in range(len(places))]
-        self.book = CaseBook(base, [self.clips[first].case for first in firsts], size)
+        self.book = CaseBook(base, [self.clips[first].case for first in firsts], size, cache)
 
     def __len__(self) -> int:
         return len(self.clips)

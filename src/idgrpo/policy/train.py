@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from idgrpo.bases.contract import Base, VideoSize
-from idgrpo.bases.lora import attach, load_adapter, save_adapter
+from idgrpo.bases.conditions import ConditionsCache
+from idgrpo.bases.contract import Base, BaseEntry, VideoSize
+from idgrpo.bases.lora import attach, compile_blocks, load_adapter, save_adapter
 from idgrpo.bases.tuned import load_tuned, open_all, refuse_mixture, save_transformer
 from idgrpo.errors import StoppedError, UsageError
 from idgrpo.policy.alarms import alarm_figures
@@ -51,16 +52,22 @@ def train(
     init: Path | None = None,
     evaluate: Evaluate | None = None,
     world: World | None = None,
+    cache: ConditionsCache | None = None,
 ) -> dict[str, float | str]:
     """Train a policy and write it to `out` (default: `policy/` in the run folder); give the run's closing figures.
 
     material: cases to draw (`method=grpo`) or stored clips (`method=sft`, policy/clips.py). reward: one callable, or several
-    by name; SFT needs it for `clips.keep=best` only. init: policy folder to start from (an adapter's rank and targets then hold, not `lora`). evaluate: called with the published
-    weights in place before the first update and every `evaluation.every` updates; its figures get the prefix `eval_`.
+    by name; SFT needs it for `clips.keep=best` only. init: policy folder to start from (an adapter's rank and targets then hold, not `lora`). evaluate: called on
+    every rank with the published weights in place, before the first update and every `evaluation.every` updates; the main rank's
+    figures get the prefix `eval_`. cache: encodings shared with other runs. A full-size base may come without its transformer:
+    everything is encoded first, and encoders and transformer are never in memory together.
     A run that has checkpoints continues from the newest, exactly. Raises StoppedError (75) after a clean stop.
     """
     world = world or World()
-    book, scorer = _book(base, material, reward, config, run, world)
+    book, scorer = _book(base, material, reward, config, run, world, cache)
+    if not _is_tiny(base):
+        base.release_encoders()
+    base.load_transformer()
     _open_weights(base, config, init)
     base.transformer.eval()
     prepare_blocks(base, config.engine)
@@ -107,8 +114,9 @@ def _book(
     config: PolicyConfig,
     run: RunFolder,
     world: World,
+    cache: ConditionsCache | None,
 ) -> tuple[CaseBook | ClipBook, RewardScorer | None]:
-    """Make ready what is trained on: cases, encoded at first use, or stored clips, encoded now."""
+    """Make ready what is trained on: cases and stored clips are encoded now (those of the embedded world at first use)."""
     scorer = None if reward is None else RewardScorer(reward, config.reward)
     cases = [item for item in material if isinstance(item, Case)]
     clips = [item for item in material if isinstance(item, StoredClip)]
@@ -116,9 +124,9 @@ def _book(
         if scorer is None or len(cases) < len(material):
             raise UsageError("method=grpo learns from cases and a reward", fix="--cases and --rm, or --method sft")
         check_geometry(len(cases), config.group.num_cases, config.group.size, world.size)
-        book = CaseBook(base, cases, training_size(base, config))
-        if base.entry.architecture != "tiny":
-            book.encode_all()
+        book = CaseBook(base, cases, training_size(base.entry, config), cache)
+        if not _is_tiny(base):
+            book.encode_all(world)
         return book, scorer
     if len(clips) < len(material):
         raise UsageError("method=sft learns from stored clips", fix="--data SAMPLES (or PREFERENCES), or --method grpo")
@@ -129,9 +137,9 @@ def _book(
             )
         clips = best_of_cases(clips, scorer, run.path / "clips", world)
     check_clips(len(clips), config.clips.num_per_update, world.size)
-    stored = ClipBook(base, clips, clip_size(clips, config), run.path / "clips")
-    if base.entry.architecture != "tiny":
-        stored.book.encode_all()
+    stored = ClipBook(base, clips, clip_size(clips, config), run.path / "clips", cache)
+    if not _is_tiny(base):
+        stored.book.encode_all(world)
     stored.encode(world)
     return stored, scorer
 
@@ -155,9 +163,13 @@ def _open_weights(base: Base, config: PolicyConfig, init: Path | None) -> None:
         attach(base, rank=config.lora.rank, alpha=config.lora.alpha, targets=config.lora.targets, seed=config.seed)
 
 
-def training_size(base: Base, config: PolicyConfig) -> VideoSize:
+def _is_tiny(base: Base) -> bool:
+    return base.entry.architecture == "tiny"
+
+
+def training_size(entry: BaseEntry, config: PolicyConfig) -> VideoSize:
     """Give the size of the training videos: what is set, the rest from the base's training size."""
-    own, setting = base.entry.train_size, config.size
+    own, setting = entry.train_size, config.size
     return VideoSize(setting.width or own.width, setting.height or own.height, setting.frames or own.frames)
 
 
@@ -170,9 +182,7 @@ def prepare_blocks(base: Base, setting: EngineConfig) -> None:
     elif setting.recompute == "off":
         base.transformer.disable_gradient_checkpointing()
     if setting.compile:
-        for blocks in ("blocks", "vace_blocks"):
-            for block in getattr(base.transformer, blocks, ()):
-                block.compile()
+        compile_blocks(base)
 
 
 def _make_trainer(
@@ -265,13 +275,11 @@ def _checkpoint_due(trainer: Trainer) -> bool:
 
 
 def _evaluation(trainer: Trainer, evaluate: Evaluate) -> dict[str, float]:
-    """Measure with the published weights on the main rank; all ranks get the figures."""
-    figures: dict[str, float] = {}
+    """Measure with the published weights; all ranks get the main one's figures."""
     start = time.perf_counter()
     with trainer.engine.whole(), trainer.published(), torch.no_grad():
-        if trainer.world.is_main:
-            figures = {f"eval_{name}": value for name, value in evaluate(trainer.base, trainer.completed).items()}
-            figures["seconds_eval"] = time.perf_counter() - start
+        found = evaluate(trainer.base, trainer.completed)
+    figures = {f"eval_{name}": value for name, value in found.items()} | {"seconds_eval": time.perf_counter() - start}
     return trainer.world.gather(figures)[0]
 
 
@@ -299,6 +307,7 @@ def write_policy(trainer: Trainer, out: Path, size: VideoSize) -> None:
         "updates": trainer.completed,
         "weights": "average" if config.ema.decay else "last",
         "size": {"width": size.width, "height": size.height, "frames": size.frames},
+        "reversed_references": trainer.base.reversed_references,
         "schedule": {
             "law": schedule.law,
             "shift": config.rollout.shift,

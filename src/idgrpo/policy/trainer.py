@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from idgrpo.bases.contract import Base, BaseEntry, Guidance
+from idgrpo.bases.guidance import amplification
 from idgrpo.bases.lora import reference_pass
 from idgrpo.errors import IdgrpoError, UsageError
 from idgrpo.policy.config import PolicyConfig
@@ -119,9 +120,13 @@ class Trainer:
             return {"grad_norm": 0.0, "grad_rms": 0.0}
         batches = self._evened(data)
         first: list[ReplayFigures] = []
+        anchored: list[Pairs] | None = [] if data.rolled_out and self.base.dtype != torch.float32 else None
         for number in range(self.config.loss.num_passes):
-            figures = self.replay.run(batches, data.total_pairs, self.engine.backward)
+            figures = self.replay.run(
+                batches, data.total_pairs, self.engine.backward, anchored if number == 0 else None
+            )
             if number == 0:
+                batches = anchored or batches
                 first = self.world.gather(figures.on_cpu())
                 if data.rolled_out:
                     self._check(first)
@@ -154,7 +159,9 @@ class Trainer:
             merged_figures.log_ratio += rank.log_ratio
             merged_figures.shift += rank.shift
             merged_figures.steps += rank.steps
-        ratio, shift = check_on_policy(merged_figures, self.config.loss, self.base.dtype)
+        ratio, shift = check_on_policy(
+            merged_figures, self.config.loss, self.base.dtype, amplification(self.base.entry.family, self.guidance)
+        )
         log.info("on-policy self-check passed: |log ratio| <= %.1e, shift of the mean <= %.1e std", ratio, shift)
         self.checked = True
 

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, Json, ValidationError, field_serializer,
 from idgrpo.errors import DataError
 from idgrpo.records.atomic import replacing
 from idgrpo.records.jsonl import LineErrors, csv_rows, explain, read_records, write_records
-from idgrpo.records.models import Preference, Reference
+from idgrpo.records.models import Fates, Preference, Reference
 from idgrpo.records.record import AnyJson, Record
 
 Source = Literal["human", "synthetic", "judge"]
@@ -40,6 +40,7 @@ class Carried(Record):
     distortion: str | None = None
     strength: float | None = Field(default=None, ge=0, le=1)
     split: Literal["train", "validation", "test"] | None = None
+    people: Fates | None = None
 
 
 class Row(Record):

@@ -7,3 +7,11 @@ LOSSES = {
     "bradley_terry": "idgrpo.reward.losses:bradley_terry",
     "margin": "idgrpo.reward.losses:margin",
 }
+
+METRIC_KEYS = {
+    "step": "updates done",
+    "loss": "mean pair loss since the line before",
+    "grad_norm": "norm of the gradient before it is cut",
+    "learning_rate": "learning rate",
+}
+"""What the keys of a reward model's metrics.jsonl mean."""

@@ -2,9 +2,10 @@
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,33 @@ class CopyPair(Preference):
     """A clip against its own photos at rest, side b."""
 
 
+class PersonPair(Preference):
+    """One person of a pair, asked about alone: kept on one side, and not on the other."""
+
+
+def person_pairs(preferences: Iterable[Preference]) -> list[PersonPair]:
+    """Return a pair for each person who was kept in one clip and changed, mixed or missing in the other.
+
+    Only this person's photo is asked for, so the score says how well they are kept whoever else is in the clip. It says
+    nothing about pairs in which a person was kept, or was not, on both sides.
+    """
+    made = []
+    for pair in preferences:
+        fates = pair.people or {}
+        both = zip(pair.references, fates.get("a", ()), fates.get("b", ()), strict=False)
+        for place, (reference, a, b) in enumerate(both):
+            if a is None or b is None or (a == "kept") == (b == "kept"):
+                continue
+            own: dict[str, Any] = {
+                "pair_id": f"{pair.pair_id}.person{place}",
+                "references": [reference],
+                "votes": {},
+                "people": None,
+            }
+            made.append(PersonPair(**dict(pair) | own | {"label": "a" if a == "kept" else "b"}))
+    return made
+
+
 def clips_of(preference: Preference) -> tuple[Clip, Clip]:
     """Return both clips of a pair; of each person the first photo is shown."""
     photos = tuple(reference.images[0] for reference in preference.references)
@@ -62,7 +90,9 @@ def copies_of(preferences: Sequence[Preference], share: float) -> list[CopyPair]
     for pair in chosen:
         better = pair.video_a if pair.label == "a" else pair.video_b
         own = {"pair_id": f"{pair.pair_id}.copy", "video_a": better, "video_b": better, "label": "a"}
-        made.append(CopyPair(**dict(pair) | own | {"votes": {}, "distortion": "static_copy", "strength": None}))
+        made.append(
+            CopyPair(**dict(pair) | own | {"votes": {}, "people": None, "distortion": "static_copy", "strength": None})
+        )
     return made
 
 
@@ -181,11 +211,13 @@ class PairClips(Dataset):
         self,
         preferences: Sequence[Preference],
         codes: Sequence[int],
+        weights: Sequence[float],
         order: Sequence[int],
         settings: Preprocessing,
     ):
         self.preferences = preferences
         self.codes = codes
+        self.weights = weights
         self.order = order
         self.settings = settings
 
@@ -201,11 +233,12 @@ class PairClips(Dataset):
             "photos": photos,
             "prompt": first.prompt,
             "label": self.codes[index],
+            "weight": self.weights[index],
         }
 
 
 class PairCollator:
-    """Build one batch: all first clips, then all second clips, in one forward; `labels` one per pair."""
+    """Build one batch: all first clips, then all second clips, in one forward; `labels` and `weight` one per pair."""
 
     def __init__(self, builder: InputBuilder):
         self.builder = builder
@@ -216,15 +249,17 @@ class PairCollator:
         videos = [item["videos"][side] for side in (0, 1) for item in items]
         inputs = self.builder.build(videos, photos * 2, prompts * 2)
         inputs["labels"] = torch.tensor([item["label"] for item in items])
+        inputs["weight"] = torch.tensor([item["weight"] for item in items])
         return inputs
 
 
 class FeaturePairs(Dataset):
     """Feature differences f_A - f_B of pairs, in the order in which they are drawn."""
 
-    def __init__(self, differences: Tensor, codes: Sequence[int], order: Sequence[int]):
+    def __init__(self, differences: Tensor, codes: Sequence[int], weights: Sequence[float], order: Sequence[int]):
         self.differences = differences
         self.codes = torch.tensor(codes)
+        self.weights = torch.tensor(weights)
         self.order = torch.tensor(order)
 
     def __len__(self) -> int:
@@ -233,7 +268,11 @@ class FeaturePairs(Dataset):
     def __getitems__(self, draws: list[int]) -> dict[str, Tensor]:
         """Return a whole batch at once; the loader calls this where it exists."""
         index = self.order[torch.tensor(draws)]
-        return {"difference": self.differences[index], "labels": self.codes[index]}
+        return {
+            "difference": self.differences[index],
+            "labels": self.codes[index],
+            "weight": self.weights[index],
+        }
 
     def __getitem__(self, draw: int) -> dict[str, Tensor]:
         return self.__getitems__([draw])

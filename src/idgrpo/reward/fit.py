@@ -11,12 +11,14 @@ from torch import Tensor
 
 from idgrpo.errors import StoppedError, UsageError
 from idgrpo.records.models import Preference
+from idgrpo.reward.attach import attach_parts, prepare_backbone
 from idgrpo.reward.config import RewardModelConfig
 from idgrpo.reward.data import (
     Clip,
     FeaturePairs,
     PairClips,
     PairCollator,
+    PersonPair,
     clips_of,
     draw_order,
     keep_batch,
@@ -26,10 +28,9 @@ from idgrpo.reward.features import feature_folder, feature_scale, features_of
 from idgrpo.reward.inputs import InputBuilder
 from idgrpo.reward.losses import load_loss
 from idgrpo.reward.model import HeadNetwork, RewardNetwork
-from idgrpo.reward.parts import attach_parts, prepare_backbone
 from idgrpo.reward.resolve import uses_bf16, uses_checkpointing
 from idgrpo.reward.trainer import RewardTrainer, RunCallback, latest_complete, pair_objective, training_arguments
-from idgrpo.run.distributed import World, join_world, world_from_environment
+from idgrpo.run.distributed import World, world_from_environment
 from idgrpo.run.folder import RunFolder
 from idgrpo.run.metrics import MetricsLog
 from idgrpo.run.progress import progress
@@ -53,24 +54,6 @@ class Session:
     features: dict[Clip, Tensor]
     cache: Path
     world: World
-
-
-def meet_ranks() -> World:
-    """Join the job this process was launched into, and say so in the words that transformers and accelerate read.
-
-    They know torchrun's variables only: under `srun` every rank would train alone, all into one folder.
-
-    Raises:
-        UsageError: there are several ranks and no address to meet at.
-    """
-    world = world_from_environment(dict(os.environ))
-    if world.size > 1:
-        # Where a batch system shows each task one GPU only, that one is number 0.
-        local_rank = (
-            world.local_rank % max(torch.cuda.device_count(), 1) if torch.cuda.is_available() else world.local_rank
-        )
-        os.environ |= {"RANK": str(world.rank), "WORLD_SIZE": str(world.size), "LOCAL_RANK": str(local_rank)}
-    return join_world()
 
 
 def compute_features(session: Session, model: str, preferences: Sequence[Preference]) -> None:
@@ -104,7 +87,7 @@ def fit_head(session: Session, preferences: Sequence[Preference], stage: str, *,
         session,
         stage,
         model,
-        FeaturePairs(differences, _codes(session, preferences), order),
+        FeaturePairs(differences, _codes(session, preferences), _weights(session, preferences), order),
         collator=keep_batch,
         groups=None,
         per_device_train_batch_size=config.batch_pairs,
@@ -131,7 +114,9 @@ def fit_full(session: Session, preferences: Sequence[Preference], stage: str, *,
         session,
         stage,
         session.network,
-        PairClips(preferences, _codes(session, preferences), order, session.builder.settings),
+        PairClips(
+            preferences, _codes(session, preferences), _weights(session, preferences), order, session.builder.settings
+        ),
         collator=PairCollator(session.builder),
         groups=groups,
         per_device_train_batch_size=config.batch_pairs,
@@ -168,6 +153,10 @@ def zero_config(stage: int) -> dict:
 def _codes(session: Session, preferences: Sequence[Preference]) -> list[int]:
     loss = session.config.loss
     return [label_code(p, loss.name, loss.both_bad) for p in preferences]
+
+
+def _weights(session: Session, preferences: Sequence[Preference]) -> list[float]:
+    return [session.config.loss.people if isinstance(p, PersonPair) else 1.0 for p in preferences]
 
 
 def _order(session: Session, preferences: Sequence[Preference], epochs: float, mix: str) -> list[int]:

@@ -54,11 +54,11 @@ class RewardNetwork(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             return self.head(features.float()).squeeze(-1)
 
-    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        """Return the gaps r_A - r_B, "pair", of a batch that holds both clips of each pair."""
+    def forward(self, weight: Tensor | None = None, **inputs: Tensor) -> dict[str, Tensor]:
+        """Return the gaps r_A - r_B, "pair", of a batch that holds both clips of each pair; weights come back as given."""
         scores = self.score_features(self.features(inputs))
         first, second = scores.chunk(2)
-        return {"gap": first - second, "scores": scores}
+        return {"gap": first - second, "scores": scores} | ({} if weight is None else {"weight": weight})
 
 
 class HeadNetwork(nn.Module):
@@ -72,9 +72,10 @@ class HeadNetwork(nn.Module):
         self.head = nn.Linear(width, 1, bias=False)
         nn.init.zeros_(self.head.weight)
 
-    def forward(self, difference: Tensor) -> dict[str, Tensor]:
-        """Return the gaps, "pair", of feature differences f_A - f_B "pair width"."""
-        return {"gap": self.head(difference / self.scale).squeeze(-1)}
+    def forward(self, difference: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the gaps, "pair", of feature differences f_A - f_B "pair width"; weights come back as given."""
+        gap = self.head(difference / self.scale).squeeze(-1)
+        return {"gap": gap} | ({} if weight is None else {"weight": weight})
 
     def folded(self) -> Tensor:
         """Return the weight [1, width] that gives the same gaps on raw features."""

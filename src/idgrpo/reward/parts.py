@@ -1,4 +1,4 @@
-"""What full training changes: adapters, vision tower, merger, token row, head, each with its own rate; kept in float32.
+"""What a reward model has of its own beside its checkpoint: adapters, vision tower, merger, token row; kept in float32.
 
 A reward model directory holds the checkpoint it was built on, as it is, and beside it what is its own (`Parts`). A folded
 bfloat16 weight would round most of a small update away.
@@ -7,83 +7,18 @@ bfloat16 weight would round most of a small update away.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from idgrpo.errors import ArtifactError, UsageError
+from idgrpo.errors import ArtifactError
 from idgrpo.reward.backbone import require_finite
-from idgrpo.reward.config import FullConfig
-
-if TYPE_CHECKING:
-    from idgrpo.reward.model import RewardNetwork
 
 PARTS_FILE = "reward_parts.safetensors"
 EMBEDDING = "language_model.embed_tokens.weight"
 LANGUAGE_LINEAR = r".*language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
-
-
-def attach_parts(network: "RewardNetwork", config: FullConfig, reward_token_id: int) -> list[dict]:
-    """Freeze everything, add adapters and a trainable token row, and return the optimizer's groups.
-
-    A part with rate 0 stays frozen. Trainable weights are float32 whatever the backbone's type, so that small updates
-    (2e-6) do not vanish in bfloat16.
-
-    Raises:
-        UsageError: nothing would be trained.
-    """
-    rates = config.rates
-    network.requires_grad_(False)
-    with_lora = config.lora.rank > 0 and rates.lora > 0
-    if with_lora or rates.token > 0:
-        network.backbone = _with_adapters(network.backbone, config, reward_token_id, with_lora)
-    parts: dict[str, list[nn.Parameter]] = {"lora": [], "token": [], "vision": [], "merger": [], "head": []}
-    for name, parameter in network.named_parameters():
-        part = part_of(name)
-        if part is not None and getattr(rates, part) > 0:
-            parameter.requires_grad_(True)
-            parameter.data = parameter.data.float()
-            parts[part].append(parameter)
-        else:
-            parameter.requires_grad_(False)
-    groups = [{"params": found, "lr": getattr(rates, part), "name": part} for part, found in parts.items() if found]
-    if not groups:
-        raise UsageError("all learning rates are 0: nothing would be trained")
-    return groups
-
-
-def part_of(name: str) -> str | None:
-    """Name the part a parameter belongs to; None for the frozen language model."""
-    if "lora_" in name:
-        return "lora"
-    if "trainable_tokens_delta" in name:
-        return "token"
-    if ".visual." in name:
-        # Qwen3-VL has further mergers (`deepstack_merger_list`) that feed the first layers of the language model.
-        return "merger" if "merger" in name else "vision"
-    return "head" if name.startswith("head.") else None
-
-
-def _with_adapters(backbone: nn.Module, config: FullConfig, token_id: int, with_lora: bool) -> nn.Module:
-    from peft import LoraConfig, TrainableTokensConfig, get_peft_model
-
-    rows = {"embed_tokens": [token_id]}
-    if not with_lora:
-        return get_peft_model(
-            backbone, TrainableTokensConfig(target_modules=["embed_tokens"], token_indices=[token_id])
-        )
-    return get_peft_model(
-        backbone,
-        LoraConfig(
-            r=config.lora.rank,
-            lora_alpha=config.lora.alpha,
-            lora_dropout=config.lora.dropout,
-            target_modules=LANGUAGE_LINEAR,
-            trainable_token_indices=rows if config.rates.token > 0 else None,
-        ),
-    )
 
 
 @dataclass
@@ -101,7 +36,7 @@ class Parts:
 
     @classmethod
     def of(cls, backbone: Any, token_ids: Iterable[int]) -> "Parts":
-        """Collect what requires gradients in a backbone that `attach_parts` prepared, and these rows of its table."""
+        """Collect what requires gradients in a backbone that `attach_parts` (attach.py) prepared, and these rows of its table."""
         found = cls()
         table = backbone.get_input_embeddings()
         trained = getattr(table, "token_adapter", table)
@@ -218,12 +153,6 @@ def _plain(name: str) -> str:
 
 def _kept(value: Tensor) -> Tensor:
     return value.detach().float().cpu().clone()
-
-
-def prepare_backbone(network: "RewardNetwork", *, gradient_checkpointing: bool) -> None:
-    """Switch gradient checkpointing on where asked (the form that also serves inputs without gradients)."""
-    if gradient_checkpointing:
-        network.backbone.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def add_token_rows(backbone: Any, vocabulary_size: int, num_added: int) -> None:

@@ -17,9 +17,9 @@ from idgrpo.reward.backbone import load_backbone
 from idgrpo.reward.check import check_media
 from idgrpo.reward.checkpoint import checkpoint_digest, default_vlm, find_vlm
 from idgrpo.reward.config import RewardModelConfig
-from idgrpo.reward.data import CopyPair, clips_of, copies_of, label_code
+from idgrpo.reward.data import CopyPair, PersonPair, clips_of, copies_of, label_code, person_pairs
 from idgrpo.reward.features import features_of
-from idgrpo.reward.fit import STUDENT, TEACHER, Session, compute_features, fit_full, fit_head, meet_ranks
+from idgrpo.reward.fit import STUDENT, TEACHER, Session, compute_features, fit_full, fit_head
 from idgrpo.reward.inputs import InputBuilder
 from idgrpo.reward.losses import INVALID
 from idgrpo.reward.metrics import Judged, best_tie_threshold, report
@@ -30,6 +30,7 @@ from idgrpo.reward.resolve import trained_mode, uses_bf16
 from idgrpo.reward.score import RewardModel
 from idgrpo.reward.splits import carve_validation, check_parts, split_by_identity
 from idgrpo.reward.teacher import filter_by_teacher
+from idgrpo.run.distributed import join_world, rank_device
 from idgrpo.run.folder import RunFolder
 from idgrpo.run.signals import StopSignal
 from idgrpo.video.read import read_video
@@ -77,8 +78,8 @@ def train(
     check_parts(parts, test_share=config.data.test_share)
     name = resolve_vlm(preferences, config)
     folder = find_vlm(name)
-    world = meet_ranks()
-    device = f"cuda:{world.local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+    world = join_world()
+    device = rank_device("cuda", world) if torch.cuda.is_available() else "cpu"
     network, builder = open_network(folder, config)
     head_only = trained_mode(config, network.head.weight.shape[1]) == "head"
     if head_only and world.size > 1:
@@ -87,18 +88,19 @@ def train(
         where = cache or run.path / FEATURES
         session = Session(config, run, network.to(device), builder, device, stop, {}, where, world)
         del network  # the session's is the only one
-        copies = copies_of(parts["train"], config.data.copies)
+        extra = [*copies_of(parts["train"], config.data.copies), *_asked_alone(parts["train"], config)]
         card: dict = {"mode": "head" if head_only else "full", "vlm": name}
         if num_rejected:
             card["num_rejected"] = num_rejected
         if head_only:
             model = f"{checkpoint_digest(folder)} {builder.settings.digest()}"
-            compute_features(session, model, [*(p for part in parts.values() for p in part), *copies])
+            compute_features(session, model, [*(p for part in parts.values() for p in part), *extra])
         fit = fit_head if head_only else fit_full
-        training = usable([*parts["train"], *copies], config)
+        training = usable([*parts["train"], *extra], config)
         if config.data.teacher:
             training, card["teacher"] = taught(session, fit, training, parts["validation"], folder)
         card["num_copies"] = sum(isinstance(pair, CopyPair) for pair in training)
+        card["num_person_pairs"] = sum(isinstance(pair, PersonPair) for pair in training)
         fit(session, training, STUDENT, mix=config.data.mix)
         if not world.is_main:
             return {}
@@ -112,6 +114,19 @@ def train(
     if run.metrics.path.is_file():
         shutil.copyfile(run.metrics.path, out / "metrics.jsonl")
     return card
+
+
+def _asked_alone(training: Sequence[Preference], config: RewardModelConfig) -> list[PersonPair]:
+    """Give the pairs about one person that the loss weighs; DataError where it weighs some and the data has none."""
+    if config.loss.people == 0:
+        return []
+    found = person_pairs(training)
+    if not found:
+        raise DataError(
+            "loss.people weighs votes on who is wrong, and in no training pair a person was kept in one clip only",
+            fix="collect some: idgrpo annotate --set ask_people=true; or leave loss.people out",
+        )
+    return found
 
 
 def load_saved(session: Session, out: Path) -> None:
@@ -200,6 +215,7 @@ def measure(session: Session, parts: dict[str, list[Preference]], *, num_trainin
     measured_on = "test" if any(pair.label != "tie" for pair in test) else "validation"
     model = RewardModel(session.network, session.builder, {}, batch=session.config.score_batch)
     figures = report(validation, threshold, theta)
+    shown = test if measured_on == "test" else validation
     return {
         "tie_threshold": threshold,
         "num_training_pairs": num_training,
@@ -209,8 +225,15 @@ def measure(session: Session, parts: dict[str, list[Preference]], *, num_trainin
         "validation": figures,
         "test": report(test, threshold, theta),
         "train": report(judged(some), threshold, theta),
-        "probes": run_probes(model, test if measured_on == "test" else validation, seed=session.config.seed),
+        "probes": run_probes(model, shown, seed=session.config.seed) | _person_alone(session, shown),
     }
+
+
+def _person_alone(session: Session, judged: Sequence[Judged]) -> dict[str, dict]:
+    """Probe: asked about one person alone, the clip that kept them scores above the one that did not."""
+    pairs = person_pairs(one.preference for one in judged)
+    right = [gap != 0 and (gap > 0) == (p.label == "a") for p, gap in zip(pairs, _gaps(session, pairs), strict=True)]
+    return {"person_alone": {"pass_rate": sum(right) / len(right), "num_clips": len(right)}} if right else {}
 
 
 def forget_work(run: RunFolder) -> None:

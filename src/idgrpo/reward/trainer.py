@@ -25,10 +25,12 @@ log = logging.getLogger(__name__)
 
 
 def pair_objective(loss: PairLoss, arguments: dict[str, float]) -> Callable[..., Tensor]:
-    """Return the Trainer's loss function: the mean over the valid pairs of the whole update, on all ranks."""
+    """Return the Trainer's loss function: the mean over the valid pairs of the whole update, on all ranks, each with its
+    weight where the network passes weights on."""
 
     def objective(outputs: dict[str, Tensor], labels: Tensor, num_items_in_batch: Tensor | None = None) -> Tensor:
-        return mean_over_valid(loss(outputs["gap"].float(), labels, **arguments), labels, num_items_in_batch)
+        values = loss(outputs["gap"].float(), labels, **arguments) * outputs.get("weight", 1.0)
+        return mean_over_valid(values, labels, num_items_in_batch)
 
     return objective
 

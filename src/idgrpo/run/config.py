@@ -5,6 +5,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class Config(BaseModel):
-    """The base of all configurations: frozen, and a key that does not exist is an error."""
+    """The base of all configurations: frozen, numbers are finite, and a key that does not exist is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 C = TypeVar("C", bound=Config)
@@ -77,26 +78,79 @@ def _validated(cls: type[C], values: dict[str, Any], texts: dict[tuple[str, ...]
         return cls.model_validate(_nulls(values, cls))
 
 
-def to_toml(config: Config) -> str:
+def to_toml(
+    config: Config,
+    *,
+    comments: bool = False,
+    live: Mapping[str, Any] | None = None,
+    here: Mapping[str, Any] | None = None,
+) -> str:
     """Write a configuration as TOML that `load_config` reads back.
 
     TOML has no null: None is written as the text "none", which `load_config` takes for None where a field allows it.
+
+    Args:
+        comments: write the description of each setting above it.
+        live: nested keys that are written as settings; all others become comments. None: all of them.
+        here: what a setting that is none comes to, by dotted key; said in its comment.
     """
     lines: list[str] = []
-    _toml_table(config.model_dump(mode="json"), (), lines)
+    _toml_table(config, config.model_dump(mode="json"), (), lines, _Notes(comments, live, here or {}))
     return "\n".join(lines).strip() + "\n"
 
 
-def _toml_table(table: dict[str, Any], path: tuple[str, ...], lines: list[str]) -> None:
+@dataclass(frozen=True)
+class _Notes:
+    """How `to_toml` comments."""
+
+    comments: bool
+    live: Mapping[str, Any] | None
+    here: Mapping[str, Any]
+
+    def above(self, path: tuple[str, ...], description: str | None) -> list[str]:
+        said = self.here.get(".".join(path))
+        notes = [description or ""] + ([] if said is None else [f"(none comes to {said} here)"])
+        return [f"# {' '.join(filter(None, notes))}"] if self.comments and any(notes) else []
+
+    def is_live(self, path: tuple[str, ...]) -> bool:
+        found: Any = self.live
+        for key in path if found is not None else ():
+            found = found.get(key, _ABSENT) if isinstance(found, Mapping) else _ABSENT
+        return found is not _ABSENT
+
+
+_ABSENT = object()
+
+
+def _toml_table(
+    model: BaseModel | None, table: dict[str, Any], path: tuple[str, ...], lines: list[str], notes: _Notes
+) -> None:
+    fields = type(model).model_fields if model is not None else {}
     if path:
-        lines.append(f"\n[{'.'.join(map(_toml_key, path))}]")
+        about = " ".join((type(model).__doc__ or "").split()) if model is not None else ""
+        lines += ["", *notes.above((), about), f"[{'.'.join(map(_toml_key, path))}]"]
     for key, value in table.items():
         if not isinstance(value, dict):
-            text = json.dumps("none" if value is None else value, ensure_ascii=False)
-            lines.append(f"{_toml_key(key)} = {text.replace('Infinity', 'inf').replace('NaN', 'nan')}")
+            place = (*path, key)
+            lines += notes.above(place, fields[key].description if key in fields else None)
+            is_text = value is None and _says_none(fields[key].annotation)  # "none" would mean another thing there
+            mark = "" if notes.is_live(place) and not is_text else "# "
+            lines.append(f"{mark}{_toml_key(key)} = {_toml_value(value)}")
     for key, value in table.items():
         if isinstance(value, dict):
-            _toml_table(value, (*path, key), lines)
+            inner = getattr(model, key, None) if key in fields else None
+            if not isinstance(inner, BaseModel):
+                lines += notes.above((*path, key), fields[key].description if key in fields else None)
+            _toml_table(inner if isinstance(inner, BaseModel) else None, value, (*path, key), lines, notes)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml_key(key)} = {_toml_value(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    text = json.dumps("none" if value is None else value, ensure_ascii=False)
+    return text if isinstance(value, str) else text.replace("Infinity", "inf").replace("NaN", "nan")
 
 
 def _toml_key(key: str) -> str:
@@ -104,17 +158,22 @@ def _toml_key(key: str) -> str:
 
 
 def _nulls(values: dict[str, Any], cls: type[BaseModel]) -> dict[str, Any]:
-    """Replace the text "none" by None where the field may be None."""
+    """Replace the text "none" by None where the field may be None, and has no choice of that name."""
     found = {}
     for key, value in values.items():
         annotation = cls.model_fields[key].annotation if key in cls.model_fields else None
         inner = _model_of(annotation)
         if isinstance(value, dict) and inner is not None:
             value = _nulls(value, inner)
-        elif value == "none" and type(None) in get_args(annotation):
+        elif value == "none" and type(None) in get_args(annotation) and not _says_none(annotation):
             value = None
         found[key] = value
     return found
+
+
+def _says_none(annotation: Any) -> bool:
+    """Tell whether the text "none" is one of the choices of a field."""
+    return any(part == "none" or _says_none(part) for part in get_args(annotation))
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

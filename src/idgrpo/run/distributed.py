@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 WAIT_LIMIT = timedelta(hours=2)
 """How long a rank waits in a collective: held-out evaluation and its videos are the main rank's alone, and others wait."""
+FIRST_PORT, NUM_PORTS = 15000, 15000
+"""Ports for ranks of SLURM to meet at: below those that systems give to outgoing connections."""
 ENTRY = "from idgrpo.cli.main import main; main()"
 
 
@@ -66,21 +69,54 @@ class World:
 
 
 def world_from_environment(environment: dict[str, str]) -> World:
-    """Read rank and size as torchrun and the deepspeed launcher (RANK, WORLD_SIZE) or SLURM set them."""
+    """Read rank and size as torchrun and the deepspeed launcher (RANK, WORLD_SIZE) or a step of SLURM set them.
+
+    Only `srun` makes ranks: an allocation (salloc, sbatch) also tells its number of tasks to a command that runs once.
+    """
     if "RANK" in environment and "WORLD_SIZE" in environment:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    elif int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment:
-        names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+    elif int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in environment:
+        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
     else:
         return World()
     rank, size = int(environment[names[0]]), int(environment[names[1]])
     return World(rank, size, int(environment.get(names[2], rank)))
 
 
-def join_world(*, backend: str | None = None) -> World:
+def meeting_point(environment: dict[str, str]) -> dict[str, str]:
+    """Give MASTER_ADDR and MASTER_PORT as far as they are known: those that are set, else SLURM's.
+
+    Ranks of a SLURM step meet on the step's first host, where rank 0 runs, at a port that its job and step number give.
+    """
+    names = ("MASTER_ADDR", "MASTER_PORT")
+    known = {name: environment[name] for name in names if environment.get(name)}
+    if environment.get("SLURM_STEP_NODELIST"):
+        job, step = int(environment.get("SLURM_JOB_ID", "0")), int(environment.get("SLURM_STEP_ID", "0"))
+        known.setdefault("MASTER_ADDR", first_host(environment["SLURM_STEP_NODELIST"]))
+        known.setdefault("MASTER_PORT", str(FIRST_PORT + (7 * job + step) % NUM_PORTS))
+    return known
+
+
+def first_host(hosts: str) -> str:
+    """Give the first name of a SLURM host list: `gpu[003-007,9],login` -> `gpu003`."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", hosts)
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first.group() if first else hosts)
+
+
+def rank_device(device: str, world: World) -> str:
+    """Give a rank its own GPU where `device` names no certain one; SLURM may show each task one GPU, which is cuda:0."""
+    if device != "cuda" or world.size == 1:
+        return device
+    import torch
+
+    return f"cuda:{world.local_rank % torch.cuda.device_count()}"
+
+
+def join_world(device: str | None = None) -> World:
     """Join the job this process was launched into and set up torch.distributed; alone, do nothing.
 
-    Raises UsageError when a launcher gave a rank but no address to meet at.
+    device: what the stage works on; ranks on CPUs talk by gloo also where there are GPUs. Raises UsageError when a launcher
+    gave a rank but no address to meet at.
     """
     world = world_from_environment(dict(os.environ))
     if world.size == 1:
@@ -90,18 +126,21 @@ def join_world(*, backend: str | None = None) -> World:
 
     if dist.is_initialized():
         return world
-    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    meeting = meeting_point(dict(os.environ))
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in meeting]
     if missing:
         raise UsageError(
             f"rank {world.rank} of {world.size} does not know where to meet: {', '.join(missing)} not set",
-            fix="start with `--nproc N`, torchrun, or export both variables in the SLURM script",
+            fix="start with `--nproc N`, torchrun or srun, or export both variables",
         )
-    cuda = torch.cuda.is_available()
+    cuda = torch.cuda.is_available() and device != "cpu"
+    local_rank = world.local_rank % torch.cuda.device_count() if cuda else world.local_rank
+    # transformers, accelerate and DeepSpeed know torchrun's variables only: under `srun` each rank would train alone.
+    words = {"RANK": str(world.rank), "WORLD_SIZE": str(world.size), "LOCAL_RANK": str(local_rank)}
+    os.environ.update(meeting | words)
     if cuda:
-        torch.cuda.set_device(world.local_rank % torch.cuda.device_count())
-    dist.init_process_group(
-        backend or ("nccl" if cuda else "gloo"), rank=world.rank, world_size=world.size, timeout=WAIT_LIMIT
-    )
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if cuda else "gloo", rank=world.rank, world_size=world.size, timeout=WAIT_LIMIT)
     atexit.register(leave_world)  # a group that is still there when the interpreter ends may abort it
     return world
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import platform
 import shutil
 import sys
 from pathlib import Path
@@ -20,6 +21,16 @@ def free_disk_bytes(path: Path) -> int:
 def memory_bytes() -> int:
     """Return the machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def device_name(device: str) -> str:
+    """Say what computes: the name of a GPU, or the cores of the CPU that this process may use."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(torch.device(device))
+    num = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{platform.machine()} CPU, {num} cores"
 
 
 def require_disk(path: Path, size_bytes: int) -> None:

@@ -35,6 +35,9 @@ class Sinks:
     def _guarded(self, name: str, action: Callable[[], Any]) -> None:
         try:
             action()
+        except ImportError as error:
+            log.warning("metrics sink %s is not installed (%s): pip install 'idgrpo[viewers]'", name, error)
+            self._writers.pop(name, None)
         except Exception as error:  # whatever a viewer does wrong must not end a run of days
             log.warning("metrics sink %s failed and is left out from now on: %s", name, error)
             self._writers.pop(name, None)

@@ -68,6 +68,8 @@ def annotate(
         )
     if judges and by != "judge":
         raise UsageError("--judge names who judges", fix="add --by judge")
+    if settled.ask_people and by == "judge":
+        raise UsageError("ask_people is for people and the oracle: models are not asked", fix="--set ask_people=false")
     return Annotation(
         store, name or by, by, settled,
         samples=() if pairs is not None else tuple(find(store, "samples", one) for one in samples or (None,)),
@@ -189,7 +191,7 @@ def _by_oracle(job: Annotation, pairs: Source) -> Work:
         from idgrpo.annotate.oracle import simulate_votes
         from idgrpo.records.jsonl import write_records
         from idgrpo.run.progress import progress
-        from idgrpo.tinyworld.oracle import pair_gap
+        from idgrpo.tinyworld.oracle import pair_fates, pair_gap
 
         asked = _read_pairs(pairs)
         with progress(len(asked), "simulated annotators", "pairs") as bar:
@@ -199,10 +201,11 @@ def _by_oracle(job: Annotation, pairs: Source) -> Work:
                 bar.advance()
                 return value
 
-            votes = simulate_votes(asked, gap, job.settings.oracle)
+            fates = pair_fates if job.settings.ask_people else None
+            votes = simulate_votes(asked, gap, job.settings.oracle, fates)
             run.out.metrics["votes"] = write_records(run.out.path / "votes.jsonl", votes)
 
-    config = {"by": "oracle", "oracle": job.settings.oracle.model_dump(mode="json")}
+    config = {"by": "oracle", "oracle": job.settings.oracle.model_dump(mode="json"), **_asked(job)}
     return job.work("annotate-oracle", "votes", {"pairs": pairs}, config, make)
 
 
@@ -217,7 +220,7 @@ def _by_people(job: Annotation, pairs: Source) -> Work:
         with StopSignal() as stop:
             gathered = serve_session(
                 _read_pairs(pairs), run.path, job.settings.queue, job.settings.serve, gold=_gold_pairs(job.gold),
-                annotators=job.annotators, transcode=job.transcode, tell=lambda line: job.tell(f"{line}  (Ctrl-C ends)"),
+                annotators=job.annotators, transcode=job.transcode, ask_people=job.settings.ask_people, tell=lambda line: job.tell(f"{line}  (Ctrl-C ends)"),
                 should_stop=lambda: stop.requested,
             )  # fmt: skip
         if not gathered.votes:
@@ -230,11 +233,16 @@ def _by_people(job: Annotation, pairs: Source) -> Work:
             (run.out.path / GOLD_FILE).write_text(json.dumps(gathered.gold, indent=1, sort_keys=True) + "\n")
 
     # Everything but the length of a lease decides who sees what: other settings are another session.
-    config = {"by": "people", "queue": job.settings.queue.model_dump(mode="json", exclude={"lease_s"})}
+    config = {"by": "people", "queue": job.settings.queue.model_dump(mode="json", exclude={"lease_s"}), **_asked(job)}
     inputs = {"pairs": pairs} | ({"gold": job.gold} if job.gold else {})
     work = job.work("annotate", "votes", inputs, config, make, forget=lambda folder: None, reuse=False, resume=True)
     _tell_other_sessions(job, work)
     return work
+
+
+def _asked(job: Annotation) -> dict[str, bool]:
+    """Say that people were asked about: settings of older votes stay what they were."""
+    return {"ask_people": True} if job.settings.ask_people else {}
 
 
 def _tell_other_sessions(job: Annotation, work: Work) -> None:

@@ -1,13 +1,14 @@
 """The `distort` stage: clean clips -> worse clips with a known order -> preferences."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from idgrpo.stages.joining import join_samples
 from idgrpo.stages.settings import Settings, settle
-from idgrpo.stages.source import Given, Source, find
+from idgrpo.stages.source import Given, Source, find, listed
 from idgrpo.stages.work import Plan, Run, Stage, Work
 from idgrpo.store.artifact import Artifact
 from idgrpo.store.store import Store
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @Stage
 def distort(
-    samples: Given = None,
+    samples: Given | Sequence[Given] = None,
     *,
     settings: Settings = None,
     base: str | None = None,
@@ -38,7 +39,8 @@ def distort(
     """Damage who is who in clean clips, in known amounts, and publish the preferences.
 
     Args:
-        samples: samples, `samples.jsonl`, or a folder of videos with their references; None means the newest samples.
+        samples: samples, `samples.jsonl`, or a folder of videos with their references; several are joined. None means
+            the newest samples that were made without a tuned policy.
         settings: a DistortConfig, or dotted keys such as {"per_video": 4, "mix": {"swap": 1}}.
         base: generator for `renoise`; `sampling` are its settings (a SampleConfig or dotted keys).
         finder_weights: face embedding weights, for clips whose people are not known.
@@ -47,20 +49,25 @@ def distort(
     """
     from idgrpo.distort.config import DistortConfig
     from idgrpo.distort.inputs import read_samples
+    from idgrpo.people.load import files_of
 
     store = store or Store.default()
     settled = _with_renoise(settle(DistortConfig, settings), base)
     generator, pins = _generator(base, sampling) if base else (None, dict)
-    source = find(store, "samples", samples)
-    clips = read_samples(source.records)
+    sources = [find(store, "samples", one, bases_only=True) for one in listed(samples)]
+    clips = join_samples([(source, read_samples(source.records)) for source in sources])
     name = name or "distorted"
+    options = settled.people.options | ({"weights": str(finder_weights)} if finder_weights else {})
+    files = files_of(options)
+    config = settled.model_dump(mode="json") | ({"finder_files": files} if files else {})
 
     def make(run: Run) -> None:
-        _make(run, settled, clips, generator, finder_weights, workers=workers, sheets=sheets)
+        kept = store.root / "cache" / "people"
+        _make(run, settled, clips, generator, finder_weights, kept, workers=workers, sheets=sheets)
 
     return Work(
-        store, "distort", "preferences", name, {"samples": source}, settled.model_dump(mode="json"), make,
-        lambda: _plan(settled, source, name, clips), pins=pins, force=force, resume=resume,
+        store, "distort", "preferences", name, {f"samples{i or ''}": source for i, source in enumerate(sources)},
+        config, make, lambda: _plan(settled, sources, name, clips), pins=pins, force=force, resume=resume,
     )  # fmt: skip
 
 
@@ -116,6 +123,7 @@ def _make(
     samples: "list[Sample]",
     generator: "SampleConfig | None",
     finder_weights: Path | None,
+    kept: Path,
     *,
     workers: int,
     sheets: bool,
@@ -125,11 +133,12 @@ def _make(
     from idgrpo.distort.publish import copy_result
     from idgrpo.distort.sheets import draw_sheets
     from idgrpo.distort.stage import distort as damage
-    from idgrpo.people.load import load_finder
+    from idgrpo.people.kept import load_kept_finder
 
     finder = None
     if any(exact_painter(sample) is None for sample in samples):
-        finder = partial(load_finder, settings.people.finder, **({"weights": finder_weights} if finder_weights else {}))
+        weights = {"weights": finder_weights} if finder_weights else {}
+        finder = partial(load_kept_finder, kept, settings.people.finder, **weights)
     work = run.path / "work"
     regenerate = _regenerator(generator) if generator else None
     summary = damage(samples, settings, work, finder=finder, regenerate=regenerate, workers=workers)
@@ -146,16 +155,17 @@ def parse_mix(text: str) -> dict[str, float]:
     return parse(text)
 
 
-def _plan(settings: "DistortConfig", source: Source, name: str, samples: "list[Sample]") -> Plan:
+def _plan(settings: "DistortConfig", sources: Sequence[Source], name: str, samples: "list[Sample]") -> Plan:
     num_pairs = settings.per_video * len(samples)
+    reads = ", ".join(source.ref for source in sources)
     summary = [
-        f"would read   {source.ref}: {len(samples)} clips",
+        f"would read   {reads}: {len(samples)} clips",
         f"would write  preferences/{name}: up to {num_pairs} pairs",
         "mix          " + ", ".join(f"{key}={weight:g}" for key, weight in settings.weights().items()),
     ]
     document = {
         "dry_run": True,
-        "reads": source.ref,
+        "reads": reads,
         "clips": len(samples),
         "pairs_at_most": num_pairs,
         "config": settings.model_dump(mode="json"),

@@ -56,6 +56,7 @@ def evaluate(
     # transformers imports DeepSpeed where it is installed, which otherwise announces its guess on stdout.
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if Path("/dev/nvidiactl").exists() else "cpu")
     from idgrpo.evaluate.config import EvaluateConfig
+    from idgrpo.people.load import files_of
 
     store = store or Store.default()
     settled = settle(EvaluateConfig, settings)
@@ -69,6 +70,8 @@ def evaluate(
     config = settled.model_dump(mode="json")
     for key in ("device", "batch_size"):
         config["finding"].pop(key)
+    if files := files_of(settled.finding.options):
+        config["finder_files"] = files
     config["curves"] = hashlib.sha256(canonical(rows).encode()).hexdigest()
     if service is not None:  # the model decides the result, not the address it is served at
         config["served_rm"] = service.health()["model"]
@@ -115,11 +118,12 @@ def _make(
     from idgrpo.evaluate.evaluate import evaluate as measure
     from idgrpo.evaluate.report import write_report
     from idgrpo.evaluate.scorer import load_scorer
-    from idgrpo.people.load import load_finder
+    from idgrpo.people.kept import load_kept_finder
 
     finding = settings.finding
     assert finding.finder is not None  # `_with_defaults` filled it in
-    finder = load_finder(finding.finder, **({"device": finding.device} if finding.device != "cpu" else {}))
+    where = {"device": finding.device} if finding.device != "cpu" else {}
+    finder = load_kept_finder(store.root / "cache" / "people", finding.finder, **where | finding.options)
     scorers = [load_scorer(scorer) for scorer in settings.scorers or []] + ([reward] if reward else [])
     report = measure(
         {v.name: v.samples for v in variants},

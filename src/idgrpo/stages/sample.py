@@ -1,9 +1,11 @@
 """The `sample` stage: cases and a base, with or without a tuned policy -> videos."""
 
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from idgrpo.errors import DataError, UsageError
+from idgrpo.errors import ArtifactError, DataError, UsageError
 from idgrpo.stages.cases import of_world, read_cases
 from idgrpo.stages.settings import Settings, settle
 from idgrpo.stages.source import Given, Source, find
@@ -135,10 +137,12 @@ def _make(run: Run, settings: "SampleConfig", cases: "list[Case]", adapter: Sour
 
     base = load_for_sampling(settings, adapter.path if adapter is not None else None)
     shared = None if base.entry.architecture == "tiny" else ConditionsCache(conditions)
+    jobs = jobs_of(cases, seed=settings.seed, num_per_case=settings.num_per_case)
+    started, num_kept = time.monotonic(), len([*(run.path / "samples" / "videos").glob("[!.]*")])
     with StopSignal() as stop:
         samples = sample_to_folder(
             base,
-            jobs_of(cases, seed=settings.seed, num_per_case=settings.num_per_case),
+            jobs,
             run.path / "samples",
             sampler=settings.sampler,
             lossless=settings.lossless,
@@ -146,8 +150,39 @@ def _make(run: Run, settings: "SampleConfig", cases: "list[Case]", adapter: Sour
             cache=shared,
             check=stop.check,
         )
+    speed = _speed(settings, base.entry, cases, len(samples) - num_kept, time.monotonic() - started)
     copy_samples(samples, run.path / "samples", run.out.path)
-    run.out.metrics.update({"num_samples": len(samples), "num_cases": len(cases)})
+    run.out.metrics.update({"num_samples": len(samples), "num_cases": len(cases), **speed})
+
+
+def _speed(
+    settings: "SampleConfig", entry: "BaseEntry", cases: "list[Case]", num_made: int, seconds: float
+) -> dict[str, Any]:
+    """Give the speed that was reached and by what, for the plans of later calls; nothing where no clip was made."""
+    from idgrpo.bases.inventory import cost_of_entry, default_device
+    from idgrpo.run.machine import device_name
+
+    if num_made < 1:
+        return {}
+    cost = cost_of_entry(entry, settings.sampler, num_references=max(len(case.references) for case in cases))
+    reached = num_made * cost.sample_tflop / seconds
+    return {"tflop_per_second": reached, "device": device_name(settings.device or default_device())}
+
+
+def _hours(store: Store, settings: "SampleConfig", tflop: float) -> tuple[float | None, str]:
+    """Give the hours that so much work takes at the speed of the newest samples by this base on this device, and say so."""
+    from idgrpo.bases.inventory import default_device
+    from idgrpo.run.machine import device_name
+
+    device = device_name(settings.device or default_device())
+    for artifact in store.list("samples"):
+        with suppress(ArtifactError):  # a damaged one says nothing
+            config, seen = artifact.manifest.config, artifact.manifest.metrics
+            if config.get("base") == settings.base and seen.get("device") == device:
+                hours = tflop / float(seen["tflop_per_second"]) / 3600
+                speed = f"{float(seen['tflop_per_second']):.3g} TFLOP/s, {device}"
+                return hours, f"time: about {hours:,.3g} hours at the speed of {artifact.ref} ({speed})"
+    return None, f"time: not known, {settings.base_name} has made no samples in this store on this device ({device})"
 
 
 def _true_clips(store: Store, source: Source, name: str | None, *, force: bool) -> Work:
@@ -190,9 +225,12 @@ def _plan(store: Store, settings: "SampleConfig", entry: "BaseEntry", source: So
     lossless = entry.lossless if settings.lossless is None else settings.lossless
     disk = COPIES * num * clip_size_bytes(settings.sampler.size(entry), lossless=lossless)
     free = free_disk_bytes(store.root)
+    hours, time_line = _hours(store, settings, num * cost.sample_tflop)
     summary = [
         f"would make {num} clips of {len(cases)} cases ({source.ref}) -> samples/{name} in {store.root}",
         *estimate,
+        f"all clips: {num * cost.sample_tflop:,.4g} TFLOP",
+        time_line,
         f"disk, estimated: {disk / 2**20:,.1f} MiB of {free / 2**20:,.0f} MiB free",
     ]
     document: dict[str, Any] = {
@@ -204,6 +242,8 @@ def _plan(store: Store, settings: "SampleConfig", entry: "BaseEntry", source: So
         "cost": cost.__dict__,
         "estimate": estimate,
         "disk_bytes": disk,
+        "total_tflop": num * cost.sample_tflop,
+        "hours": hours,
     }
     return Plan(summary, document)
 

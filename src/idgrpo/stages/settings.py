@@ -9,8 +9,6 @@ from typing import Any, TypeVar
 from idgrpo.errors import UsageError
 from idgrpo.run.config import Config, load_config, to_toml
 
-__all__ = ["STAGES", "Settings", "Words", "settings_of", "settle", "to_toml"]
-
 C = TypeVar("C", bound=Config)
 STAGES = {
     "annotate": "idgrpo.annotate.config:AnnotateConfig",
@@ -54,7 +52,66 @@ def settle(cls: type[C], settings: Settings, *, preset: C | None = None) -> C:
 
 def settings_of(stage: str, words: Words) -> Config:
     """Give the settings of a stage called by its command's name; UsageError for an unknown one."""
+    return settle(_model_of(stage), words)
+
+
+def _model_of(stage: str) -> type[Config]:
     if stage not in STAGES:
         raise UsageError(f"there is no stage '{stage}' with a configuration", fix=f"stages: {', '.join(STAGES)}")
     module, _, name = STAGES[stage].partition(":")
-    return settle(getattr(import_module(module), name), words)
+    return getattr(import_module(module), name)
+
+
+@dataclass(frozen=True)
+class ShownSettings:
+    """The settings of a stage and how they are written: see `toml`."""
+
+    config: Config
+    live: Mapping[str, Any] | None = None
+    here: Mapping[str, Any] = field(default_factory=dict)
+
+    def toml(self) -> str:
+        """Write a file that changes nothing when `--config` takes it, with the description of each setting above it.
+
+        Where a recipe fills in what is not said (train-policy) and no base is named, only what was said is live.
+        """
+        text = to_toml(self.config, comments=True, live=self.live, here=self.here)
+        if self.live is None:
+            return text
+        return "# The recipe of the base decides what is commented out: --base NAME shows its settings.\n" + text
+
+
+def shown_settings(stage: str, words: Words, *, base: str | None = None, recipe: str | None = None) -> ShownSettings:
+    """Give the settings that a stage would use: with a base, those that it fills in too.
+
+    Raises UsageError for a base where the stage takes none, and for a recipe without a base.
+    """
+    model = _model_of(stage)
+    if base is None and recipe is not None:
+        raise UsageError("a recipe is made for a base", fix="add --base, such as --base vace")
+    if base is None:
+        config = settle(model, words)
+        return ShownSettings(config, config.model_dump(exclude_unset=True) if stage == "train-policy" else None)
+    if stage == "train-policy":
+        return _shown_policy(words, base, recipe or "default")
+    if stage != "sample" or recipe is not None:
+        raise UsageError(f"the settings of {stage} do not depend on a {'base' if recipe is None else 'recipe'}")
+    from idgrpo.bases.config import SampleConfig
+    from idgrpo.bases.load import resolve_entry
+
+    settled = settle(SampleConfig, Words(words.file, words.sets, {**words.options, "base": base}))
+    entry = resolve_entry(settled.named_base)
+    filled = settled.sampler.resolved(entry).model_dump()
+    none = {f"sampler.{key}": filled[key] for key, value in settled.sampler.model_dump().items() if value is None}
+    return ShownSettings(settled, here=none)
+
+
+def _shown_policy(words: Words, base: str, recipe: str) -> ShownSettings:
+    from idgrpo.bases.load import resolve_entry
+    from idgrpo.stages.train_policy import settled_policy
+
+    entry = resolve_entry(base)
+    settled = settled_policy(base, recipe, words, is_tiny=entry.architecture == "tiny")
+    size = entry.train_size._asdict() if settled.method == "grpo" else {}
+    none = {f"size.{key}": value for key, value in size.items() if getattr(settled.size, key) is None}
+    return ShownSettings(settled, here=none)

@@ -1,13 +1,15 @@
 """What a stage was given: an artifact, a file or a plain folder, found by one rule and pinned by its content."""
 
 import hashlib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
 from idgrpo.errors import ArtifactError, DataError
 from idgrpo.records.digest import file_digest
+from idgrpo.run.distributed import world_from_environment
 from idgrpo.run.progress import tell
 from idgrpo.store import KINDS
 from idgrpo.store.artifact import Artifact
@@ -69,11 +71,24 @@ Given = Union[str, Path, Artifact, Source, None]  # noqa: UP007 - the names are 
 """How a caller names an input: a reference, a path, an artifact, a source found before, or None for the newest."""
 
 
-def find(store: Store, kind: str, given: Given = None) -> Source:
+def listed(given: "Given | Sequence[Given]") -> list[Given]:
+    """Give the inputs that were named, one or several; nothing named is one input: the newest."""
+    if given is None or isinstance(given, str | Path | Artifact | Source):
+        return [given]
+    return list(given) or [None]
+
+
+def untuned(artifact: Artifact) -> bool:
+    """Tell whether samples were made without a tuned policy."""
+    return "policy" not in artifact.manifest.inputs
+
+
+def find(store: Store, kind: str, given: Given = None, *, bases_only: bool = False) -> Source:
     """Find an input of a kind and pin it.
 
-    Nothing given means the newest artifact of the kind; a reward model at chance is passed over for an older one that is
-    not. An existing file or folder is meant before a reference, except
+    Nothing given means the newest artifact of the kind, and says which that is; `bases_only` leaves samples of tuned
+    policies out then, and a reward model at chance is passed over for one that is not. Newest is what was last made, or
+    found again by the command that makes it. An existing file or folder is meant before a reference, except
     that a bare kind (`rm`, `cases`) is always a reference: write `./rm` for a folder of that name.
 
     Raises:
@@ -84,8 +99,10 @@ def find(store: Store, kind: str, given: Given = None) -> Source:
         return given
     if isinstance(given, Artifact) and given.kind != kind:
         raise ArtifactError(f"{given.ref} is a {given.kind} artifact, a {kind} artifact is needed here")
-    if isinstance(given, Artifact) or given is None:
-        return _of_artifact(store, kind, given or _newest(store, kind))
+    if given is None:
+        return _of_artifact(store, kind, _newest(store, kind, bases_only=bases_only))
+    if isinstance(given, Artifact):
+        return _of_artifact(store, kind, given)
     text, path = str(given), Path(given).expanduser()
     is_reference = isinstance(given, str) and text in KINDS
     if not is_reference and path.is_file():
@@ -99,20 +116,27 @@ def find(store: Store, kind: str, given: Given = None) -> Source:
     return _of_artifact(store, kind, _newest(store, kind) if text == kind else store.resolve(text, kind=kind))
 
 
-def _newest(store: Store, kind: str) -> Artifact:
-    newest = store.resolve(kind, kind=kind)
-    if kind != "rm" or not _at_chance(newest):
-        return newest
-    for artifact in store.list(kind):
-        if not _at_chance(artifact):
-            tell(f"warning: {newest.ref} is passed over for {artifact.ref}: on held-out pairs it is not above chance")
-            return store.resolve(artifact.ref, kind=kind)
-    tell(f"warning: {newest.ref} is the newest reward model, and not above chance on held-out pairs")
-    return newest
+def _newest(store: Store, kind: str, *, bases_only: bool = False) -> Artifact:
+    """Give the newest artifact of a kind and say which it is; ArtifactError names the command that makes one."""
+    newest = store.newest(kind)
+    taken = store.newest(kind, untuned) if bases_only else store.newest(kind, _above_chance) or newest
+    if taken is None and newest is not None:
+        raise ArtifactError(
+            f"all {kind} in {store.root} were made by tuned policies, which are not taken unasked",
+            fix=f"name them, such as {kind}@v1, or sample a base: idgrpo sample --base NAME",
+        )
+    taken = taken or store.resolve(kind, kind=kind)
+    if world_from_environment(dict(os.environ)).is_main:
+        tell(f"{kind}: {taken.ref}, the newest{' of a base without a policy' if bases_only else ''}")
+        if newest is not None and not _above_chance(newest):
+            passed_over = "is passed over" if taken.ref != newest.ref else "is the newest reward model"
+            tell(f"warning: {newest.ref} {passed_over}: on held-out pairs it is not above chance")
+    return taken
 
 
-def _at_chance(model: Artifact) -> bool:
-    return bool(model.manifest.metrics.get("at_chance"))
+def _above_chance(artifact: Artifact) -> bool:
+    """Tell whether an artifact is no reward model that fails its held-out pairs."""
+    return not artifact.manifest.metrics.get("at_chance")
 
 
 def _looks_like_a_path(given: str | Path) -> bool:

@@ -1,16 +1,18 @@
 """The `train-policy` stage: a base, cases and a reward (GRPO) or stored clips (SFT) -> a tuned policy."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idgrpo.errors import ArtifactError, UsageError
 from idgrpo.run.config import Config
+from idgrpo.run.distributed import rank_device
 from idgrpo.stages.cases import read_cases
+from idgrpo.stages.joining import join_clips
 from idgrpo.stages.settings import Settings, Words, settle
-from idgrpo.stages.source import RECORD_FILES, Given, Source, find
+from idgrpo.stages.source import RECORD_FILES, Given, Source, find, listed
 from idgrpo.stages.work import Plan, Run, Stage, Work
 from idgrpo.store.artifact import Artifact
 from idgrpo.store.store import Store
@@ -36,7 +38,7 @@ def train_policy(
     rm: Given = None,
     *,
     method: str | None = None,
-    data: Given = None,
+    data: Given | Sequence[Given] = None,
     recipe: str = "default",
     settings: Settings = None,
     eval_cases: Given = None,
@@ -48,6 +50,7 @@ def train_policy(
     resume: bool = False,
     ranks: int = 1,
     gpus: int | None = None,
+    plan_only: bool = False,
 ) -> Work:
     """Tune a base: with GRPO so that a reward model rates its videos higher, or on clips that are good already (SFT).
 
@@ -58,51 +61,65 @@ def train_policy(
         base: name of a base, or its path.
         rm: reward model: artifact, reference, folder, or the address of a scoring service; None means the newest.
         method: grpo (cases and a reward) or sft (stored clips: `data`); None means as the settings say.
-        data: of SFT: samples, or preferences, whose preferred clips are taken; None means the newest samples.
+        data: of SFT: samples, or preferences, whose preferred clips are taken; several are joined; None means the newest
+            samples.
         recipe: preset of settings: default, paper or full.
         settings: a PolicyConfig, which replaces the recipe, or dotted keys laid over it, such as {"num_updates": 40}.
         eval_cases: held-out cases, measured every `evaluation.every` updates.
         init: policy to start from.
         ranks: processes that the job will have, for the check that samples divide over them.
         gpus: adds a forecast for that many GPUs to the plan.
+        plan_only: the plan is all that is wanted; a reward model that is not there yet, or too few cases for an update,
+            are said in it instead of being errors.
     """
     from idgrpo.bases.inventory import weights_of_entry
     from idgrpo.bases.load import resolve_entry
-    from idgrpo.policy.clips import check_clips, read_clips
-    from idgrpo.policy.groups import check_geometry
+    from idgrpo.bases.policy_card import read_policy_card
+    from idgrpo.policy.clips import read_clips
 
     store = store or Store.default()
     entry = resolve_entry(base)
-    settled = _settle(base, recipe, settings, method, is_tiny=entry.architecture == "tiny")
+    settled = settled_policy(base, recipe, settings, method, is_tiny=entry.architecture == "tiny")
     is_grpo = settled.method == "grpo"
-    if is_grpo and data is not None:
+    if is_grpo and listed(data) != [None]:
         raise UsageError("--data is what --method sft learns from; GRPO draws its own clips", fix="--method sft")
     if not is_grpo and cases is not None:
         raise UsageError("--method sft learns from stored clips, not from --cases", fix="--data SAMPLES")
-    inputs = {"cases": find(store, "cases", cases)} if is_grpo else {"data": _find_clips(store, data)}
-    service = scoring_service(rm)
+    clips = [] if is_grpo else [_find_clips(store, one) for one in listed(data)]
+    inputs = {"cases": find(store, "cases", cases)} if is_grpo else {f"data{i or ''}": s for i, s in enumerate(clips)}
+    service, lacks = scoring_service(rm), []
     if service is None and (is_grpo or settled.clips.keep == "best"):
-        inputs["rm"] = find(store, "rm", rm)
+        if plan_only and rm is None and store.newest("rm") is None:
+            lacks.append("a reward model: `idgrpo train-rm`")
+        else:
+            inputs["rm"] = find(store, "rm", rm)
     if init is not None:
         inputs["init"] = find(store, "policy", init)
+        read_policy_card(inputs["init"].path)  # a damaged one is refused before hours are spent
     if eval_cases is not None:
         inputs["heldout"] = find(store, "cases", eval_cases)
     _check_evaluation(settled, inputs)
-    material: Material = read_cases(inputs["cases"]) if is_grpo else read_clips(inputs["data"].records)
-    if is_grpo:
-        check_geometry(len(material), settled.group.num_cases, settled.group.size, ranks)
-    elif settled.clips.keep == "all":
-        check_clips(len(material), settled.clips.num_per_update, ranks)
+    material: Material = (
+        read_cases(inputs["cases"]) if is_grpo else join_clips([(s, read_clips(s.records)) for s in clips])
+    )
+    try:
+        _check_sizes(settled, len(material), ranks)
+    except UsageError as error:
+        if not plan_only or gpus is None:
+            raise
+        lacks.append(f"{error.message} ({error.fix})")
     name = name or Path(base).name.split("@")[0]
     resolved = {"base": base, "recipe": recipe, "policy": settled.model_dump(mode="json", exclude=NO_RESULT)}
     if service is not None:  # the model decides the result, not the address it is served at
         resolved["served_rm"] = service.health()["model"]
 
     def make(run: Run) -> None:
-        _make(run, base, material, inputs, settled, device, service)
+        _make(run, base, material, inputs, settled, device, service, store.root / "cache" / "conditions")
 
     def plan() -> Plan:
         told = _plan(store, resolved, inputs, material, settled, name)
+        told.summary.extend(f"lacks   {what}" for what in lacks)
+        told.document["lacks"] = lacks
         if gpus is not None:
             _add_forecast(told, entry, settled, gpus, _most_references(material))
         return told
@@ -110,12 +127,14 @@ def train_policy(
     # The digest of the weights says also that they are missing, before anything is done; a plan needs none.
     return Work(
         store, "train-policy", "policy", name, inputs, resolved, make, plan,
-        pins=lambda: weights_of_entry(entry), forget=partial(_forget, keep=bool(settled.checkpoint.keep_every)),
-        force=force, resume=resume,
+        pins=lambda: weights_of_entry(entry), forget=functools.partial(_forget, keep=bool(settled.checkpoint.keep_every)),
+        force=force, resume=resume, device=device,
     )  # fmt: skip
 
 
-def _settle(base: str, recipe: str, settings: Settings, method: str | None, *, is_tiny: bool) -> "PolicyConfig":
+def settled_policy(
+    base: str, recipe: str, settings: Settings, method: str | None = None, *, is_tiny: bool
+) -> "PolicyConfig":
     """Lay settings over the recipe; a file may name the method too, and the preset under it is that of the method."""
     from idgrpo.policy.config import PolicyConfig
     from idgrpo.policy.recipes import recipe as preset
@@ -129,6 +148,17 @@ def _settle(base: str, recipe: str, settings: Settings, method: str | None, *, i
     if method is not None and settled.method != method:
         raise UsageError(f"the settings say method {settled.method}, the call says {method}")
     return settled
+
+
+def _check_sizes(settings: "PolicyConfig", num_material: int, ranks: int) -> None:
+    """Refuse what cannot be dealt out over the ranks; UsageError tells the nearest values."""
+    from idgrpo.policy.clips import check_clips
+    from idgrpo.policy.groups import check_geometry
+
+    if settings.method == "grpo":
+        check_geometry(num_material, settings.group.num_cases, settings.group.size, ranks)
+    elif settings.clips.keep == "all":
+        check_clips(num_material, settings.clips.num_per_update, ranks)
 
 
 def _find_clips(store: Store, given: Given) -> Source:
@@ -181,39 +211,58 @@ def _make(
     settings: "PolicyConfig",
     device: str | None,
     service: "RewardClient | None",
+    conditions: Path,
 ) -> None:
-    """Train; the main rank writes the policy, the others only train."""
+    """Train; the main rank writes the policy, the others only train.
+
+    The reward model is read after the transformer, when the text encoder has left; SFT on the best clips chooses them first.
+    """
     import torch
 
+    from idgrpo.bases.conditions import ConditionsCache
     from idgrpo.bases.inventory import default_device
     from idgrpo.bases.load import load_base
-    from idgrpo.policy.measured import evaluation_of, rewards_of
-    from idgrpo.policy.train import train
+    from idgrpo.policy.measured import HeldOut, rewards_of
+    from idgrpo.policy.train import train, training_size
     from idgrpo.reward.score import RewardModel
 
-    device = device or default_device()
-    if device == "cuda" and run.world.size > 1:
-        device = f"cuda:{run.world.local_rank}"
+    device = rank_device(device or default_device(), run.world)
     dtype = torch.float32 if settings.train == "full" else None  # AdamW's steps are lost in the rounding of bf16
-    base = load_base(base_name, device=device, dtype=dtype)
-    reward = service or (RewardModel.load(inputs["rm"].path, device=device) if "rm" in inputs else None)
+    base = load_base(
+        base_name, device=device, dtype=dtype, encoder_device=settings.engine.encoder_device,
+        reversed_references=settings.rollout.reversed_references, with_transformer=False,
+    )  # fmt: skip
+    cache = None if base.entry.architecture == "tiny" else ConditionsCache(conditions)
+
+    @functools.cache
+    def reward() -> "RewardModel | RewardClient":
+        return service or RewardModel.load(inputs["rm"].path, device=device)
+
+    scores = service is not None or "rm" in inputs
+    if scores and settings.clips.keep == "best":
+        reward()
+    elif scores:
+        base.when_loaded = lambda _: reward()  # outside scoring, where a damaged model would be taken for an outage
     evaluate = None
     if "heldout" in inputs:
-        held_out = read_cases(inputs["heldout"])
-        evaluate = evaluation_of(settings.evaluation, held_out, _cases_of(material), run.path)
+        evaluate = HeldOut(
+            read_cases(inputs["heldout"]), _cases_of(material), run.path / "heldout", config=settings.evaluation,
+            size=training_size(base.entry, settings), world=run.world, cache=cache,
+        )  # fmt: skip
+        evaluate.prepare(base)
     figures = train(
-        base, material, rewards_of(_at_rate(reward, base.entry.fps), settings.reward) if reward else None, settings, run.folder,
+        base, material, rewards_of(_at_rate(reward, base.entry.fps), settings.reward) if scores else None, settings, run.folder,
         out=run.out.path if run.publishes else None,
-        init=inputs["init"].path if "init" in inputs else None, world=run.world, evaluate=evaluate,
+        init=inputs["init"].path if "init" in inputs else None, world=run.world, evaluate=evaluate, cache=cache,
     )  # fmt: skip
     if run.publishes:
         run.out.metrics.update(figures)
         run.out.timed.add("metrics.jsonl")
 
 
-def _at_rate(reward: "RewardModel | RewardClient", fps: float) -> Callable[..., Any]:
-    """Give the scoring function of a reward for clips at the base's frame rate."""
-    return lambda videos, references, prompts: reward.score(videos, references, prompts, fps)
+def _at_rate(reward: "Callable[[], RewardModel | RewardClient]", fps: float) -> Callable[..., Any]:
+    """Give the scoring function of a reward, for clips at the base's frame rate."""
+    return lambda videos, references, prompts: reward().score(videos, references, prompts, fps)
 
 
 def _forget(folder: Any, *, keep: bool) -> None:
@@ -269,6 +318,7 @@ def _add_forecast(plan: Plan, entry: "BaseEntry", settings: "PolicyConfig", gpus
     group, num_samples = settings.group, samples_per_update(settings)
     found, load, machine = forecast(entry, settings, gpus, num_references)
     where = "fits" if found.fits else "DOES NOT FIT"
+    hours, num_total = settings.num_updates * found.seconds / 3600, settings.num_updates * num_samples
     if group.num_cases != asked.num_cases:
         plan.summary.append(
             f"plan    for group.num_cases={group.num_cases}: {asked.num_cases} groups of {asked.size} samples do not divide over "
@@ -282,6 +332,8 @@ def _add_forecast(plan: Plan, entry: "BaseEntry", settings: "PolicyConfig", gpus
             f"{found.traffic_gib:.2g} GiB a rank)",
             f"memory  about {found.memory_gib:.1f} GiB a GPU, {where}, with --zero {found.zero} and "
             f"loss.micro_batch={found.micro_batch}; {load.sample_tflop:.4g} TFLOP a sample",
+            f"in all  {settings.num_updates} updates: about {hours:,.1f} hours, {hours * gpus:,.1f} GPU hours; {num_total:,} videos, "
+            f"{num_total * load.sample_tflop / 1000:,.0f} PFLOP",
         ]
     )
     plan.document["forecast"] = asdict(found) | {
@@ -289,6 +341,10 @@ def _add_forecast(plan: Plan, entry: "BaseEntry", settings: "PolicyConfig", gpus
         "sample_tflop": load.sample_tflop,
         "num_cases": group.num_cases,
         "samples_per_update": num_samples,
+        "hours": hours,
+        "gpu_hours": hours * gpus,
+        "num_videos": num_total,
+        "total_pflop": num_total * load.sample_tflop / 1000,
     }
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from idgrpo.errors import DataError
 from idgrpo.stages.settings import Settings, settle
-from idgrpo.stages.source import Given, Source, find
+from idgrpo.stages.source import Given, Source, find, listed
 from idgrpo.stages.work import Plan, Run, Stage, Work, tell
 from idgrpo.store.artifact import Artifact
 from idgrpo.store.store import Store
@@ -47,8 +47,7 @@ def train_rm(
 
     store = store or Store.default()
     settled = settle(RewardModelConfig, settings)
-    given = [preferences] if isinstance(preferences, str | Path | Artifact | Source) else preferences or [None]
-    sources = [find(store, "preferences", one) for one in given]
+    sources = [find(store, "preferences", one) for one in listed(preferences)]
     pairs, num_rejected = _read(store, sources, skip_invalid)
     settled = settled.model_copy(update={"vlm": resolve_vlm(pairs, settled)})
     folder = find_vlm(str(settled.vlm))
@@ -197,7 +196,8 @@ def result(artifact: Artifact) -> Plan:
     part = measured_on(card)
     rejected = f", {card['num_rejected']} invalid lines left out" if "num_rejected" in card else ""
     copies = f", {card['num_copies']} clips against their photos among them" if card["num_copies"] else ""
-    pairs = f"{card['num_training_pairs']} pairs{copies}{rejected}"
+    people = f", {card['num_person_pairs']} about one person alone" if card.get("num_person_pairs") else ""
+    pairs = f"{card['num_training_pairs']} pairs{copies}{people}{rejected}"
     document = {
         "artifact": artifact.ref,
         "digest": artifact.digest,

@@ -102,6 +102,7 @@ class Work:
         pins: what else decides the result but is missing or dear in a plan, such as the digest of a base's weights.
         forget: removes from the run's folder what a published run needs no more.
         force: make it anew; what an unfinished run left is thrown away unless `resume` is set too.
+        device: what it computes on: ranks on CPUs talk otherwise than ranks on GPUs.
         reuse: give back an artifact of the same inputs and settings instead of making it again.
     """
 
@@ -117,6 +118,7 @@ class Work:
     forget: Callable[[RunFolder], None] = _remove
     force: bool = False
     resume: bool = False
+    device: str | None = None
     reuse: bool = True
     _settled: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -177,7 +179,7 @@ class Work:
             BusyError: another process makes the same thing.
             StoppedError: a stop was asked for; the same call goes on.
         """
-        world = join_world() if world_from_environment(dict(os.environ)).size > 1 else World()
+        world = join_world(self.device) if world_from_environment(dict(os.environ)).size > 1 else World()
         reuse = self.reuse and not self.force
         found = self.find() if reuse and world.is_main else None
         if world.gather(found is not None)[0]:
@@ -230,6 +232,8 @@ class Work:
 
     def _for_all(self, made: Artifact | None, world: World) -> Artifact:
         """Give every rank the artifact of the main one."""
+        if made is not None and world.is_main:
+            self.store.gave(made)
         ref = world.gather(made.ref if made is not None else "")[0]
         return made if made is not None else self.store.resolve(ref, kind=self.kind)
 

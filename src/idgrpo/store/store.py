@@ -8,13 +8,14 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from idgrpo import __version__
 from idgrpo.errors import ArtifactError, UsageError
+from idgrpo.records.atomic import replacing
 from idgrpo.records.digest import file_digest
 from idgrpo.records.document import parse_json
 from idgrpo.store import KINDS
@@ -92,6 +93,36 @@ class Store:
             raise ArtifactError(f"{ref} is a {artifact.kind} artifact, a {kind} artifact is needed here")
         artifact.verify(every_byte=False)
         return artifact
+
+    def gave(self, artifact: Artifact) -> None:
+        """Remember that a command gave this artifact, made now or found: `newest` takes it until another one is given or made."""
+        file = self._given_file(artifact.kind)
+        with contextlib.suppress(OSError):  # a store that can only be read
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(file) as draft:
+                draft.write_text(json.dumps({"ref": artifact.ref, "utc": self._now(artifact.kind)}), encoding="utf-8")
+
+    def _given_file(self, kind: str) -> Path:
+        return self.root / "cache" / "newest" / f"{kind}.json"
+
+    def newest(self, kind: str, accept: Callable[[Artifact], bool] = lambda artifact: True) -> Artifact | None:
+        """Give the artifact of a kind that was last made, or found again by the command that makes it; None without any.
+
+        So the same commands again take the same inputs. accept: which artifacts count.
+        """
+        for artifact in [*self._last_given(kind), *self.list(kind)]:
+            if accept(artifact):
+                artifact.verify(every_byte=False)
+                return artifact
+        return None
+
+    def _last_given(self, kind: str) -> Iterator[Artifact]:
+        """Give the artifact that a command found again after the newest one was made, if it is still there."""
+        with contextlib.suppress(OSError, ValueError, KeyError, ArtifactError):
+            mark = json.loads(self._given_file(kind).read_bytes())
+            newest = max((_created(artifact.path) for artifact in self.list(kind)), default="")
+            if mark["utc"] >= newest:
+                yield self._find_ref(mark["ref"], kind)
 
     def _find_ref(self, ref: str, kind: str | None) -> Artifact:
         if (Path(ref) / "manifest.json").is_file():

@@ -43,6 +43,8 @@ def make_cases(num: int, seed: int, split: str = "train", num_people: int = 2) -
     for index in range(num):
         draws = generator("case", split, seed, index)
         codes = draw_people(draws, (num_people,), held_out=split != "train")
+        while len(codes.unique()) < num_people:
+            codes = draw_people(draws, (num_people,), held_out=split != "train")
         scene_seed = seed_of("case-scene", split, seed, index) % 2**31
         name = f"{split}-{seed}-{index:04d}"
         photos = [[_bytes(portraits(code)), _bytes(portraits(code, draws))] for code in codes]

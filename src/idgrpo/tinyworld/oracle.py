@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from idgrpo.records.models import Pair, Reference
+from idgrpo.records.models import Fate, Fates, Pair, Reference
 from idgrpo.records.remember import remembered
 from idgrpo.tinyworld.parts import attribute_probabilities
 from idgrpo.tinyworld.people import NUM_CHOICES, attributes_of, person_code
@@ -26,6 +26,9 @@ SHAPE_ERROR = 1.0  # squared error by which a shape must fit better
 ENOUGH_EVIDENCE = 4.0  # a real person explains about 15 and more; the ghost of a missing one 0 to 3
 NEAR_PX = 5  # people nearer than this hide each other and may be confused
 HIDDEN_WEIGHT = 0.25  # what such a frame counts
+SEEN = 0.5  # evidence, mean over frames, below which a person counts as missing
+KEPT = 0.35  # likeness from which a person counts as kept: 98 % of those in true clips reach it
+MIXED = 0.2  # likeness of a track to another person of the case from which the two count as mixed
 CHANGE_COST = 0.5  # of believing that two tracks changed places when they were near
 
 
@@ -148,6 +151,40 @@ def pair_gap(pair: Pair) -> float:
     """Return how much better clip a keeps everyone than clip b: the noise-free quality difference."""
     people = tuple(reference.person for reference in pair.references)
     return quality(pair.video_a, people) - quality(pair.video_b, people)
+
+
+def pair_fates(pair: Pair) -> Fates:
+    """Return what became of each person of a pair in clip a and in clip b."""
+    people = tuple(reference.person for reference in pair.references)
+    return {"a": list(fates(pair.video_a, people)), "b": list(fates(pair.video_b, people))}
+
+
+@remembered(maxsize=65_536)
+def fates(video: str, people: tuple[str, ...]) -> tuple[Fate, ...]:
+    """Return what became of each person in a video file.
+
+    missing: their track explains less than a person does; kept: likeness of KEPT and more; mixed: with the track, or the
+    attributes that are not their own, of another person of the case; changed: anything else that is not kept.
+    """
+    sight, _ = look_at(read_video(Path(video)), len(people))
+    attributes = attributes_of(torch.tensor([[person_code(person) for person in people]]))
+    found = opinions(batched([sight]), attributes)
+    frames = sight.weight / len(sight.weight)
+    to_all = likeness(sight, attributes[0]) @ IMPORTANCE  # [frame, track, person]
+    seen = sight.evidence.gather(1, found.assigned[0]).T @ frames  # [person]
+    told: list[Fate] = []
+    for place in range(len(people)):
+        own = found.alike[0, place] @ IMPORTANCE @ frames
+        tracks = found.assigned[0, :, place]
+        others = (to_all[torch.arange(len(tracks)), tracks].T @ frames).tolist()  # [person]
+        rival = max([other for other_place, other in enumerate(others) if other_place != place], default=0.0)
+        if seen[place] < SEEN:
+            told.append("missing")
+        elif own >= KEPT:
+            told.append("kept")
+        else:
+            told.append("mixed" if rival >= MIXED else "changed")
+    return tuple(told)
 
 
 @remembered(maxsize=65_536)

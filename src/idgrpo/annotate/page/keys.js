@@ -7,7 +7,10 @@ export const ACTIONS = {
   restart: ["Restart", "KeyR"], loop: ["Loop", "KeyL"], flip: ["Flip: both clips in one place", "KeyX"],
   peek: ["Hold while flipped: see the other clip", "KeyC"], slower: ["Slower", "BracketLeft"], faster: ["Faster", "BracketRight"],
   help: ["This help", "Slash"],
+  kept: ["Marked person: kept", "Digit1"], changed: ["Marked person: changed", "Digit2"], mixed: ["Marked person: mixed with another", "Digit3"],
+  missing: ["Marked person: missing", "Digit4"], next_person: ["Mark the next person", "Digit5"],
 };
+export const ABOUT_PEOPLE = ["kept", "changed", "mixed", "missing", "next_person"]; // only where the page asks about people
 const STORE = "idgrpo-keys";
 const RESERVED = new Set(["Tab", "Escape", "Enter", "NumpadEnter", "F5", "F11", "F12"]);
 const NAMES = { Space: "space", Comma: ",", Period: ".", Slash: "?", BracketLeft: "[", BracketRight: "]", Semicolon: ";", Quote: "'", Minus: "-", Equal: "=", Backslash: "\\", Backquote: "`" };
@@ -19,12 +22,18 @@ export function keyLabel(code) {
 export class Keys {
   constructor() {
     this.codes = Object.fromEntries(Object.entries(ACTIONS).map(([action, [, code]]) => [action, code]));
+    let moved = {};
     try {
       for (const [action, code] of Object.entries(JSON.parse(localStorage.getItem(STORE) ?? "{}"))) {
-        if (action in ACTIONS && typeof code === "string") this.codes[action] = code;
+        if (action in ACTIONS && typeof code === "string") this.codes[action] = moved[action] = code;
       }
     } catch { localStorage.removeItem(STORE); }
-    if (new Set(Object.values(this.codes)).size < Object.keys(this.codes).length) this.reset();
+    // A key moved before these actions came stays where it is; the new action then has none until it is given one.
+    for (const action of ABOUT_PEOPLE) {
+      if (!(action in moved) && Object.values(moved).includes(this.codes[action])) this.codes[action] = "";
+    }
+    const taken = Object.values(this.codes).filter(Boolean);
+    if (new Set(taken).size < taken.length) this.reset();
   }
 
   action(code) {

@@ -1,8 +1,9 @@
 // The session: who, which pair, which answer. Pairs are fetched ahead with their clips, so that the next one is there
 // at once and a short loss of the network goes unnoticed.
 
-import { Keys } from "./keys.js";
+import { ABOUT_PEOPLE, Keys } from "./keys.js";
 import { Outbox, post } from "./outbox.js";
+import { PeopleQuestion, answersOf } from "./people.js";
 import { PairPlayer } from "./player.js";
 import { $, fitStage, showKeys, showKeyTable, showPair, showPause, showProgress, showSaved, showWork } from "./view.js";
 
@@ -13,6 +14,7 @@ const REASONS = ["A clip does not play", "The pictures are unclear", "The people
 const SPEEDS = [0.1, 0.25, 0.5, 1, 1.5, 2];
 
 const keys = new Keys();
+const people = new PeopleQuestion(keys);
 const state = { annotator: null, current: null, ahead: [], history: [], progress: null, seconds: [], unlocked: false, flipped: false, finished: false };
 let outbox, player, me, startedAt = 0, fetching = false, retry = null, storageKey = "";
 
@@ -85,6 +87,7 @@ async function present() {
   setFlip(false);
   showPair(pair);
   showWork();
+  if (me.ask_people) people.show(pair);
   startedAt = performance.now();
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
   try {
@@ -113,7 +116,7 @@ function vote(answer, reason = null) {
   release(state.history.at(-KEPT - 1)?.pair);
   keepHistory();
   state.current = null;
-  outbox.add("vote", { annotator: state.annotator, assignment: pair.assignment, vote_id, answer, seconds, reason });
+  outbox.add("vote", { annotator: state.annotator, assignment: pair.assignment, vote_id, answer, seconds, reason, people: answer === "skip" ? null : answersOf(pair) });
   next();
 }
 
@@ -174,13 +177,16 @@ function toggleLoop() {
 
 const changeSpeed = (by) => setSpeed(SPEEDS[Math.min(Math.max(SPEEDS.indexOf(player.rate) + by, 0), SPEEDS.length - 1)]);
 const openSkip = () => { if (state.current) { $("reason-text").value = ""; $("skip-reason").showModal(); } };
-const openHelp = () => { $("key-message").textContent = ""; showKeyTable(keys, listen); $("help").showModal(); };
+const showTable = () => showKeyTable(keys, listen, me.ask_people);
+const openHelp = () => { $("key-message").textContent = ""; showTable(); $("help").showModal(); };
 
 const DO = {
   left: () => vote("left"), right: () => vote("right"), tie: () => vote("tie"), both_bad: () => vote("both_bad"),
   skip: openSkip, undo, play: () => player.toggle(), back: () => player.step(-1), forward: () => player.step(1),
   restart: () => { player.seek(0); player.play(); }, loop: toggleLoop, flip: () => setFlip(!state.flipped),
   peek: () => { if (state.flipped) front("right"); }, slower: () => changeSpeed(-1), faster: () => changeSpeed(1), help: openHelp,
+  kept: () => people.press("kept"), changed: () => people.press("changed"), mixed: () => people.press("mixed"),
+  missing: () => people.press("missing"), next_person: () => people.press("next"),
 };
 
 let listening = null;
@@ -198,13 +204,13 @@ function onKey(event) {
     $("key-message").textContent = message ?? "";
     listening = null;
     showKeys(keys);
-    showKeyTable(keys, listen);
+    showTable();
     return;
   }
   if (event.ctrlKey || event.altKey || event.metaKey || event.isComposing || document.querySelector("dialog[open]")) return;
   if (["INPUT", "SELECT", "TEXTAREA"].includes(event.target.tagName) && event.target.id !== "seek") return;
   const action = keys.action(event.code);
-  if (!action || !state.annotator) return;
+  if (!action || !state.annotator || (ABOUT_PEOPLE.includes(action) && !me.ask_people)) return;
   event.preventDefault();
   if (event.repeat && !["back", "forward"].includes(action)) return; // a key held down is one answer
   if (action === "undo" || action === "help" || state.current) DO[action]();
@@ -226,7 +232,7 @@ function wire() {
   for (const screen of document.querySelectorAll(".screen")) screen.onclick = () => { if (state.current) player.toggle(); };
   $("pause-undo").onclick = undo;
   $("help-open").onclick = openHelp;
-  $("keys-reset").onclick = () => { keys.reset(); showKeys(keys); showKeyTable(keys, listen); };
+  $("keys-reset").onclick = () => { keys.reset(); showKeys(keys); showTable(); };
   $("speed").onchange = (event) => { setSpeed(Number(event.target.value)); event.target.blur(); };
   $("seek").oninput = (event) => { player.pause(); player.seek((player.duration * event.target.value) / 1000); };
   for (const button of document.querySelectorAll("[data-answer]")) button.onclick = () => vote(button.dataset.answer);

@@ -1,6 +1,6 @@
 // What is on the screen; no state of its own.
 
-import { ACTIONS, keyLabel } from "./keys.js";
+import { ABOUT_PEOPLE, ACTIONS, keyLabel } from "./keys.js";
 
 export const $ = (id) => document.getElementById(id);
 const SMALL_PX = 128;
@@ -55,8 +55,9 @@ export function showKeys(keys) {
   for (const element of document.querySelectorAll("kbd[data-key]")) element.textContent = keyLabel(keys.codes[element.dataset.key]);
 }
 
-export function showKeyTable(keys, listen) {
-  $("keys").replaceChildren(...Object.entries(ACTIONS).map(([action, [label]]) => {
+export function showKeyTable(keys, listen, asksPeople) {
+  const shown = Object.entries(ACTIONS).filter(([action]) => asksPeople || !ABOUT_PEOPLE.includes(action));
+  $("keys").replaceChildren(...shown.map(([action, [label]]) => {
     const row = document.createElement("tr");
     const what = document.createElement("td");
     what.textContent = label;

@@ -1,0 +1,117 @@
+"""Settings of how a policy run goes: average, evaluation, checkpoints, previews, engine, viewers, planning. Imports no torch."""
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from idgrpo.bases.config import SamplerConfig
+from idgrpo.run.config import Config
+
+MOST = 10**6
+"""Counts above it are typing errors: a run of so many updates, cases or samples would not end."""
+MOST_PIXELS, MOST_FRAMES = 8192, 10_000
+MOST_SEED = 2**63 - 1
+
+
+class PolicyPart(Config):
+    """A slot of the policy stage's settings: numbers are finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class EmaConfig(PolicyPart):
+    """Exponential average of the trained weights; it is what is evaluated and published. 0 switches it off."""
+
+    decay: float = Field(
+        default=0.9, ge=0, lt=1, description="decay of the average a step; 0: the last weights are published"
+    )
+
+
+class EvaluationConfig(PolicyPart):
+    """Held-out cases (`--eval-cases`) that are sampled and measured during training."""
+
+    every: int = Field(default=0, ge=0, le=MOST, description="updates between held-out evaluations; 0: never")
+    finder: str = Field(default="tiny", description="who finds people in the held-out clips: tiny, facenet")
+    device: str | None = Field(default=None, description="where the finder works; None: where it does by itself")
+    seed: int = Field(
+        default=0, ge=0, le=MOST_SEED, description="seed of the held-out clips, the same at every evaluation"
+    )
+    sampler: SamplerConfig = Field(
+        default=SamplerConfig(),
+        description="steps, guidance, size and batch of the held-out clips; size: None is the training size",
+    )
+
+
+class CheckpointConfig(PolicyPart):
+    """What a stopped run goes on from."""
+
+    every: int = Field(default=10, ge=1, le=MOST, description="updates between checkpoints")
+    keep_last: int = Field(default=2, ge=1, le=MOST, description="newest checkpoints kept")
+    keep_every: int = Field(default=0, ge=0, le=MOST, description="also keep every n-th update; 0: none")
+
+
+class PreviewConfig(PolicyPart):
+    """Samples of the training that people look at."""
+
+    every: int = Field(
+        default=20, ge=0, le=MOST, description="updates between written samples, for people to look at; 0: never"
+    )
+    num_samples: int = Field(default=4, ge=1, le=MOST, description="samples written each time")
+
+
+class EngineConfig(PolicyPart):
+    """How the work is spread over ranks and memory; the result is the same."""
+
+    encoder_device: str | None = Field(
+        default=None, description="where the text encoder works before training; None: where the base does"
+    )
+    zero: int | None = Field(
+        default=None,
+        ge=0,
+        le=3,
+        description="DeepSpeed ZeRO stage 1, 2 or 3; None or 0: plain AdamW, every rank whole, gradients summed over ranks",
+    )
+    whole_rollout: bool = Field(
+        default=True,
+        description="ZeRO 3: gather the weights once for the whole rollout; false gathers layer by layer, which is slower "
+        "and never holds the whole base",
+    )
+
+    recompute: Literal["auto", "on", "selective", "off"] = Field(
+        default="auto",
+        description="recompute activations of the blocks in the backward pass: a forward more, far less memory, same "
+        "gradients; selective: keep what matrix products and attention gave, recompute the rest; auto: on, for all bases "
+        "but those of the embedded world",
+    )
+    compile: bool = Field(
+        default=False, description="torch.compile of the transformer blocks; the first updates are slow"
+    )
+
+    @model_validator(mode="after")
+    def _layer_by_layer_is_zero_3(self) -> "EngineConfig":
+        if not self.whole_rollout and self.zero != 3:
+            raise ValueError(
+                "engine.whole_rollout=false needs engine.zero=3; elsewhere every rank holds the whole base"
+            )
+        return self
+
+
+class MetricsConfig(PolicyPart):
+    """Viewers that get a copy of metrics.jsonl; one that is not installed or fails is left out with a warning."""
+
+    sinks: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field(
+        default=("tensorboard",), description="viewers: tensorboard, trackio, wandb"
+    )
+
+
+class PlanConfig(PolicyPart):
+    """The GPU that `--dry-run --gpus N` reckons with; training does not read it."""
+
+    tflops: float = Field(
+        default=300.0, gt=0, le=10**9, description="matrix products reached in practice, not the data sheet's"
+    )
+    memory_gib: float = Field(default=80.0, gt=0, le=10**9, description="memory of one GPU, in GiB")
+    link_gb_s: float = Field(default=50.0, gt=0, le=10**9, description="between ranks, the slowest link of the ring")
+    reward_gib: float = Field(
+        default=8.0, ge=0, le=10**9, description="reward model on the same GPU; 0 with a scoring service"
+    )

@@ -1,0 +1,48 @@
+"""Several inputs of one kind as one: clips that have the same id in two of them stay apart."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from idgrpo.policy.clips import StoredClip
+    from idgrpo.records.models import Sample
+    from idgrpo.stages.source import Source
+
+
+def join_samples(parts: "Sequence[tuple[Source, list[Sample]]]") -> "list[Sample]":
+    """Join samples; the ids of later parts get the name of their source in front where they are taken."""
+    names = _names(parts, [[(one.id, one.video) for one in found] for _, found in parts])
+    return [
+        one.model_copy(update={"id": name})
+        for (_, found), part in zip(parts, names, strict=True)
+        for one, name in zip(found, part, strict=True)
+        if name is not None
+    ]
+
+
+def join_clips(parts: "Sequence[tuple[Source, list[StoredClip]]]") -> "list[StoredClip]":
+    """Join stored clips in the same way."""
+    names = _names(parts, [[(one.id, str(one.video)) for one in found] for _, found in parts])
+    return [
+        replace(one, id=name)
+        for (_, found), part in zip(parts, names, strict=True)
+        for one, name in zip(found, part, strict=True)
+        if name is not None
+    ]
+
+
+def _names(parts: Sequence[tuple["Source", object]], ids: list[list[tuple[str, str]]]) -> list[list[str | None]]:
+    """Give a free id for each clip; None for a clip that an earlier part holds already (same id, same video)."""
+    taken: dict[str, str] = {}
+    names: list[list[str | None]] = []
+    for (source, _), found in zip(parts, ids, strict=True):
+        part: list[str | None] = []
+        for own, video in found:
+            name, number = own, 1
+            while name in taken and taken[name] != video:
+                name, number = f"{source.name}{number if number > 1 else ''}.{own}", number + 1
+            part.append(None if name in taken else name)
+            taken[name] = video
+        names.append(part)
+    return names
