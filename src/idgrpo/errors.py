@@ -91,8 +91,8 @@ REFUSED = {
     errno.EIO: "look at the disk",
     errno.ESTALE: "look at the network's disk",
 }
-# How libraries that hide the error number (safetensors, FFmpeg) tell a full disk, a used-up quota, a file over the limit.
-FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large")
+# How libraries that hide the error number (safetensors, FFmpeg, SQLite) tell a full disk, a used-up quota, a file over the limit.
+FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large", "database or disk is full")
 
 
 def machine_error(error: Exception) -> MachineError | None:

@@ -133,3 +133,11 @@ def test_copied_cases_are_told_from_chance(num_copies, level):
     )
     verdict = copied_cases(report, "tuned")
     assert verdict.level == level and f"{num_copies[1] / 60:.0%} of cases" in verdict.text
+
+
+def test_a_gate_named_twice_is_held_to_both():
+    assert parse_bounds(["identity=0.9", "identity=0.4"], "--min") == {"identity": 0.9}
+    assert parse_bounds(["motion=0.9", "motion=0.4,motion=0.6"], "--max") == {"motion": 0.4}
+    for text in ("identity=inf", "identity=nan"):
+        with pytest.raises(UsageError, match="is not measure=number"):
+            parse_bounds([text], "--min")

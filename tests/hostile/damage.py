@@ -252,13 +252,14 @@ def _session_file(folder: Path) -> Path:
 
 def _session(path: Path) -> Any:
     from idgrpo.annotate import queue
-    from idgrpo.annotate.schema import open_database
+    from idgrpo.annotate.schema import naming_damage, open_database
 
     for beside in path.parent.glob("session.sqlite-*"):
         beside.unlink()
     database = open_database(path)
     try:
-        return [vote.seconds for vote in queue.read_votes(database)]
+        with naming_damage(path):
+            return [vote.seconds for vote in queue.read_votes(database)]
     finally:
         database.close()
 

@@ -116,7 +116,7 @@ def test_many_damaged_files(tmp_path, name):
 
 
 def check_lines(name: str, folder: Path, num: int) -> None:
-    """Damage one line of three: the error names this line, and no other unless two are the same now."""
+    """Damage one line of three: the error names this line, and no other unless it contradicts another line now."""
     path = FORMATS[name].make(folder)
     lines = path.read_bytes().splitlines()
     told = 0
@@ -133,7 +133,7 @@ def check_lines(name: str, folder: Path, num: int) -> None:
         if message is not None:
             told += 1
             named = {int(found) for found in re.findall(rf"{re.escape(str(path))}:(\d+): ", message)}
-            twice = re.search(r"stands already in line|in line \d+ with different|in line \d+;", message)
+            twice = re.search(r"in line \d+", message)
             assert named == {at + 1} or twice, (number, at + 1, message)
     assert told
 

@@ -2,9 +2,11 @@
 
 import logging
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from idgrpo.errors import ArtifactError
+from idgrpo.errors import FULL_DISK, ArtifactError
 
 SCHEMA_VERSION = 2
 GOLD_START = 2**40  # gold pairs stand behind every possible plain pair
@@ -65,6 +67,11 @@ def open_database(path: Path) -> sqlite3.Connection:
                 f"{path}: a session of format {version}; this version reads format {SCHEMA_VERSION}",
                 fix="use the version of idgrpo that made it, or another --name",
             )
+        else:
+            with naming_damage(path):
+                (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+                if found != "ok":
+                    raise sqlite3.DatabaseError(found)
     except sqlite3.DatabaseError as error:
         database.close()
         raise ArtifactError(
@@ -74,6 +81,20 @@ def open_database(path: Path) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+@contextmanager
+def naming_damage(path: Path) -> Iterator[None]:
+    """Turn what SQLite says about a damaged session into an ArtifactError; a full disk stays what it is."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if any(text in str(error) for text in FULL_DISK):
+            raise
+        raise ArtifactError(
+            f"{path} is damaged ({error})",
+            fix="restore it from a copy, or save its votes with `sqlite3 FILE .recover`, and use another --name",
+        ) from error
 
 
 def _journal(database: sqlite3.Connection) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from idgrpo.annotate import queue
 from idgrpo.annotate.config import QueueConfig, ServeConfig
 from idgrpo.annotate.media import check_media
-from idgrpo.annotate.schema import open_database
+from idgrpo.annotate.schema import naming_damage, open_database
 from idgrpo.errors import BusyError, UsageError
 from idgrpo.records.models import Pair, Vote
 from idgrpo.run.serving import serve_until
@@ -65,19 +65,20 @@ def serve_session(
     folder.mkdir(parents=True, exist_ok=True)
     database = open_database(folder / DATABASE_FILE)
     try:
-        prepare(database, pairs, queue_config, folder, gold=gold, transcode=transcode)
-        listener = _listen(serve)
-        port = listener.getsockname()[1]
-        root = f"http://{_shown_host(serve)}:{port}/"
-        with _transaction(database):
-            links = {name: _link(database, name) for name in annotators}
-        for line in [f"{name}: {root}#enter={token}" for name, token in links.items()] or [f"open {root}"]:
-            tell(line)
-        _run_server(
-            database, folder, listener, hosts, queue_config, serve, needs_link=needs_link, ask_people=ask_people,
-            should_stop=should_stop,
-        )  # fmt: skip
-        return Gathered(list(queue.read_votes(database)), queue.gold_labels(database))
+        with naming_damage(folder / DATABASE_FILE):
+            prepare(database, pairs, queue_config, folder, gold=gold, transcode=transcode)
+            listener = _listen(serve)
+            port = listener.getsockname()[1]
+            root = f"http://{_shown_host(serve)}:{port}/"
+            with _transaction(database):
+                links = {name: _link(database, name) for name in annotators}
+            for line in [f"{name}: {root}#enter={token}" for name, token in links.items()] or [f"open {root}"]:
+                tell(line)
+            _run_server(
+                database, folder, listener, hosts, queue_config, serve, needs_link=needs_link, ask_people=ask_people,
+                should_stop=should_stop,
+            )  # fmt: skip
+            return Gathered(list(queue.read_votes(database)), queue.gold_labels(database))
     finally:
         database.close()
 

@@ -19,16 +19,21 @@ class GateResult:
 
 
 def parse_bounds(texts: list[str], option: str) -> dict[str, float]:
-    """Read `measure=number` settings, several also separated by commas; UsageError says what is wrong."""
+    """Read `measure=number` settings, several also separated by commas; UsageError says what is wrong.
+
+    A measure that is named twice is held to both: the stricter number counts, the greater of --min and the smaller of --max.
+    """
     bounds: dict[str, float] = {}
+    stricter = min if option.startswith("--max") else max
     for text in [part for whole in texts for part in whole.split(",") if part.strip()]:
         name, sign, number = text.partition("=")
         try:
-            bounds[name.strip()] = float(number)
+            bound = float(number)
         except ValueError:
-            sign = ""
-        if not sign or not math.isfinite(bounds[name.strip()]):
+            sign, bound = "", 0.0
+        if not sign or not math.isfinite(bound):
             raise UsageError(f"{option} {text!r} is not measure=number", fix=f"for example {option} identity=0.35")
+        bounds[name.strip()] = stricter(bound, bounds.get(name.strip(), bound))
     return bounds
 
 

@@ -183,15 +183,16 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"configuration file {path} does not exist") from None
     except OSError as error:
         raise UsageError(f"configuration file {path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}") from None
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise UsageError(f"{path} is not TOML: {reason}") from None
 
 
 def _value(text: str) -> Any:
     for read in (json.loads, lambda raw: tomllib.loads(f"value = {raw}")["value"]):
         try:
             return read(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return text
 

@@ -15,7 +15,10 @@ def read_tags(folder: Path) -> dict[str, str]:
     """Return the tags of a kind: tag -> reference."""
     path = folder / "tags.json"
     try:
-        return parse_json(path.read_text(encoding="utf-8"))
+        tags = parse_json(path.read_text(encoding="utf-8"))
+        if not isinstance(tags, dict) or not all(isinstance(ref, str) for ref in tags.values()):
+            raise ValueError("a table of tags and references is expected")
+        return tags
     except FileNotFoundError:
         return {}
     except ValueError as error:
