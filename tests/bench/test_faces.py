@@ -33,6 +33,7 @@ from idgrpo.distort.material import Gallery, GalleryEntry, material_of
 from idgrpo.distort.pair import make_pair, plan_pair
 from idgrpo.distort.registry import DISTORTIONS, entry_of
 from idgrpo.evaluate.config import EvaluateConfig
+from idgrpo.evaluate.copies import photo_prints
 from idgrpo.evaluate.measure import load_measures
 from idgrpo.evaluate.observe import observe
 from idgrpo.evaluate.subject import Subject
@@ -84,13 +85,19 @@ MEASURED = (
 WRONG = ("strangers", "one stranger", "swapped half-way", "one missing", "duplicated", "blended")
 
 
+@lru_cache
+def prints_of(name: str) -> np.ndarray:
+    return photo_prints(photographs()[name][0], finder())
+
+
 def measured(pixels: torch.Tensor, people: tuple[str, str], number: int) -> dict[str, float | None]:
     """Measure a clip as `idgrpo eval` does; the second photo of each person is the one that clips are made of."""
     config = EvaluateConfig()
     references = np.stack([finder().embed_reference(photographs()[name][0]) for name in people])
     second = np.stack([finder().embed_reference(take_of(name, number)) for name in people])
     seen = observe(pixels, finder(), config.finding)
-    subject = Subject(seen, references, second, levels=finder().levels)
+    prints = tuple(prints_of(name) for name in people)
+    subject = Subject(seen, references, second, levels=finder().levels, prints=prints)
     return {name: function(subject) for name, function in load_measures(list(MEASURED)).items()}
 
 
@@ -105,6 +112,13 @@ def test_measures_order_right_and_wrong_clips_in_every_case():
     for kind, rows in table.items():
         means = [np.mean([np.nan if row[name] is None else row[name] for row in rows]) for name in MEASURED]
         log.warning("%-26s %s", kind, " ".join(f"{mean:11.3f}" for mean in means))
+    for kind, rows in table.items():
+        share = [row["face_detail"] / good["face_detail"] for row, good in zip(rows, table["good"], strict=True)]
+        drifts = [row["drift"] for row in rows]
+        log.warning(
+            "%-26s detail of the good clip's %.2f to %.2f, drift %+.3f to %+.3f",
+            kind, min(share), max(share), min(drifts), max(drifts),
+        )  # fmt: skip
     found = {
         kind: {name: np.array([row[name] for row in rows], float) for name in MEASURED} for kind, rows in table.items()
     }
@@ -125,7 +139,9 @@ def test_measures_order_right_and_wrong_clips_in_every_case():
         if kind != "filmed from the reference":  # as near to the reference as one likes
             assert (found[kind]["copied"] == float(kind == "reference frozen")).all(), (kind, found[kind]["copied"])
     for kind in ("dark, noise", "motion blur 13 px"):  # told from wrong people by what can be recognised at all
-        assert (found[kind]["face_detail"] < 0.75 * good["face_detail"]).all(), kind
+        assert (found[kind]["face_detail"] < 0.5 * good["face_detail"]).all(), kind
+    for kind in WRONG:
+        assert (found[kind]["face_detail"] > 0.5 * good["face_detail"]).all(), kind
 
 
 @lru_cache
@@ -163,7 +179,7 @@ def similarity(pixels: torch.Tensor, clip: FaceClip, located: Located) -> np.nda
     return SEEN[key]
 
 
-def _similarity(pixels: torch.Tensor, references: list[np.ndarray], located: Located, step: int = 4) -> np.ndarray:
+def _similarity(pixels: torch.Tensor, references: list[np.ndarray], located: Located, step: int = 3) -> np.ndarray:
     frames = list(range(0, len(pixels), step))
     found = finder().find(pixels[frames])
     table = np.zeros((len(frames), len(references)))
@@ -237,7 +253,7 @@ def drawn_pairs(folder, per_kind: int = 1):
                 else:
                     asked_for = clip.references
                 vectors = [finder().embed_reference(photo) for photo in asked_for]
-                right, wrong = (_similarity(side, vectors, scene.painter.located, 6).mean() for side in sides)
+                right, wrong = (_similarity(side, vectors, scene.painter.located, 5).mean() for side in sides)
                 small = torch.stack(
                     [torch.nn.functional.interpolate(s.float(), SMALL, mode="area") for s in sides]
                 ).byte()

@@ -172,7 +172,7 @@ def test_material_survives_the_disk(disc_clip, located, tmp_path):
     again = Material.load(tmp_path / "m.npz")
     assert torch.equal(again.crops, material.crops) and len(material.crops) == 5
     assert (again.masks - material.masks).abs().max() < 0.01
-    assert set(again.colors) == {"hair", "skin", "clothes"}
+    assert set(again.colors) == {"hair", "skin", "clothes", "eyes", "mouth"}
 
 
 def test_smoothing_keeps_straight_lines_and_gaps():

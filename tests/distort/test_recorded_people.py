@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from idgrpo.distort.config import BalanceConfig, DistortConfig, PeopleConfig
-from idgrpo.distort.contract import NotPossible, Scene
+from idgrpo.distort.contract import NotPossible, Scene, move, own_weights
 from idgrpo.distort.controls import background
 from idgrpo.distort.cover import cropped, paste
 from idgrpo.distort.identity import drop, swap
 from idgrpo.distort.job import Bench
 from idgrpo.distort.located import Located, likeness, locate, portrait_boxes
 from idgrpo.distort.mask_painter import MaskPainter
-from idgrpo.distort.material import fitted, placed, points_in_square, pose_at
-from idgrpo.distort.pair import identity_lost, make_pair, plan_pair, visible_change
+from idgrpo.distort.material import fitted, part_mask, placed, points_in_square, pose_at
+from idgrpo.distort.pair import DRAWS, identity_lost, make_pair, plan_pair, visible_change
 from idgrpo.distort.registry import entry_of
 from idgrpo.distort.stage import distort
 from idgrpo.errors import UsageError
@@ -28,6 +28,10 @@ from idgrpo.people.painter import Identity, Script
 
 COLORS = {"red": (200, 60, 60), "blue": (60, 80, 200), "green": (70, 170, 80)}
 LEVELS = Levels(0.6, 0.4)
+PLAIN_CONFIG = DistortConfig(
+    strength={"low": 0.8, "tie_share": 0},
+    balance=BalanceConfig(both_sides=0, better_side=0, graded=0, mirrored=0, unsteady_better=0),
+)
 
 
 def portrait(name: str, size: int = 4) -> torch.Tensor:
@@ -177,11 +181,49 @@ def test_a_change_of_identity_with_few_grey_levels_shows_to_the_finder(disc_clip
     assert make_pair(scene, plan).label in ("a", "b")
 
 
+def test_a_change_that_brings_somebody_nearer_to_the_reference_is_no_distortion(disc_clip, located):
+    """Other hair is visible and may raise the similarity to the photo: the label would be wrong. Another draw may do."""
+    draws = []
+
+    def measure(clip: torch.Tensor, frames: list[int]) -> np.ndarray:
+        draws.append(clip)  # the better side, then the worse
+        change = 0.2 if (len(draws) - 1) // 2 < nearer else -0.2
+        return np.full((len(frames), 2), 0.5 + change * (len(draws) % 2 == 0))
+
+    scene = scene_of(disc_clip, located, likeness=measure)
+    plan = plan_pair("exchange", entry_of("exchange"), PLAIN_CONFIG, 0.0, np.random.default_rng(0))
+    nearer = DRAWS
+    with pytest.raises(NotPossible, match="nobody less alike"):
+        make_pair(scene, plan)
+    assert len(draws) == 2 * DRAWS
+    draws.clear()
+    nearer = 1
+    made = make_pair(scene, plan)
+    assert len(draws) == 4 and made.plan.seed != plan.seed
+
+
+def test_eyes_are_cut_out_of_the_other_face_and_nothing_else_changes(disc_clip, located):
+    scene = scene_of(disc_clip, located)
+    weights, identities = own_weights(scene, Identity(0, 1, ("eyes",)))
+    move(weights, np.arange(scene.num_frames), 0, 2, 1.0)
+    script = Script(weights, identities)
+    worse, better = scene.painter.paint(script), scene.painter.reblend(script)
+    changed = (worse != better).any(1)
+    inside = torch.zeros_like(changed)
+    for frame in range(scene.num_frames):
+        region, where = part_mask(located, 0, frame, "eyes", *disc_clip.shape[-2:])
+        inside[frame][where] = region > 0
+    assert changed.any((1, 2)).all() and not (changed & ~inside).any()
+    assert not ((better != disc_clip).any(1) & ~inside).any()
+
+
 def test_likeness_is_measured_at_each_place(disc_clip, located, disc_finder):
     swapped = swap(scene_of(disc_clip, located), 1.0, np.random.default_rng(0)).worse
     frames = [0, 5, 10]
     assert likeness(located, disc_finder, LEVELS, disc_clip, frames) == pytest.approx(np.ones((3, 2)))
     assert likeness(located, disc_finder, LEVELS, swapped, frames).max() < 0.5
+    strangers = Located(**{**vars(located), "references": located.embeddings[::-1].copy()})
+    assert likeness(strangers, disc_finder, LEVELS, disc_clip, frames).max() < 0.5  # held against the references
     hidden = Located(**{**vars(located), "seen": np.zeros_like(located.seen)})
     assert np.isnan(likeness(hidden, disc_finder, LEVELS, disc_clip, frames)).all()
 

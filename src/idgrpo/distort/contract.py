@@ -30,8 +30,8 @@ class Scene:
 
     `clip` uint8 [frame, 3, height, width]; `references` one portrait per slot, uint8 [3, h, w]; `regenerate` re-noises the
     clip to a level and denoises it with other references, when a generator is at hand; `faces` are the boxes of the faces in the
-    references, where they are known; `likeness` measures from a clip and frames how alike each person is to that person's track in
-    the clean clip, [frame, slot] in 0..1 (0: no more than strangers are; NaN: the person's place is not known).
+    references, where they are known; `likeness` measures from a clip and frames how alike each person is to that person's
+    reference, [frame, slot] in 0..1 (0: no more than strangers are; NaN: the person's place is not known).
     """
 
     clip: torch.Tensor

@@ -23,7 +23,8 @@ class Located:
     `boxes` float32 [slot, frame, 4] (NaN where unknown, interpolated over gaps), `seen` bool [slot, frame] (really detected),
     `angles` float32 [slot, frame] in radians, `embeddings` float32 [slot, d], `similarity` [slot] to the reference,
     `covers` what a box holds. `masks` uint8 0..255 [slot, frame, height, width] or None. `landmarks` float32 [slot, frame, 5, 2]
-    in pixels (NaN where unknown), `portraits` float32 [slot, 4] boxes of the faces in the references (NaN where none was found).
+    in pixels (NaN where unknown), `portraits` float32 [slot, 4] boxes of the faces in the references (NaN where none was found),
+    `references` float32 [slot, d] what the finder makes of the references themselves.
     """
 
     boxes: np.ndarray
@@ -35,6 +36,7 @@ class Located:
     masks: np.ndarray | None = None
     landmarks: np.ndarray | None = None
     portraits: np.ndarray | None = None
+    references: np.ndarray | None = None
 
     @property
     def num_slots(self) -> int:
@@ -46,7 +48,8 @@ class Located:
 
     def save(self, path: Path) -> None:
         """Write as npz (masks compressed)."""
-        optional = {"masks": self.masks, "landmarks": self.landmarks, "portraits": self.portraits}
+        names = ("masks", "landmarks", "portraits", "references")
+        optional = {name: getattr(self, name) for name in names}
         known: dict[str, Any] = {name: values for name, values in optional.items() if values is not None}
         with path.open("wb") as file:
             np.savez_compressed(
@@ -164,6 +167,7 @@ def locate(
         covers=getattr(finder, "covers", "face"),
         masks=np.stack(known) if len(known := [m for m in masks if m is not None]) == len(masks) else None,
         landmarks=np.stack([landmarks for *_, landmarks in laid]),
+        references=np.stack(references).astype(np.float32),
     )
     if (located.coverage() < min_coverage).any():
         worst = int(located.coverage().argmin())
@@ -182,10 +186,13 @@ def portrait_boxes(images: list[torch.Tensor], finder: Finder) -> np.ndarray:
 
 
 def likeness(located: Located, finder: Finder, levels: Levels, clip: torch.Tensor, frames: list[int]) -> np.ndarray:
-    """Measure how alike each person of a clip is to that person's own track, float64 [frame, slot] in 0..1.
+    """Measure how alike each person of a clip is to that person's reference, float64 [frame, slot] in 0..1.
 
-    0 is what strangers reach, 1 the track itself; who is not found in the own place counts 0. NaN where the place is not known.
+    0 is what strangers reach, 1 the reference itself (the track, where the reference is not known); who is not found in the own
+    place counts 0. NaN where the place is not known. Labels speak of references: against the track, a change that brings somebody
+    nearer to the reference would count as a loss as well.
     """
+    looks = located.embeddings if located.references is None else located.references
     result = np.full((len(frames), located.num_slots), np.nan)
     for row, found in enumerate(finder.find(clip[frames])):
         for slot in range(located.num_slots):
@@ -193,6 +200,6 @@ def likeness(located: Located, finder: Finder, levels: Levels, clip: torch.Tenso
             if np.isnan(place).any() or not located.seen[slot, frames[row]]:
                 continue
             here = [d for d in found if d.embedding is not None and iou(d.box, tuple(place.tolist())) > 0.3]
-            cosine = max((float(d.embedding @ located.embeddings[slot]) for d in here), default=-1.0)
+            cosine = max((float(d.embedding @ looks[slot]) for d in here), default=-1.0)
             result[row, slot] = (cosine - levels.stranger) / (1 - levels.stranger)
     return result.clip(0, 1)

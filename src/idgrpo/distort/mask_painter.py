@@ -8,6 +8,7 @@ import torch
 from idgrpo.distort.contract import NotPossible
 from idgrpo.distort.located import Located, smoothed
 from idgrpo.distort.material import (
+    CUT_PARTS,
     PARTS,
     Gallery,
     Material,
@@ -183,6 +184,10 @@ class MaskPainter:
                 shares = {t: float(script.weights[t, slot, index]) for t in frames}
                 if frames and not (identity.parts and identity.source == slot):
                     self._put(result, slot, identity.source, shares, source)
+                if identity.donor is not None:
+                    for part in identity.parts:
+                        if frames and part in CUT_PARTS:
+                            self._put(result, slot, identity.donor, shares, source, part)
                 if frames and identity.parts and with_absence:
                     self._recolor(result, slot, identity, shares)
             if with_absence:
@@ -204,8 +209,16 @@ class MaskPainter:
         order = self._back_to_front()
         return order[order.index(slot) + 1 :]
 
-    def _put(self, result: torch.Tensor, slot: int, who: int | str, shares: dict[int, float], source: Callable) -> None:
-        """Mix a person's crops over a slot, in place."""
+    def _put(
+        self,
+        result: torch.Tensor,
+        slot: int,
+        who: int | str,
+        shares: dict[int, float],
+        source: Callable,
+        part: str | None = None,
+    ) -> None:
+        """Mix a person's crops over a slot, in place; all of the face or one part of it."""
         height, width = result.shape[-2:]
         poses = {t: pose_at(self.located, slot, t) for t in shares if self.located.seen[slot, t]}
         patches = {}
@@ -214,8 +227,13 @@ class MaskPainter:
                 continue
             crop, mask, warp = source(who, slot, frame)
             put = placed(torch.cat([crop, mask[None]]), pose, height, width, warp)
-            if put is not None:
-                patches[frame] = put
+            if put is None:
+                continue
+            if part is not None and (region := part_mask(self.located, slot, frame, part, height, width)) is not None:
+                shown = torch.zeros(height, width)
+                shown[region[1]] = region[0]
+                put[0][3] *= shown[put[1]]
+            patches[frame] = put
         offsets = self._light(patches)
         for frame, (patch, (rows, columns)) in patches.items():
             mask = self._unhidden(patch[3] * shares[frame], self._nearer(slot), frame, (rows, columns))
@@ -249,6 +267,8 @@ class MaskPainter:
         height, width = result.shape[-2:]
         assert identity.donor is not None  # a recoloured person takes somebody's colours
         for part in self.parts:
+            if part in CUT_PARTS:
+                continue
             wearer = identity.donor if part in identity.parts else identity.source
             # Who is put over a slot brings the parts that lie in the crop.
             shown = identity.source if self.located.covers == "person" or part == "skin" else slot

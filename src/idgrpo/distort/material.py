@@ -23,9 +23,18 @@ MAX_CROPS = 32
 
 # Parts as ellipses relative to a box (center x, y, radius x, y; units of half the box's width and height).
 PARTS: dict[Covers, dict[str, tuple[float, float, float, float]]] = {
-    "face": {"hair": (0.0, -1.15, 1.1, 0.55), "skin": (0.0, 0.1, 0.8, 0.9), "clothes": (0.0, 3.0, 2.0, 1.5)},
+    "face": {
+        "hair": (0.0, -1.15, 1.1, 0.55),
+        "skin": (0.0, 0.1, 0.8, 0.9),
+        "clothes": (0.0, 3.0, 2.0, 1.5),
+        "eyes": (0.0, -0.25, 0.85, 0.4),
+        "mouth": (0.0, 0.5, 0.65, 0.45),
+    },
     "person": {"hair": (0.0, -0.85, 0.5, 0.18), "skin": (0.0, -0.62, 0.4, 0.16), "clothes": (0.0, 0.15, 0.8, 0.65)},
 }
+
+# These are cut out of the donor's face; of the others only the colour moves, which a recognition network hardly looks at.
+CUT_PARTS = ("eyes", "mouth")
 
 
 @dataclass(frozen=True)

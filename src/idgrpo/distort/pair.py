@@ -15,6 +15,8 @@ from idgrpo.people.painter import Mirrored, Script
 MIN_GRADED_GAP = 0.35
 STEADY = "replace"
 LOOKED_AT = 8
+LEAST_LOST = 0.02
+DRAWS = 4
 
 
 @dataclass(frozen=True)
@@ -142,9 +144,10 @@ def visible_change(scene: Scene, better: torch.Tensor, worse: torch.Tensor, scri
 
 
 def identity_lost(scene: Scene, better: torch.Tensor, worse: torch.Tensor) -> float:
-    """Return how much less one person is alike on the worse side, in 0..1 (1: a stranger in every frame); 0 without a measure.
+    """Return how much less alike to the reference the person is who changes most on the worse side; 0 without a measure.
 
-    At most `LOOKED_AT` of the frames that differ are looked at. A face can change entirely with few grey levels.
+    In 0..1 (1: from the reference itself to a stranger in every frame); below 0 where that person is more alike. At most `LOOKED_AT`
+    of the frames that differ are looked at. A face can change entirely with few grey levels.
     """
     if scene.likeness is None:
         return 0.0
@@ -155,19 +158,53 @@ def identity_lost(scene: Scene, better: torch.Tensor, worse: torch.Tensor) -> fl
     lost = scene.likeness(better, chosen) - scene.likeness(worse, chosen)
     known = ~np.isnan(lost)
     means = np.where(known, lost, 0).sum(0) / np.maximum(known.sum(0), 1)
-    return float(means.max()) * len(differ) / len(better)
+    return float(means[np.abs(means).argmax()]) * len(differ) / len(better)
 
 
-def _shows(scene: Scene, better: torch.Tensor, worse: torch.Tensor, script: Script | None, limit: float) -> bool:
-    """Tell whether a pair shows its order, in pixels or to the finder (which is asked only where pixels do not say so)."""
-    return visible_change(scene, better, worse, script) >= limit or identity_lost(scene, better, worse) >= limit
+def _need_order(
+    scene: Scene, plan: PairPlan, better: torch.Tensor, worse: torch.Tensor, script: Script | None, less_alike: bool
+) -> None:
+    """Refuse a pair that does not show its order: too few pixels change, or the finder sees nobody less alike on the worse side.
+
+    The finder is asked about every distortion that is meant to lower likeness (a pasted reference raises it): other hair can bring
+    a face nearer to its photo, and then the label would be wrong.
+    """
+    seen = visible_change(scene, better, worse, script) >= plan.visible
+    if scene.likeness is None or (seen and not less_alike):
+        if not seen:
+            raise NotShown("the change hardly shows in this clip")
+        return
+    lost = identity_lost(scene, better, worse)
+    if not seen and lost < plan.visible:
+        raise NotShown("the change hardly shows in this clip")
+    if less_alike and lost < LEAST_LOST:
+        raise NotShown("the finder sees nobody less alike to the reference")
+
+
+class NotShown(NotPossible):
+    """A pair whose order does not show: another draw of people and parts may."""
 
 
 def make_pair(scene: Scene, plan: PairPlan) -> Made:
     """Make the pixels of a planned pair.
 
-    Raises NotPossible when the clip does not allow it, or when both sides come out equal though they should not.
+    Where a finder judges and sees no order, other people and parts are drawn, `DRAWS` times in all: it may be blind to hair and
+    see eyes. The seed of the draw that was taken stands in the result. Raises NotPossible when the clip does not allow it, or when
+    both sides come out equal though they should not.
     """
+    refused: NotPossible | None = None
+    for draw in range(DRAWS if scene.likeness is not None and plan.visible else 1):
+        seed = plan.seed if draw == 0 else int(np.random.default_rng((plan.seed, draw)).integers(2**62))
+        try:
+            return _drawn_pair(scene, replace(plan, seed=seed))
+        except NotShown as error:
+            refused = refused or error
+    assert refused is not None  # at least one draw was made
+    raise refused
+
+
+def _drawn_pair(scene: Scene, plan: PairPlan) -> Made:
+    """Make the pair of one draw."""
     name, strength, better_by = plan.name, plan.strength, None
     graded, mirrored, script = None, None, None
     if plan.against_steady:
@@ -188,8 +225,10 @@ def make_pair(scene: Scene, plan: PairPlan) -> Made:
                 better, worse, mirrored = worse, better, (slot, asked)
     if torch.equal(better, worse):
         raise NotPossible("the strength changes nothing in this clip")
-    if plan.visible and not _shows(scene, better, worse, script, plan.visible):
-        raise NotPossible("the change hardly shows in this clip")
+    if plan.visible:
+        # Of a mirrored pair, the side with the stranger has won; the references of the scene are those of the other.
+        sides = (better, worse) if mirrored is None else (worse, better)
+        _need_order(scene, plan, *sides, script, entry_of(name).less_alike)
     better, worse = _with_artefacts(scene, plan, better, worse)
     a, b = (worse, better) if plan.flipped else (better, worse)
     label: Literal["a", "b", "tie"] = "tie" if plan.tie else ("b" if plan.flipped else "a")

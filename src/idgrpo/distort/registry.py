@@ -22,7 +22,7 @@ class Entry:
     `family`: identity changes who people are; degrade makes them unrecognisable; motion breaks time; control has no order
     (label tie). `weight` is its share in the default mix. `per_video` False: a measure that matches tracks once per video
     cannot see it. `graded`: two strengths of one draw are ordered. `steady` False: somebody changes within the clip, which can be
-    seen without references.
+    seen without references. `less_alike` False: the worse side is not less alike to the reference.
     """
 
     target: str
@@ -32,6 +32,7 @@ class Entry:
     per_video: bool = True
     graded: bool = True
     steady: bool = True
+    less_alike: bool = True
     needs_stranger: bool = False
     needs_generator: bool = False
 
@@ -52,7 +53,7 @@ DISTORTIONS: dict[str, Entry] = {
     "attribute": Entry(_IDENTITY + "attribute", "identity", 1.5, needs_stranger=True),
     "drop": Entry(_IDENTITY + "drop", "identity", 1.0, steady=False),
     "occlude": Entry("idgrpo.distort.cover:occlude", "identity", 0.5),
-    "paste": Entry("idgrpo.distort.cover:paste", "identity", 0.5),
+    "paste": Entry("idgrpo.distort.cover:paste", "identity", 0.5, less_alike=False),
     "renoise": Entry(_IDENTITY + "renoise", "identity", 0.0, needs_stranger=True, graded=False, needs_generator=True),
     "blur_person": Entry("idgrpo.distort.degrade:blur_person", "degrade", 0.0),
     "downscale_person": Entry("idgrpo.distort.degrade:downscale_person", "degrade", 0.0),

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from idgrpo.evaluate.config import FindingConfig
+from idgrpo.evaluate.copies import PRINT_PX
 from idgrpo.evaluate.observe import OBSERVATION_VERSION
 from idgrpo.evaluate.subject import Observation
 from idgrpo.records.document import parse_json
 
-ARRAYS = ("frame", "box", "score", "track", "embedding", "detail")
+ARRAYS = ("frame", "box", "score", "track", "embedding", "detail", "print")
 
 
 class ObservationCache:
@@ -53,6 +54,15 @@ class ObservationCache:
     def keep_reference(self, digest: str, vector: np.ndarray) -> None:
         if path := self._path(digest, ".ref.json"):
             _write_whole(path, json.dumps([float(v) for v in vector]).encode())
+
+    def prints(self, digest: str) -> np.ndarray | None:
+        path = self._path(digest, ".print.json")
+        values = _read_json(path)
+        return np.array(values, np.float32).reshape(-1, PRINT_PX**2) if isinstance(values, list) else None
+
+    def keep_prints(self, digest: str, prints: np.ndarray) -> None:
+        if path := self._path(digest, ".print.json"):
+            _write_whole(path, json.dumps(prints.astype(float).round(5).tolist()).encode())
 
     def scores(self, digest: str, scorer: str) -> list[float] | None:
         values = _read_json(self._path(digest, f".{scorer}.json"))

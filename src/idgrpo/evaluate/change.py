@@ -2,8 +2,11 @@
 
 import numpy as np
 
+from idgrpo.evaluate.copies import agreement
 from idgrpo.evaluate.measure import measure
 from idgrpo.evaluate.subject import Subject
+
+COPY_AGREEMENT = 0.91
 
 
 @measure("Drift", "higher", "change", signed=True)
@@ -54,21 +57,34 @@ def copy_paste(subject: Subject) -> float | None:
 
 @measure("Copied", "lower", "change")
 def copied(subject: Subject) -> float | None:
-    """Share of the people found whose track is nearer to the reference picture than half of what lies between two photos of
-    that person (angles); None when nobody is found or nothing says how far two photos are apart.
+    """Share of the people found who are the reference picture itself: the detail of the face agrees with the photo's (a
+    correlation of 0.91, averaged over frames), or its embedding is nearer to the photo's than half of what lies between two photos
+    of that person (angles); None when nobody is found or nothing can be compared.
 
-    Another take of a person is as far from the reference as any photo; a frozen reference differs by what the video's
-    encoding changed. Without a second photo the finder's `same_person` level stands for the distance.
+    Faces are compared in pixels where the finder gives landmarks: another photo of the session can be as near in embeddings as
+    the reference made smaller. Another take of a person reached 0.87 at most (a frontal photo against itself mirrored), a frozen
+    reference 0.95 and more. A photo that is only moved and turned is a copy, too. Without a second photo the finder's
+    `same_person` level stands for the distance of two.
     """
-    level, copies = subject.levels.same_person if subject.levels else None, []
-    for person, track in enumerate(subject.match.track_of):
-        span = None if level is None else float(np.arccos(np.clip(level, -1.0, 1.0)))
-        if subject.second is not None and not np.isnan(subject.second[person]).any():
-            span = _angle(subject.second[person], subject.references[person])
-        if track >= 0 and span is not None:
-            near = float(np.arccos(np.clip(subject.match.table[person, track], -1.0, 1.0)))
-            copies.append(near < 0.5 * span)
+    copies = [
+        answer
+        for person, track in enumerate(subject.match.track_of)
+        if track >= 0 and (answer := _is_copy(subject, person, int(track))) is not None
+    ]
     return float(np.mean(copies)) if copies else None
+
+
+def _is_copy(subject: Subject, person: int, track: int) -> bool | None:
+    """Tell whether a track is the reference picture of a person; None where nothing can be compared."""
+    seen = subject.observation.print[track]
+    agreed = agreement(seen, subject.prints[person]) if subject.prints else None
+    span = None if subject.levels is None else float(np.arccos(np.clip(subject.levels.same_person, -1.0, 1.0)))
+    if subject.second is not None and not np.isnan(subject.second[person]).any():
+        span = _angle(subject.second[person], subject.references[person])
+    if span is None:
+        return None if agreed is None else agreed >= COPY_AGREEMENT
+    near = float(np.arccos(np.clip(subject.match.table[person, track], -1.0, 1.0)))
+    return near < 0.5 * span or (agreed is not None and agreed >= COPY_AGREEMENT)
 
 
 def _angle(first: np.ndarray, second: np.ndarray) -> float:

@@ -159,6 +159,8 @@ def _measure_all(
 ) -> list[SampleDocument]:
     cases = {s.sample.case_id: s.sample for s in seen}
     embedded = {case: np.stack([book.embed(r.images) for r in s.references]) for case, s in cases.items()}
+    marked = {s.sample.case_id for s in seen if s.observation is not None and s.observation.print.any()}
+    prints = {case: tuple(book.prints(r.images) for r in cases[case].references) for case in marked}
     second = {case: _second(book, sample, embedded[case]) for case, sample in cases.items()}
     wrong = wrong_cases({c: [r.person for r in s.references] for c, s in cases.items()}, config.statistics.num_wrong)
     names = [name for name, samples in samples_by_variant.items() for _ in samples]
@@ -173,6 +175,7 @@ def _measure_all(
             tuple(embedded[other] for other in wrong[case]),
             config.finding.min_track_share,
             levels,
+            prints.get(case, ()),
         )
         documents.append(_document(variant, known, subject, measures, scorers))
     return documents

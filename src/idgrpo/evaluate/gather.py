@@ -11,6 +11,7 @@ import torch
 from idgrpo.errors import DataError
 from idgrpo.evaluate.cache import ObservationCache
 from idgrpo.evaluate.config import FindingConfig
+from idgrpo.evaluate.copies import photo_prints
 from idgrpo.evaluate.observe import assemble
 from idgrpo.evaluate.scorer import ClipScorer
 from idgrpo.evaluate.subject import Observation
@@ -41,6 +42,7 @@ class ReferenceBook:
     def __init__(self, finder: Finder, cache: ObservationCache):
         self.finder, self.cache = finder, cache
         self._known: dict[str, np.ndarray] = {}
+        self._prints: dict[str, np.ndarray] = {}
         self._digests: dict[str, str] = {}
 
     def digest(self, path: str) -> str:
@@ -55,6 +57,20 @@ class ReferenceBook:
         """Average the embeddings of one person's images (at least one) to a unit vector."""
         total = np.sum([self._embed_one(path) for path in paths], axis=0)
         return (total / max(float(np.linalg.norm(total)), 1e-12)).astype(np.float32)
+
+    def prints(self, paths: Sequence[str]) -> np.ndarray:
+        """Take the details of the faces in one person's images, float32 [k, 1024]; none where the finder gives no landmarks."""
+        return np.concatenate([self._prints_of(path) for path in paths])
+
+    def _prints_of(self, path: str) -> np.ndarray:
+        digest = self.digest(path)
+        if digest not in self._prints:
+            prints = self.cache.prints(digest)
+            if prints is None:
+                prints = photo_prints(read_image(Path(path)), self.finder)
+                self.cache.keep_prints(digest, prints)
+            self._prints[digest] = prints
+        return self._prints[digest]
 
     def _embed_one(self, path: str) -> np.ndarray:
         digest = self.digest(path)

@@ -6,13 +6,14 @@ import numpy as np
 import torch
 
 from idgrpo.evaluate.config import FindingConfig
+from idgrpo.evaluate.copies import track_prints
 from idgrpo.evaluate.motion import flow_magnitudes
 from idgrpo.evaluate.subject import Observation
 from idgrpo.evaluate.texture import face_details, mean_saturation, mean_sharpness, residual_ripple
 from idgrpo.people.contract import Detection, Finder
 from idgrpo.people.track import LinkSettings, link
 
-OBSERVATION_VERSION = 2  # part of the cache key: raise it when an observation of the same clip would differ
+OBSERVATION_VERSION = 3  # part of the cache key: raise it when an observation of the same clip would differ
 
 
 def link_settings(config: FindingConfig) -> LinkSettings:
@@ -50,6 +51,7 @@ def assemble(
         track=np.array([number.get(id(d), -1) for _, d in rows], np.int32),
         embedding=embedding,
         detail=np.array(face_details(clip, [frame for frame, _ in rows], [d.box for _, d in rows]), np.float32),
+        print=track_prints(clip, [list(track.detections.values()) for track in tracks]),
         figures=picture_figures(clip, fps),
     )
 

@@ -64,8 +64,8 @@ def face_area(subject: Subject) -> float | None:
 
 @measure("Face detail", "neutral", "presence")
 def face_detail(subject: Subject) -> float | None:
-    """Mean gradient of the brightness inside the boxes of assigned tracks: what there is to recognise; None when nobody is
-    found.
+    """Mean of the fine brightness steps inside the boxes of assigned tracks, in the direction that has fewer: what there is to
+    recognise; None when nobody is found.
 
     Blur and darkness lower it, a wrong person does not. Where it fell together with identity or coverage, the picture may
     be worse and not the people.

@@ -17,7 +17,8 @@ class Observation:
 
     frame int32 [d]; box float32 [d, 4] (left, top, right, bottom); score float32 [d]; track int32 [d], -1 when in no track;
     embedding float32 [d, e], unit length or NaN where the finder gave none; detail float32 [d], what there is to recognise
-    (`face_details`). `figures` are numbers of the whole picture.
+    (`face_details`); print float32 [t, 1024], the detail of each track's face (`copies.track_prints`). `figures` are numbers of
+    the whole picture.
     """
 
     num_frames: int
@@ -30,6 +31,7 @@ class Observation:
     track: np.ndarray
     embedding: np.ndarray
     detail: np.ndarray
+    print: np.ndarray
     figures: dict[str, float]
 
     @property
@@ -56,7 +58,8 @@ class Subject:
     """Hold what measures look at. references float [n, e]; second float [n, e] with NaN rows where there is no second
     photo.
 
-    `wrong` are reference sets [m, e] of other cases, for the control.
+    `wrong` are reference sets [m, e] of other cases, for the control. `prints` are the details of each person's photos,
+    float32 [k, 1024] a person (`copies.photo_prints`).
     """
 
     observation: Observation
@@ -65,6 +68,7 @@ class Subject:
     wrong: tuple[np.ndarray, ...] = ()
     min_track_share: float = 0.1
     levels: Levels | None = None
+    prints: tuple[np.ndarray, ...] = ()
 
     @property
     def num_people(self) -> int:

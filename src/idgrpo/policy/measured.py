@@ -13,6 +13,7 @@ from idgrpo.bases.generate import jobs_of
 from idgrpo.bases.sampling import sample_to_folder
 from idgrpo.errors import DataError, UsageError
 from idgrpo.evaluate.config import EvaluateConfig, FindingConfig
+from idgrpo.evaluate.copies import photo_prints
 from idgrpo.evaluate.evaluate import evaluate
 from idgrpo.evaluate.measure import load_measure
 from idgrpo.evaluate.observe import observe
@@ -63,11 +64,13 @@ class MeasuredRewards:
             embedded = np.stack([self.finder.embed_reference(image) for image in images])
         except DataError:
             return None
+        seen = observe(video, self.finder, self.config)
         return Subject(
-            observe(video, self.finder, self.config),
+            seen,
             embedded,
             min_track_share=self.config.min_track_share,
             levels=levels_of(self.finder),
+            prints=tuple(photo_prints(image, self.finder) for image in images) if seen.print.any() else (),
         )
 
 
