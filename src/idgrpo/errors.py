@@ -70,7 +70,8 @@ INTERRUPTED = 130
 
 def exit_codes() -> dict[int, tuple[str, str]]:
     """Give every exit code with what it means and what to do then."""
-    kinds: list[type[IdgrpoError]] = [IdgrpoError, *IdgrpoError.__subclasses__()]
+    kinds: list[type[IdgrpoError]] = [IdgrpoError]
+    kinds += [kind for kind in IdgrpoError.__subclasses__() if kind.__module__ == __name__]
     table = {kind.exit_code: ((kind.__doc__ or "").rstrip("."), kind.remedy) for kind in kinds}
     return {
         0: ("Done", ""),

@@ -224,7 +224,7 @@ def test_newest_cases_and_reward_model_of_the_store_are_taken(call, setting, tmp
         (["--set", "group.num_cases=9"], "need 9 different cases, but there are 4"),
         (["--gpus", "4"], "--gpus only predicts"),
         (["--nproc", "3"], "2 groups of 2 samples do not divide over 3 ranks (4 % 3 = 1)"),
-        (["--recipe", "fast"], "known: default, paper, full"),
+        (["--recipe", "fast"], "known: default, unguided, paper, full"),
         (["--base", "vaze"], "vaze"),
         (["--sett", "a=1"], "sett"),
         (["--set", "evaluation.every=2"], "no held-out cases"),

@@ -405,8 +405,9 @@ def test_photos_that_are_not_read_are_named_by_every_stage(inputs, name):
     (place.root / "photos").mkdir()
     path = place.root / "photos" / name
     write(path, inputs.photo)
-    good = inputs.case.references[0].images[0]
-    inputs.of_photos({"first": good, "bad": path, "third": good}, "kinds")
+    good, other = inputs.case.references[0].images[0], place.root / "other.png"
+    Image.fromarray(marked(inputs.photo, 1)).save(other)
+    inputs.of_photos({"first": good, "bad": path, "third": other}, "kinds")
     for stage in STAGES:
         if stage == "distort":
             leaves_out_one(place, inputs.words(stage, "kinds"), str(path), says)

@@ -1,13 +1,16 @@
 """Settings of the stages: given as a model, as a mapping of dotted keys, or as the words of a command line."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from idgrpo.errors import UsageError
 from idgrpo.run.config import Config, load_config, to_toml
+
+if TYPE_CHECKING:
+    from idgrpo.policy.config import PolicyConfig
 
 C = TypeVar("C", bound=Config)
 STAGES = {
@@ -106,9 +109,26 @@ def shown_settings(stage: str, words: Words, *, base: str | None = None, recipe:
     return ShownSettings(settled, here=none)
 
 
+def settled_policy(
+    base: str, recipe: str, settings: Settings, method: str | None = None, *, is_tiny: bool
+) -> "PolicyConfig":
+    """Lay settings over the recipe; a file may name the method too, and the preset under it is that of the method."""
+    from idgrpo.policy.config import PolicyConfig
+    from idgrpo.policy.recipes import recipe as preset
+
+    if method is not None and not isinstance(settings, Config):
+        words = settings if isinstance(settings, Words) else Words(options=settings or {})
+        settings = replace(words, options={**words.options, "method": method})
+    settled = settle(PolicyConfig, settings, preset=preset(recipe, base, tiny=is_tiny))
+    if settled.method != "grpo":
+        settled = settle(PolicyConfig, settings, preset=preset(recipe, base, tiny=is_tiny, method=settled.method))
+    if method is not None and settled.method != method:
+        raise UsageError(f"the settings say method {settled.method}, the call says {method}")
+    return settled
+
+
 def _shown_policy(words: Words, base: str, recipe: str) -> ShownSettings:
     from idgrpo.bases.load import resolve_entry
-    from idgrpo.stages.train_policy import settled_policy
 
     entry = resolve_entry(base)
     settled = settled_policy(base, recipe, words, is_tiny=entry.architecture == "tiny")

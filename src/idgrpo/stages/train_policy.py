@@ -2,16 +2,15 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idgrpo.errors import ArtifactError, UsageError
-from idgrpo.run.config import Config
 from idgrpo.run.distributed import rank_device
 from idgrpo.stages.cases import read_cases
 from idgrpo.stages.joining import join_clips
-from idgrpo.stages.settings import Settings, Words, settle
+from idgrpo.stages.settings import Settings, settled_policy
 from idgrpo.stages.source import RECORD_FILES, Given, Source, find, listed
 from idgrpo.stages.work import Plan, Run, Stage, Work
 from idgrpo.store.artifact import Artifact
@@ -130,24 +129,6 @@ def train_policy(
         pins=lambda: weights_of_entry(entry), forget=functools.partial(_forget, keep=bool(settled.checkpoint.keep_every)),
         force=force, resume=resume, device=device,
     )  # fmt: skip
-
-
-def settled_policy(
-    base: str, recipe: str, settings: Settings, method: str | None = None, *, is_tiny: bool
-) -> "PolicyConfig":
-    """Lay settings over the recipe; a file may name the method too, and the preset under it is that of the method."""
-    from idgrpo.policy.config import PolicyConfig
-    from idgrpo.policy.recipes import recipe as preset
-
-    if method is not None and not isinstance(settings, Config):
-        words = settings if isinstance(settings, Words) else Words(options=settings or {})
-        settings = replace(words, options={**words.options, "method": method})
-    settled = settle(PolicyConfig, settings, preset=preset(recipe, base, tiny=is_tiny))
-    if settled.method != "grpo":
-        settled = settle(PolicyConfig, settings, preset=preset(recipe, base, tiny=is_tiny, method=settled.method))
-    if method is not None and settled.method != method:
-        raise UsageError(f"the settings say method {settled.method}, the call says {method}")
-    return settled
 
 
 def _check_sizes(settings: "PolicyConfig", num_material: int, ranks: int) -> None:
