@@ -138,11 +138,14 @@ def test_workers_end_with_their_parent(tiny_samples, tmp_path):
 
 def busy_workers(parent: int) -> list[psutil.Process]:
     """Give both workers once they have loaded what they need (the resource tracker is no worker)."""
-    children = psutil.Process(parent).children(recursive=True)
-    workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
-    ready = [
-        worker for worker in workers if worker.status() == psutil.STATUS_SLEEPING and worker.memory_info().rss > 2e8
-    ]
+    try:
+        children = psutil.Process(parent).children(recursive=True)
+        workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        ready = [
+            worker for worker in workers if worker.status() == psutil.STATUS_SLEEPING and worker.memory_info().rss > 2e8
+        ]
+    except psutil.NoSuchProcess:  # a child that had just ended, a zombie included
+        return []
     return ready if len(ready) == 2 else []
 
 

@@ -62,7 +62,7 @@ def copied(subject: Subject) -> float | None:
     of that person (angles); None when nobody is found or nothing can be compared.
 
     Faces are compared in pixels where the finder gives landmarks: another photo of the session can be as near in embeddings as
-    the reference made smaller. Another take of a person reached 0.87 at most (a frontal photo against itself mirrored), a frozen
+    the reference made smaller. Another take of a person reached 0.88 at most (a frontal photo against itself mirrored), a frozen
     reference 0.95 and more. A photo that is only moved and turned is a copy, too. Without a second photo the finder's
     `same_person` level stands for the distance of two.
     """
