@@ -88,7 +88,8 @@ def test_thirty_kills_lose_no_acknowledged_vote(tmp_path, clip_pairs):  # noqa: 
         server.process.wait()
         server.process.stdout.close()
         server.process.stderr.close()
-    database = sqlite3.connect(tmp_path / "store" / "runs" / "annotate-people" / "session.sqlite")
+    (session,) = (tmp_path / "store" / "runs").glob("annotate-people-*/session.sqlite")
+    database = sqlite3.connect(session)
     stored = {row[0] for row in database.execute("SELECT vote_id FROM votes")}
     assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert len(acknowledged) > 200
