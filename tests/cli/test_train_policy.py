@@ -316,6 +316,43 @@ def test_held_out_cases_are_measured_with_the_published_weights(call, setting, t
     assert len(videos) == 12 or not videos  # kept only while the run needs them
 
 
+def test_held_out_clips_are_sampled_as_set(call, setting, tmp_path):
+    words = ["--eval-cases", setting["others"], "--set", "evaluation.every=1", "--set", "checkpoint.keep_every=1",
+             "--set", "evaluation.finder=policy_setting:ColourFinder", "--set", "evaluation.sampler.frames=5",
+             "--set", "evaluation.sampler.num_steps=2"]  # fmt: skip
+    code, document, _ = call(*words)
+    assert code == 0, document
+    rows = [json.loads(line) for line in (Path(document["path"]) / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["eval_num_cases"] == 4 for row in rows)
+    samples = next((tmp_path / "store").glob("runs/*/heldout/update-000002/samples.jsonl")).read_text().splitlines()
+    assert {json.loads(line)["sampler"]["num_steps"] for line in samples} == {2}
+    assert {json.loads(line)["sampler"]["frames"] for line in samples} == {5}
+
+
+def test_where_things_are_computed_makes_no_other_run(call, setting):
+    plain = call()[1]["artifact"]
+    again = call("--set", "engine.encoder_device=cpu", "--set", "evaluation.device=cpu")[1]
+    assert again["artifact"] == plain
+    code, document, _ = call("--force", "--set", "engine.encoder_device=nonsense")
+    assert code == 2 and "nonsense" in document["error"]["message"]
+
+
+def test_the_order_of_references_is_trained_and_told(call):
+    for given, told in (((), False), (("--set", "rollout.reversed_references=true"), True)):
+        code, document, _ = call("--base", "tiny-vace", *given)
+        assert code == 0, document
+        assert json.loads((Path(document["path"]) / "policy.json").read_text())["reversed_references"] is told
+
+
+def test_the_unguided_recipe_costs_less_in_the_plan(setting, tmp_path, capsys):
+    words = ["train-policy", "--base", "vace", "--cases", setting["cases"], "--store", str(tmp_path), "--dry-run"]
+    tflop = {}
+    for name in ("default", "unguided"):
+        assert run([*words, "--recipe", name, "--gpus", "128", "--json"]) == 0
+        tflop[name] = json.loads(capsys.readouterr().out)["forecast"]["sample_tflop"]
+    assert tflop["unguided"] < 0.7 * tflop["default"]
+
+
 def test_held_out_cases_must_not_be_trained_on(call, setting):
     code, document, _ = call("--eval-cases", setting["cases"], "--set", "evaluation.every=1",
                              "--set", "evaluation.finder=policy_setting:ColourFinder")  # fmt: skip

@@ -70,7 +70,7 @@ def load_base(
         parts["tokenizer"],
         entry.text_length,
         dtype=torch.float32 if entry.architecture == "tiny" else torch.bfloat16,
-        device=torch.device(encoder_device or device),
+        device=_checked_device(encoder_device or device),
     )
     vae = vae.eval().requires_grad_(False).to(device)
     if vae_tiling:

@@ -24,7 +24,8 @@ BaseOption = Annotated[
     typer.Option("--base", help="Of train-policy and sample: show what this base fills in; a name or a path."),
 ]
 RecipeOption = Annotated[
-    str | None, typer.Option("--recipe", help="Of train-policy, with --base: default, paper or full. Default: default.")
+    str | None,
+    typer.Option("--recipe", help="Of train-policy, with --base: default, unguided, paper or full. Default: default."),
 ]
 
 

@@ -42,7 +42,7 @@ RmOption = Annotated[
 RecipeOption = Annotated[
     str,
     typer.Option(
-        help="Preset of settings: default, paper (the authors' full trajectory), or full (all weights, no adapter)."
+        help="Preset of settings: default, unguided (cheaper), paper (the authors' full trajectory), or full (all weights)."
     ),
 ]
 MethodOption = Annotated[

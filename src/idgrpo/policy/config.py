@@ -14,12 +14,12 @@ from idgrpo.policy.slots import (
     MOST_PIXELS,
     MOST_SEED,
     CheckpointConfig,
+    Config,
     EmaConfig,
     EngineConfig,
     EvaluationConfig,
     MetricsConfig,
     PlanConfig,
-    PolicyPart,
     PreviewConfig,
 )
 
@@ -38,7 +38,7 @@ def refuse(problems: Iterable[str]) -> None:
         raise ValueError("\n  ".join(lines))
 
 
-class SizeConfig(PolicyPart):
+class SizeConfig(Config):
     """Size of the training videos; None everywhere means the base's own training size (SFT: the size of the clips)."""
 
     width: int | None = Field(
@@ -52,7 +52,7 @@ class SizeConfig(PolicyPart):
     )
 
 
-class WindowConfig(PolicyPart):
+class WindowConfig(Config):
     """Which steps are stochastic and trained: `size` steps out of [first, last), the same for all groups of an update.
 
     Low indices are high noise levels, where it is decided who is who. SFT draws its noise levels from the same range.
@@ -82,7 +82,7 @@ class WindowConfig(PolicyPart):
         return self
 
 
-class GuidanceConfig(PolicyPart):
+class GuidanceConfig(Config):
     """Classifier-free guidance in rollout and replay alike; `none` trains without it."""
 
     mode: Literal["none", "both-grad", "detach-uncond"] = Field(
@@ -95,7 +95,7 @@ class GuidanceConfig(PolicyPart):
     )
 
 
-class RolloutConfig(PolicyPart):
+class RolloutConfig(Config):
     """How a video is drawn in training."""
 
     num_steps: int = Field(default=8, ge=2, le=1000, description="denoising steps of a sample")
@@ -135,14 +135,14 @@ class RolloutConfig(PolicyPart):
         return self
 
 
-class GroupConfig(PolicyPart):
+class GroupConfig(Config):
     """An update takes `num_cases` groups of `size` samples of one case each."""
 
     num_cases: int = Field(default=6, ge=1, le=MOST, description="groups of an update, each of one case")
     size: int = Field(default=8, ge=2, le=MOST, description="samples of a group")
 
 
-class ClipsConfig(PolicyPart):
+class ClipsConfig(Config):
     """Stored clips that `method=sft` learns from; each is noised to a level of `rollout.window`'s range."""
 
     num_per_update: int = Field(default=16, ge=1, le=MOST, description="clips of an update, of all ranks")
@@ -166,7 +166,7 @@ class ClipsConfig(PolicyPart):
     )
 
 
-class AdvantageConfig(PolicyPart):
+class AdvantageConfig(Config):
     """A = (r - mean of the group) / (std + eps)."""
 
     scale: Literal["group", "batch"] = Field(
@@ -203,7 +203,7 @@ class AdvantageConfig(PolicyPart):
         return self
 
 
-class PolicyRewardConfig(PolicyPart):
+class PolicyRewardConfig(Config):
     """How rewards are combined and what happens when scoring fails."""
 
     contrast: float = Field(
@@ -245,7 +245,7 @@ class PolicyRewardConfig(PolicyPart):
         return {name.rpartition(":")[2]: name for name in self.measures}
 
 
-class KLConfig(PolicyPart):
+class KLConfig(Config):
     """Distance to the reference policy, in units of the step's noise."""
 
     weight: float = Field(default=0.01, ge=0, le=MOST, description="0 switches the reference pass off")
@@ -257,7 +257,7 @@ class KLConfig(PolicyPart):
     )
 
 
-class PolicyLossConfig(PolicyPart):
+class PolicyLossConfig(Config):
     """Policy loss of one stored step, or of one finished sample noised again."""
 
     name: str = Field(default="clip", description="policy loss: clip, ratio-norm or kl-mask")
@@ -296,7 +296,7 @@ class PolicyLossConfig(PolicyPart):
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-class OptimizerConfig(PolicyPart):
+class OptimizerConfig(Config):
     """AdamW and the course of its learning rate."""
 
     lr: float = Field(default=1e-3, gt=0, le=10, description="learning rate of AdamW")
@@ -323,7 +323,7 @@ class OptimizerConfig(PolicyPart):
         return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-class LoraConfig(PolicyPart):
+class LoraConfig(Config):
     """The adapter that is trained (`train=lora`)."""
 
     rank: int = Field(default=16, ge=1, le=8192, description="rank of the adapter")
@@ -337,7 +337,7 @@ class LoraConfig(PolicyPart):
     )
 
 
-class PolicyConfig(PolicyPart):
+class PolicyConfig(Config):
     """Everything that decides what a run of the policy stage computes."""
 
     method: Literal["grpo", "sft"] = Field(

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from idgrpo.bases.config import SamplerConfig
 from idgrpo.run.config import Config
@@ -13,13 +13,7 @@ MOST_PIXELS, MOST_FRAMES = 8192, 10_000
 MOST_SEED = 2**63 - 1
 
 
-class PolicyPart(Config):
-    """A slot of the policy stage's settings: numbers are finite."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class EmaConfig(PolicyPart):
+class EmaConfig(Config):
     """Exponential average of the trained weights; it is what is evaluated and published. 0 switches it off."""
 
     decay: float = Field(
@@ -27,7 +21,7 @@ class EmaConfig(PolicyPart):
     )
 
 
-class EvaluationConfig(PolicyPart):
+class EvaluationConfig(Config):
     """Held-out cases (`--eval-cases`) that are sampled and measured during training."""
 
     every: int = Field(default=0, ge=0, le=MOST, description="updates between held-out evaluations; 0: never")
@@ -42,7 +36,7 @@ class EvaluationConfig(PolicyPart):
     )
 
 
-class CheckpointConfig(PolicyPart):
+class CheckpointConfig(Config):
     """What a stopped run goes on from."""
 
     every: int = Field(default=10, ge=1, le=MOST, description="updates between checkpoints")
@@ -50,7 +44,7 @@ class CheckpointConfig(PolicyPart):
     keep_every: int = Field(default=0, ge=0, le=MOST, description="also keep every n-th update; 0: none")
 
 
-class PreviewConfig(PolicyPart):
+class PreviewConfig(Config):
     """Samples of the training that people look at."""
 
     every: int = Field(
@@ -59,7 +53,7 @@ class PreviewConfig(PolicyPart):
     num_samples: int = Field(default=4, ge=1, le=MOST, description="samples written each time")
 
 
-class EngineConfig(PolicyPart):
+class EngineConfig(Config):
     """How the work is spread over ranks and memory; the result is the same."""
 
     encoder_device: str | None = Field(
@@ -96,7 +90,7 @@ class EngineConfig(PolicyPart):
         return self
 
 
-class MetricsConfig(PolicyPart):
+class MetricsConfig(Config):
     """Viewers that get a copy of metrics.jsonl; one that is not installed or fails is left out with a warning."""
 
     sinks: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field(
@@ -104,7 +98,7 @@ class MetricsConfig(PolicyPart):
     )
 
 
-class PlanConfig(PolicyPart):
+class PlanConfig(Config):
     """The GPU that `--dry-run --gpus N` reckons with; training does not read it."""
 
     tflops: float = Field(

@@ -3,7 +3,7 @@
 import difflib
 from typing import Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from idgrpo.reward import LOSSES
 from idgrpo.run.config import Config
@@ -14,13 +14,7 @@ MAX_EPOCHS = 100_000
 MAX_SEED = 2**32 - 1  # what numpy takes, which transformers seeds as well
 
 
-class FiniteConfig(Config):
-    """Settings in which inf and nan are refused when they are read."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
-
-
-class InputConfig(FiniteConfig):
+class InputConfig(Config):
     """What the model is shown; None keeps the checkpoint's own setting. `fps` is for clips that do not tell their own."""
 
     num_frames: int | None = Field(
@@ -51,7 +45,7 @@ class InputConfig(FiniteConfig):
         return {name: value for name, value in self.model_dump().items() if value is not None}
 
 
-class RewardLossConfig(FiniteConfig):
+class RewardLossConfig(Config):
     """Pair loss; `both_bad` is read as a tie (neither side is better) or skipped; `people` weighs votes on who is wrong."""
 
     name: str = Field(default="rao_kupper", description="pair loss: rao_kupper, davidson, bradley_terry or margin")
@@ -89,7 +83,7 @@ class RewardLossConfig(FiniteConfig):
         return {name: getattr(self, name) for name in wanted if name in type(self).model_fields}
 
 
-class LoraSettings(FiniteConfig):
+class LoraSettings(Config):
     """Low-rank adapters on all linear layers of the language model (rank 0: none)."""
 
     rank: int = Field(default=64, ge=0, description="rank of the adapter; 0: no adapter")
@@ -97,7 +91,7 @@ class LoraSettings(FiniteConfig):
     dropout: float = Field(default=0.05, ge=0, lt=1, description="dropout inside the adapter")
 
 
-class RateConfig(FiniteConfig):
+class RateConfig(Config):
     """Learning rate of each part in full training; 0 freezes the part."""
 
     lora: float = Field(default=2e-6, ge=0, description="learning rate of the adapters; 0: frozen")
@@ -111,7 +105,7 @@ class RateConfig(FiniteConfig):
     )
 
 
-class FullConfig(FiniteConfig):
+class FullConfig(Config):
     """Training of the whole model, as published; one update sees batch_pairs * accumulation * ranks pairs."""
 
     lora: LoraSettings = LoraSettings()
@@ -132,7 +126,7 @@ class FullConfig(FiniteConfig):
     zero: Literal[0, 1, 2] | None = Field(default=None, description="DeepSpeed ZeRO stage; None: no DeepSpeed")
 
 
-class HeadConfig(FiniteConfig):
+class HeadConfig(Config):
     """Training of the head alone on features computed once per clip.
 
     Small steps keep the head small, which makes few and noisy labels enough (docs/dev/findings.md, "Small steps for the
@@ -147,7 +141,7 @@ class HeadConfig(FiniteConfig):
     warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the updates with a rising rate")
 
 
-class DataConfig(FiniteConfig):
+class DataConfig(Config):
     """Which pairs are used: parts of the data set, mix of sources over the run, teacher filter.
 
     For a share `copies` of the decided training pairs the better clip also meets its own photos at rest, which must lose.
@@ -175,7 +169,7 @@ class DataConfig(FiniteConfig):
     )
 
 
-class RewardModelConfig(FiniteConfig):
+class RewardModelConfig(Config):
     """Everything that decides a reward model, beside the preferences themselves."""
 
     vlm: str | None = Field(

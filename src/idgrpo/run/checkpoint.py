@@ -46,6 +46,7 @@ class Checkpoints:
     ):
         self.folder, self.keep_last, self.keep_every = folder, max(1, keep_last), keep_every
         self.before_publish = before_publish
+        self._whole: set[Path] = set()  # saved or checked by this process: gigabytes that need not be read again
 
     def save(self, step: int, files: Callable[[Path], None], state: dict[str, Any]) -> Checkpoint:
         """Let `files` write into a draft folder, add the state, make all of it durable, and publish it by one rename.
@@ -71,6 +72,7 @@ class Checkpoints:
                 os.rename(target, aside)
             os.rename(draft, target)
             _sync(self.folder)
+            self._whole.add(target)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         shutil.rmtree(aside, ignore_errors=True)
@@ -90,8 +92,9 @@ class Checkpoints:
             for path in (self._target(step), self._aside(step)):
                 if not path.is_dir():
                     continue
-                problem = damage(path)
+                problem = None if path in self._whole else damage(path)
                 if problem is None:
+                    self._whole.add(path)
                     return Checkpoint(step, path, parse_json((path / "state.json").read_text(encoding="utf-8")))
                 tell(f"warning: the checkpoint {path} is not used: {problem}")
         return None
@@ -127,7 +130,6 @@ def seal(folder: Path) -> None:
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     with replacing(folder / SEAL) as draft:
         draft.write_text(json.dumps({name: sha256_of(files[name]) for name in sorted(files)}), encoding="utf-8")
-    sync_tree(folder)
 
 
 def damage(folder: Path) -> str | None:

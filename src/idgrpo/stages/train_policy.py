@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 
     Material = list[Case] | list[StoredClip]
 
-NO_RESULT = {"plan": True, "metrics": True}
+NO_RESULT: dict[str, bool | set[str]] = {
+    "plan": True,
+    "metrics": True,
+    "engine": {"encoder_device"},
+    "evaluation": {"device"},
+}
 """Settings that change nothing of what is computed: not part of what makes two runs the same."""
 
 
@@ -62,7 +67,7 @@ def train_policy(
         method: grpo (cases and a reward) or sft (stored clips: `data`); None means as the settings say.
         data: of SFT: samples, or preferences, whose preferred clips are taken; several are joined; None means the newest
             samples.
-        recipe: preset of settings: default, paper or full.
+        recipe: preset of settings: default, unguided, paper or full.
         settings: a PolicyConfig, which replaces the recipe, or dotted keys laid over it, such as {"num_updates": 40}.
         eval_cases: held-out cases, measured every `evaluation.every` updates.
         init: policy to start from.
