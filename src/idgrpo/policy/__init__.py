@@ -7,7 +7,9 @@ LOSSES = {
     "clip": "idgrpo.policy.loss:clip_loss",
     "ratio-norm": "idgrpo.policy.loss:ratio_norm_loss",
     "kl-mask": "idgrpo.policy.loss:kl_mask_loss",
+    "nft": "idgrpo.policy.loss:nft_loss",
 }
+FORWARD_LOSSES = ("nft",)  # of whole clips noised again: they need loss.credit=forward
 
 # name -> function(clip uint8 [frame, 3, height, width]) -> number
 CONTROLS = {

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from idgrpo.flow import LAWS, SOLVERS
-from idgrpo.policy import CONTROLS, LOSSES
+from idgrpo.policy import CONTROLS, FORWARD_LOSSES, LOSSES
 from idgrpo.policy.slots import (
     MOST,
     MOST_FRAMES,
@@ -260,7 +260,10 @@ class KLConfig(Config):
 class PolicyLossConfig(Config):
     """Policy loss of one stored step, or of one finished sample noised again."""
 
-    name: str = Field(default="clip", description="policy loss: clip, ratio-norm or kl-mask")
+    name: str = Field(
+        default="clip",
+        description=f"policy loss: {', '.join(LOSSES)}; of forward credit only: {', '.join(FORWARD_LOSSES)}",
+    )
     credit: Literal["steps", "forward"] = Field(
         default="steps",
         description="of GRPO; steps: the noise of the window's steps; forward: whole samples of deterministic rollouts, "
@@ -269,6 +272,12 @@ class PolicyLossConfig(Config):
     clip: float = Field(default=1e-3, gt=0, le=10, description="on the ratio of *mean* log densities")
     kl_limit: float = Field(
         default=1e-3, gt=0, le=MOST, description="kl-mask: samples further than this from the old policy stop"
+    )
+    beta: float = Field(
+        default=1.0,
+        gt=0,
+        le=10,
+        description="nft: how far its implicit policies lie from the old one; a larger beta holds the policy closer to it",
     )
     num_passes: int = Field(default=1, ge=1, le=1000, description="optimizer steps per rollout")
     micro_batch: int = Field(default=32, ge=1, le=MOST, description="stored steps replayed in one forward")
@@ -290,6 +299,10 @@ class PolicyLossConfig(Config):
     @model_validator(mode="after")
     def _known(self) -> "PolicyLossConfig":
         refuse(unknown("loss.name", [self.name], LOSSES))
+        if self.name in FORWARD_LOSSES and self.credit != "forward":
+            raise ValueError(
+                f"loss.name={self.name} judges finished clips that are noised again; set loss.credit=forward"
+            )
         return self
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from idgrpo.policy import LOSSES
+from idgrpo.policy.forward import matching_error
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class LossInputs:
     std: Tensor  # std of the step, sqrt(-dt) included
     clip: float
     kl_limit: float
+    beta: float = 1.0  # of DiffusionNFT
+    advantage_clamp: float = 5.0  # advantages lie within plus and minus this
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,28 @@ def kl_mask_loss(inputs: LossInputs) -> LossTerms:
     low = far & (inputs.advantage < 0) & (ratio.detach() < 1)
     loss = torch.where(high | low, 0.0, -inputs.advantage * ratio)
     return LossTerms(loss, ratio.detach(), high, low)
+
+
+def nft_loss(inputs: LossInputs) -> LossTerms:
+    """Compute c/beta [r |v+ - u|^2 + (1 - r) |v- - u|^2] / 2, v+- = v_old +- beta (v - v_old) (DiffusionNFT, arXiv 2509.16117).
+
+    u = noise - x0, r = 1/2 + A / (2 c) in [0, 1], c the advantage's clamp. Of pairs of forward-process credit only, whose
+    density holds |v - u|^2 and whose KL from the old policy is |v - v_old|^2 / 2; with e = v_old - u, d = v - v_old
+
+        |e + beta d|^2 = (1 - beta) |e|^2 + beta |e + d|^2 - beta (1 - beta) |d|^2
+
+    and the same with -beta. At v = v_old the gradient is that of A |v - u|^2 / 2, which is AWM's; away from it the pull
+    ends at d = A (u - v_old) / (beta c), where `clip` ends it at a ratio. The authors' weight 1 / mean |x0 error| is left out.
+    """
+    beta, limit = inputs.beta, inputs.advantage_clamp
+    new, old = (matching_error(density, inputs.std) / 2 for density in (inputs.log_prob, inputs.log_prob_old))
+    good = (1 - beta) * old + beta * new - beta * (1 - beta) * inputs.shift_kl
+    bad = (1 + beta) * old - beta * new + beta * (1 + beta) * inputs.shift_kl
+    share = (0.5 + inputs.advantage / (2 * limit)).clamp(0, 1)
+    loss = limit / beta * (share * good + (1 - share) * bad)
+    ratio = torch.exp(inputs.log_prob - inputs.log_prob_old).detach()
+    nothing = torch.zeros_like(ratio, dtype=torch.bool)
+    return LossTerms(loss, ratio, nothing, nothing)
 
 
 def load_loss(name: str) -> Callable[[LossInputs], LossTerms]:

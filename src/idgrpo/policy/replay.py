@@ -153,7 +153,9 @@ class Replay:
         kl: KLConfig,
         loss_function: Callable[[LossInputs], LossTerms],
         reference: Callable[[], AbstractContextManager[None]],
+        advantage_clamp: float = 5.0,
     ):
+        self.advantage_clamp = advantage_clamp
         self.base, self.step, self.guidance = base, step, guidance
         self.loss, self.kl, self.loss_function, self.reference = loss, kl, loss_function, reference
 
@@ -203,6 +205,8 @@ class Replay:
             std.flatten(),
             self.loss.clip,
             self.loss.kl_limit,
+            self.loss.beta,
+            self.advantage_clamp,
         )
         terms = self.loss_function(inputs)
         loss = (terms.loss * pairs.weight).sum()

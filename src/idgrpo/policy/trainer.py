@@ -71,6 +71,7 @@ class Trainer:
             config.kl,
             load_loss(config.loss.name),
             self._reference,
+            config.advantage.clamp,
         )
         self.source: Trajectories
         if isinstance(book, ClipBook):
