@@ -8,6 +8,7 @@ With `clips.guidance` the clip is first moved along what, in the reference polic
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ class ClipSource:
             for place in places:  # one latent shape a batch: no padding
                 buckets.setdefault(conditions[place[1]].num_references, []).append(place)
             batches = [
-                self._pairs(number, bucket[start : start + setting.loss.micro_batch], conditions)
+                partial(self._pairs, number, bucket[start : start + setting.loss.micro_batch], conditions)
                 for _, bucket in sorted(buckets.items())
                 for start in range(0, len(bucket), setting.loss.micro_batch)
             ]
@@ -151,9 +152,7 @@ class ClipSource:
             advantage=ones,
             weight=ones,
             steps=[0] * len(places),
-            with_kl=torch.tensor(
-                [setting.kl.steps == "all" or level == 0 for _, _, level in places], device=self.base.device
-            ),
+            with_kl=[row for row, (_, _, level) in enumerate(places) if setting.kl.steps == "all" or level == 0],
             kl_share=float(window.size) if setting.kl.steps == "first" else 1.0,
             rival=rival,
             rival_weight=setting.clips.guidance,
