@@ -247,7 +247,7 @@ class Store:
                 version = max(_versions(folder), default=0) + 1
                 manifest = Manifest(
                     kind=kind, name=name, version=version, digest=content_digest(files, timed), files=files, timed=timed, inputs=pinned,
-                    config=json.loads(canonical(config)), command=list(command or _command()), code_version=__version__,
+                    config=json.loads(canonical(config)), command=list(command or current_command()), code_version=__version__,
                     environment=environment(), metrics=json.loads(json.dumps(draft.metrics, default=str)),
                     created_utc=self._now(kind), seconds=round(time.monotonic() - started, 3),
                 )  # fmt: skip
@@ -335,7 +335,8 @@ def _digests(inputs: dict[str, InputEntry]) -> dict[str, str]:
     return {key: entry.digest for key, entry in inputs.items()}
 
 
-def _command() -> list[str]:
+def current_command() -> list[str]:
+    """Give the command line of this process, without the folder of its program."""
     return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
