@@ -59,7 +59,7 @@ def provenance(store: Store, inputs: Mapping[str, Source], settings: str) -> Pro
             lines.append(f"{key} = {source.path.name} ({source.digest[:19]})")
             continue
         try:
-            first, *rest = tree_lines(store.lineage(source.artifact))
+            first, *rest = tree_lines(store.lineage(source.artifact), with_commands=False)
         except ArtifactError:
             first, rest = source.ref, []
         lines += [f"{key} = {first}", *rest]

@@ -337,7 +337,8 @@ def _digests(inputs: dict[str, InputEntry]) -> dict[str, str]:
 
 def current_command() -> list[str]:
     """Give the command line of this process, without the folder of its program."""
-    return [Path(sys.argv[0]).name, *sys.argv[1:]]
+    program = Path(sys.argv[0]).name
+    return ["idgrpo" if program == "__main__.py" else program, *sys.argv[1:]]
 
 
 def _drop_unfinished(folder: Path) -> None:

@@ -45,7 +45,8 @@ def choose(rows: list[CaseRow], score: Callable[[CaseRow], float], count: int) -
 def gallery(report: Report, config: PageConfig, budget: Budget, panel: int = 0) -> tuple[str, list[SampleDocument]]:
     """Draw the cards and list the videos on them; cards whose media no longer fit the budget are left out and counted."""
     rows = paired_rows(report)
-    cards, shown = [], []
+    cards: list[str] = []
+    shown: list[SampleDocument] = []
     for row in choose(rows, lambda row: gain(report, row), config.max_players):
         if card := _card(report, row, config, budget):
             cards.append(card)

@@ -32,8 +32,9 @@ function openLarge(panel, key) {
   showPeople(card, rows[0].people);
   showClips(report, card);
   showMeasures(report, rows);
-  showCurves(report);
   if (!dialog.open) dialog.showModal();
+  CHART.width = Math.max(280, byId("large").querySelector(".scroll").clientWidth); // its letters keep their size
+  showCurves(report);
   dialog.scrollTop = 0;
   choose(large.variant);
   requestAnimationFrame(follow);

@@ -22,7 +22,17 @@ SHOWN = (
     "grad_norm",
     "loss",
 )
-CLOCK = ("step", "update", "time", "seconds")
+SET_BEFORE = (
+    "step",
+    "update",
+    "time",
+    "seconds",
+    "lr",
+    "learning_rate",
+    "adam_eps",
+    "passes",
+    "epoch",
+)  # nothing to learn from
 MAX_CURVES = 12
 FEWEST_ROWS, NUM_BLOCKS, LEVEL = 8, 4, 0.05
 
@@ -58,7 +68,7 @@ def grouped(curves: Mapping[str, Rows]) -> dict[str, list[Rows]]:
 
 def _keys(runs: Sequence[Rows]) -> list[str]:
     """List figures: those of held-out cases, then those worth watching, then the rest."""
-    names = [k for k in dict.fromkeys(k for rows in runs for row in rows for k in row) if k not in CLOCK]
+    names = [k for k in dict.fromkeys(k for rows in runs for row in rows for k in row) if k not in SET_BEFORE]
 
     def place(name: str) -> int:
         if name.startswith(HELD_OUT):
