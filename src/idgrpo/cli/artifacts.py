@@ -8,6 +8,7 @@ from idgrpo.cli import exchange, serving
 from idgrpo.cli.options import DryRunOption, JsonOption, QuietOption, StoreOption, open_store
 from idgrpo.cli.output import write_json, write_lines
 from idgrpo.stages import Artifact
+from idgrpo.stages.lineage import tree_lines
 from idgrpo.stages.upkeep import flatten, prune_store, whole
 
 command = typer.Typer(
@@ -83,7 +84,7 @@ def show(ref: RefArgument, store: StoreOption = None, as_json: JsonOption = Fals
 
 @command.command()
 def lineage(ref: RefArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Show what an artifact was made from, down to the first inputs."""
+    """Show what an artifact was made from, down to the first inputs, as a tree."""
     opened = open_store(store)
     steps = list(opened.lineage(opened.resolve(ref)))
     if as_json:
@@ -91,11 +92,7 @@ def lineage(ref: RefArgument, store: StoreOption = None, as_json: JsonOption = F
             {"lineage": [{"depth": depth, "ref": name, "found": found is not None} for depth, name, found in steps]}
         )
         return
-    write_lines(
-        f"{'  ' * depth}{name}"
-        + (f"   <- {' '.join(found.manifest.command)}" if found is not None else "   (a file, or no longer there)")
-        for depth, name, found in steps
-    )
+    write_lines(tree_lines(steps))
 
 
 @command.command()

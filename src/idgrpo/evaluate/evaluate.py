@@ -20,6 +20,7 @@ from idgrpo.evaluate.scorer import ClipScorer
 from idgrpo.evaluate.slices import occluded_share, slice_report
 from idgrpo.evaluate.statistics import cases_needed, detectable_difference, fewest_cases, implied_win_rate
 from idgrpo.evaluate.subject import Subject
+from idgrpo.evaluate.tracks import tracks_of
 from idgrpo.people.contract import Finder, Levels, fingerprint_of, levels_of
 from idgrpo.records.models import Sample
 
@@ -202,6 +203,10 @@ def _document(
         values={name: None if v is None else float(v) for name, v in values.items()},
         people=people,
         occluded_share=occluded_share(subject),
+        persons=[r.person for r in sample.references],
+        fps=subject.observation.fps,
+        num_frames=subject.observation.num_frames,
+        tracks=tracks_of(subject),
     )
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from idgrpo.errors import UsageError
 from idgrpo.evaluate.gates import GateResult
+from idgrpo.run.config import to_toml
+from idgrpo.stages.lineage import provenance
 from idgrpo.stages.settings import Settings, settle
 from idgrpo.stages.source import Given, Source, find
 from idgrpo.stages.train_policy import scoring_service
@@ -81,7 +83,7 @@ def evaluate(
     name = name or "eval"
 
     def make(run: Run) -> None:
-        _make(run, store, settled, variants, rows, _reward_scorer(model, service, settled.finding.device))
+        _make(run, store, settled, variants, rows, _reward_scorer(model, service, settled.finding.device), inputs)
 
     return Work(
         store, "eval", "report", name, inputs, config, make, lambda: _plan(store, name, variants, config), force=force
@@ -114,6 +116,7 @@ def _make(
     variants: Sequence[Variant],
     rows: dict[str, list[dict[str, Any]]],
     reward: "ClipScorer | None",
+    inputs: Mapping[str, Source],
 ) -> None:
     from idgrpo.evaluate.evaluate import evaluate as measure
     from idgrpo.evaluate.report import write_report
@@ -134,7 +137,8 @@ def _make(
         cache_folder=store.root / "cache" / "observations",
         curves=rows,
     )
-    write_report(report, run.out.path, settings.page)
+    made_by = provenance(store, inputs, to_toml(settings))
+    write_report(report, run.out.path, settings.page, made_by)
     run.out.metrics.update({v: {n: f.value for n, f in means.items()} for v, means in report.means.items()})
 
 
