@@ -87,14 +87,14 @@ def lineage(ref: RefArgument, store: StoreOption = None, as_json: JsonOption = F
     opened = open_store(store)
     steps = list(opened.lineage(opened.resolve(ref)))
     if as_json:
-        write_json(
-            {"lineage": [{"depth": depth, "ref": name, "found": found is not None} for depth, name, found in steps]}
-        )
+        told = [{"depth": s.depth, "ref": s.ref, "found": s.artifact is not None, "roles": s.roles} for s in steps]
+        write_json({"lineage": told})
         return
     write_lines(
-        f"{'  ' * depth}{name}"
-        + (f"   <- {' '.join(found.manifest.command)}" if found is not None else "   (a file, or no longer there)")
-        for depth, name, found in steps
+        f"{'  ' * step.depth}{step.ref}"
+        + (f" ({' and '.join(step.roles)})" if len(step.roles) > 1 else "")
+        + (f"   <- {' '.join(step.artifact.manifest.command)}" if step.artifact else "   (a file, or no longer there)")
+        for step in steps
     )
 
 
