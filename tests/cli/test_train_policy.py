@@ -212,7 +212,7 @@ def test_newest_cases_and_reward_model_of_the_store_are_taken(call, setting, tmp
             (draft.path / path.name).write_bytes(path.read_bytes())
     code, document, _ = call(inputs=False)
     assert code == 0, document
-    lineage = {entry.ref for _, _, entry in store.lineage(store.resolve("policy")) if entry is not None}
+    lineage = {step.ref for step in store.lineage(store.resolve("policy")) if step.artifact is not None}
     assert {"cases/mine@v1", "rm/rm@v1"} <= lineage
 
 

@@ -80,7 +80,7 @@ def test_an_edited_input_is_another_run_and_the_old_one_goes_on(place, monkeypat
 
 def pins(place, ref: str) -> str:
     """What an artifact and all it was made from were pinned by."""
-    made = [found for _, _, found in place.store.lineage(place.store.resolve(ref)) if found is not None]
+    made = [step.artifact for step in place.store.lineage(place.store.resolve(ref)) if step.artifact is not None]
     facts = [
         [sorted(entry.digest for entry in one.manifest.inputs.values()), one.manifest.config.get("media")]
         for one in made

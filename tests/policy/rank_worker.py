@@ -14,10 +14,11 @@ from idgrpo.bases.contract import VideoSize
 from idgrpo.bases.load import load_base
 from idgrpo.bases.lora import attach
 from idgrpo.bases.tuned import open_all
-from idgrpo.policy.clips import read_clips
-from idgrpo.policy.config import ATTENTION, PolicyConfig
+from idgrpo.policy.clips import read_clips, read_pairs
+from idgrpo.policy.config import ATTENTION, DpoConfig, PolicyConfig
+from idgrpo.policy.dpo import PairBook
 from idgrpo.policy.scoring import RewardScorer
-from idgrpo.policy.sft import ClipBook
+from idgrpo.policy.stored import ClipBook
 from idgrpo.policy.trainer import Trainer
 from idgrpo.policy.weights import save_weights, snapshot, trained_weights
 from idgrpo.run.distributed import join_world, leave_world
@@ -66,6 +67,19 @@ def stored_clips(base, out: Path, world):
     return book
 
 
+def stored_pairs(base, out: Path, world):
+    """Preferences about one person and two people, encoded by both ranks into one folder."""
+    from test_dpo import write_preferences
+
+    if world.is_main:
+        write_preferences(out / "data", ("a", "b", "tie", "b", "a", "a"), size=(5, 32, 32))
+    world.barrier()
+    pairs = read_pairs(out / "data" / "prefs.jsonl", DpoConfig(loss="rao_kupper"))
+    book = PairBook(base, pairs, SIZE, out / "clips")
+    book.encode(world)
+    return book
+
+
 def main() -> None:
     torch.set_num_threads(1)
     checkpoint, out, changes = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
@@ -85,10 +99,20 @@ def main() -> None:
         engine.optimizer.register_step_pre_hook(
             lambda *_: stepped.update({name: value.grad.clone() for name, value in weights.items()})
         )
-    book = stored_clips(base, out, world) if config.method == "sft" else Book(base, 8)
+    made = {"sft": stored_clips, "dpo": stored_pairs}
+    book = made[config.method](base, out, world) if config.method in made else Book(base, 8)
     trainer = Trainer(base, book, RewardScorer(redness, config.reward), config, engine, start=start, folder=out)
     rows = [trainer.update() for _ in range(config.num_updates)]
-    keep = ("reward_mean", "matching_error", "grad_norm", "kl", "samples_trained", "ratio_mean", "drift_sharpness")
+    keep = (
+        "preference_loss",
+        "reward_mean",
+        "matching_error",
+        "grad_norm",
+        "kl",
+        "samples_trained",
+        "ratio_mean",
+        "drift_sharpness",
+    )
     with engine.gathered():
         save_weights(out / f"weights-{world.rank}.safetensors", snapshot(weights))
     save_weights(out / f"gradients-{world.rank}.safetensors", stepped)

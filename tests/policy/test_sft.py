@@ -24,7 +24,7 @@ from idgrpo.policy.figures import PhaseTimer
 from idgrpo.policy.keys import meaning
 from idgrpo.policy.recipes import merge, recipe
 from idgrpo.policy.scoring import RewardScorer
-from idgrpo.policy.sft import ClipBook, noise_level
+from idgrpo.policy.stored import ClipBook, noise_level
 from idgrpo.policy.train import train
 from idgrpo.policy.trainer import Trainer
 from idgrpo.policy.weights import snapshot, trained_weights

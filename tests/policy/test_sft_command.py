@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from policy_setting import SMALL, write_setting
+from test_dpo import write_preferences
 from test_sft import write_samples
 
 from idgrpo.cli.main import run
@@ -16,7 +17,9 @@ SFT = ("--set", "clips.num_per_update=2", "--set", "lora.rank=2", "--set", "chec
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("setting")
-    return write_setting(folder) | {"data": str(write_samples(folder / "clips", num=4, size=(5, 32, 32), per_case=2))}
+    samples = write_samples(folder / "clips", num=4, size=(5, 32, 32), per_case=2)
+    preferences = write_preferences(folder / "pairs", size=(5, 32, 32))
+    return write_setting(folder) | {"data": str(samples), "prefs": str(preferences)}
 
 
 @pytest.fixture
@@ -42,8 +45,26 @@ def test_clips_then_grpo_from_there(call, setting):
     start = ["--set", "kl.reference=start", "--set", "reward.contrast=0.5"]
     code, second = call(*given, "--init", first["artifact"], *start)
     assert code == 0, second
+    card = json.loads((Path(second["path"]) / "policy.json").read_text())
+    assert (card["method"], card["start"], card["reference"]) == ("grpo", first["artifact"], first["artifact"])
+    manifest = json.loads((Path(second["path"]) / "manifest.json").read_text())
+    assert manifest["inputs"]["init"] == manifest["inputs"]["reference"]
+    plan = call(*given, "--init", first["artifact"], "--set", "reward.contrast=0.5", "--dry-run")[1]
+    assert plan["start"] == first["artifact"] and plan["reference"] == setting["base"]  # unless kl.reference=start
     rows = [json.loads(line) for line in (Path(second["path"]) / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-9) and rows[0]["grad_norm"] > 0
+
+
+def test_preferences_are_learnt_against_the_base(call, setting):
+    given = ("--method", "dpo", "--data", setting["prefs"], *SFT)
+    code, plan = call(*given, "--dry-run", "--gpus", "2")
+    assert code == 0 and (plan["num_preferences"], plan["samples_per_update"]) == (4, 4), plan
+    code, first = call(*given, "--updates", "2")
+    assert code == 0, first
+    assert first["metrics"]["preference_first"] == pytest.approx(0.6931, abs=1e-3)
+    assert call(*given, "--updates", "2")[1]["artifact"] == first["artifact"]
+    card = json.loads((Path(first["path"]) / "policy.json").read_text())
+    assert (card["method"], card["start"], card["reference"]) == ("dpo", None, setting["base"])
 
 
 def test_the_best_clips_need_a_reward_model_and_plan_says_what_is_done(call, setting):
@@ -67,12 +88,18 @@ def test_a_contrastive_reward_is_counted_by_the_plan(call, setting):
     ("arguments", "message"),
     [
         (("--method", "sft", "--cases", "cases"), "learns from stored clips, not from --cases"),
-        (("--data", "data"), "--data is what --method sft learns from"),
+        (("--data", "data"), "--data is what --method sft and dpo learn from"),
         (
             ("--method", "sft", "--data", "data", *SFT, "--set", "clips.num_per_update=9"),
             "9 different clips, but there are 4",
         ),
-        (("--method", "dpo"), "method"),
+        (("--method", "ppo"), "method"),
+        (("--method", "dpo", "--data", "prefs", "--rm", "rm"), "reads no reward model"),
+        (
+            ("--method", "dpo", "--data", "prefs", "--set", "clips.num_per_update=9"),
+            "9 different preferences, but there are 4",
+        ),
+        (("--method", "dpo", "--data", "data"), "'pair_id'"),
         (("--method", "sft", "--data", "cases"), "field"),
     ],
 )

@@ -43,7 +43,7 @@ def test_old_versions_go_and_no_lineage_is_cut(store):
     assert refs(store) == before, "a plan removes nothing"
     assert prune(store) == chosen
     assert refs(store) == before - {rm_2.ref}
-    assert all(found is not None for _, _, found in store.lineage(policy))
+    assert all(step.artifact is not None for step in store.lineage(policy))
     assert [path.name for path in rm_2.path.parent.iterdir()].count("v0002") == 0
     assert publish(store, "rm", "r").version == 4, "a number is never given twice"
     assert rm_3.path.is_dir()

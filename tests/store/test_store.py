@@ -99,11 +99,20 @@ def test_lineage_reaches_the_first_inputs(store, tmp_path):
     cases = publish(store, "cases", "c")
     rm = publish(store, inputs={"cases": cases, "data": plain})
     policy = publish(store, "policy", "p", inputs={"rm": rm})
-    assert [(depth, ref) for depth, ref, _ in store.lineage(policy)] == [
+    assert [(step.depth, step.ref) for step in store.lineage(policy)] == [
         (0, policy.ref),
         (1, rm.ref),
         (2, cases.ref),
         (2, str(plain)),
+    ]
+
+
+def test_an_input_with_two_roles_comes_once_and_says_both(store):
+    start = publish(store, "policy", "sft")
+    policy = publish(store, "policy", "p", inputs={"init": start, "reference": start})
+    assert [(step.ref, step.roles) for step in store.lineage(policy)] == [
+        (policy.ref, ()),
+        (start.ref, ("init", "reference")),
     ]
 
 

@@ -88,9 +88,8 @@ def lineage(ref: RefArgument, store: StoreOption = None, as_json: JsonOption = F
     opened = open_store(store)
     steps = list(opened.lineage(opened.resolve(ref)))
     if as_json:
-        write_json(
-            {"lineage": [{"depth": depth, "ref": name, "found": found is not None} for depth, name, found in steps]}
-        )
+        told = [{"depth": s.depth, "ref": s.ref, "found": s.artifact is not None, "roles": s.roles} for s in steps]
+        write_json({"lineage": told})
         return
     write_lines(tree_lines(steps))
 

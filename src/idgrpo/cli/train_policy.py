@@ -1,4 +1,4 @@
-"""`idgrpo train-policy`: a base, cases and a reward model (GRPO) or stored clips (SFT) -> a policy."""
+"""`idgrpo train-policy`: a base, cases and a reward model (GRPO), stored clips (SFT) or preferences (DPO) -> a policy."""
 
 from typing import Annotated
 
@@ -48,14 +48,16 @@ RecipeOption = Annotated[
 MethodOption = Annotated[
     str | None,
     typer.Option(
-        "--method", help="grpo: cases and a reward; sft: stored clips (--data). Default: as the settings say."
+        "--method",
+        help="grpo: cases and a reward; sft: stored clips (--data); dpo: preferences (--data). Default: as the settings say.",
     ),
 ]
 DataOption = Annotated[
     list[str] | None,
     typer.Option(
         "--data",
-        help="With --method sft: samples, or preferences (the preferred clips); artifact or file; repeat to join several.",
+        help="With --method sft: samples, or preferences (the preferred clips); with dpo: preferences. Artifact or file; "
+        "repeat to join several.",
     ),
 ]
 EvalCasesOption = Annotated[
@@ -101,7 +103,7 @@ def command(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Tune a base: with GRPO so that a reward model rates its videos higher, or on clips that are good already (SFT).
+    """Tune a base: with GRPO so that a reward model rates its videos higher, on good clips (SFT), or on preferences (DPO).
 
     The same command after a stop or a kill goes on exactly where the last checkpoint left it; --force starts afresh.
     Under torchrun, the deepspeed launcher or SLURM the same command joins the job.

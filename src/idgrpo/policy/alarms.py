@@ -13,7 +13,8 @@ def alarms(history: Sequence[Figures]) -> list[str]:
     """Name what looks wrong in the metrics so far (oldest first); empty means nothing does.
 
     The whole run is needed, not its end: a slow drift is only seen against the first evaluation. Rules: ratio off 1 on
-    policy; half of the groups without variance; rewards failing; reward flat over 30 updates; most pairs clipped; gradient below Adam's epsilon; reward up while held-out identity, motion or sharpness falls (hacking).
+    policy; half of the groups without variance; rewards failing; reward flat over 30 updates; most pairs clipped; gradient below Adam's epsilon; reward up while held-out identity, motion or sharpness falls (hacking);
+    preferred clips made less likely (DPO).
     """
     if not history:
         return []
@@ -36,7 +37,7 @@ def alarms(history: Sequence[Figures]) -> list[str]:
             f"gradient rms {now['grad_rms']:.1e} is within 10x of Adam's epsilon {now['adam_eps']:.0e}: "
             "lower optimizer.eps, or steps shrink"
         )
-    found += _flat_reward(history) + _hacking(history)
+    found += _flat_reward(history) + _hacking(history) + _unlearned(history)
     return found
 
 
@@ -61,6 +62,17 @@ def _flat_reward(history: Sequence[Figures]) -> list[str]:
     if abs(rise) < 0.02 * noise:
         return [f"reward is flat over {FLAT_UPDATES} updates (rise {rise:.2g}, spread in a group {noise:.2g})"]
     return []
+
+
+def _unlearned(history: Sequence[Figures]) -> list[str]:
+    """DPO can widen the lead of the better clips by making both sides less likely, the worse ones faster."""
+    recent = [row["gain_better"] for row in history[-FLAT_UPDATES:] if "gain_better" in row]
+    if len(recent) < FLAT_UPDATES or sum(recent) >= 0:
+        return []
+    return [
+        f"the better clips of the preferences are less likely than under the reference (log density {sum(recent) / len(recent):.2g} "
+        f"over {FLAT_UPDATES} updates): raise dpo.beta or lower optimizer.lr"
+    ]
 
 
 def _hacking(history: Sequence[Figures]) -> list[str]:

@@ -1,6 +1,7 @@
-"""Stored clips that a policy can learn from: of samples, of preferences, and the best of each case by a reward."""
+"""Stored clips that a policy can learn from: of samples, the preferred or both of a preference, the best of each case by a reward."""
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,17 +14,20 @@ from idgrpo.bases.contract import VideoSize
 from idgrpo.bases.generate import read_references
 from idgrpo.errors import DataError, StoppedError, UsageError
 from idgrpo.policy.advantage import combine_rewards
-from idgrpo.policy.config import PolicyConfig
+from idgrpo.policy.config import DpoConfig, PolicyConfig
 from idgrpo.policy.scoring import RewardScorer
 from idgrpo.records.atomic import replacing
 from idgrpo.records.document import parse_json
 from idgrpo.records.jsonl import read_records
 from idgrpo.records.models import Case, Preference, Sample
+from idgrpo.reward.data import label_code
+from idgrpo.reward.losses import INVALID
 from idgrpo.run.distributed import World
 from idgrpo.run.progress import progress
 from idgrpo.video.read import read_video
 
 SCORED_AT_ONCE = 16
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,52 @@ class StoredClip:
     id: str
     case: Case
     video: Path
+
+
+@dataclass(frozen=True)
+class StoredPair:
+    """Two clips of one case; label: A, B or TIE of `reward.losses`."""
+
+    id: str
+    a: StoredClip
+    b: StoredClip
+    label: int
+
+
+Material = Sequence[Case] | Sequence[StoredClip] | Sequence[StoredPair]
+"""What a run learns from: cases that it draws itself, clips that lie on disk, or preferences between such clips."""
+
+
+def read_pairs(path: Path, setting: DpoConfig) -> list[StoredPair]:
+    """Read the preferences of a file that the loss can learn from; what is left out is said in the log.
+
+    Ties are left out where the loss has none, `both_bad` where `dpo.both_bad` says so, and rows of another split than `train`
+    always: they are there to judge by. Raises DataError where nothing is left, and for a bad line, with file, line and field.
+    """
+    found = list(read_records(path, Preference, unique="pair_id"))
+    left_out: Counter[str] = Counter()
+    kept = []
+    for row in found:
+        code = label_code(row, setting.loss, setting.both_bad)
+        if row.split not in (None, "train"):
+            left_out[f"of the {row.split} split"] += 1
+        elif code == INVALID:
+            left_out["ties" if row.label == "tie" else "both_bad"] += 1
+        else:
+            kept.append(StoredPair(row.pair_id, _side(row, row.video_a), _side(row, row.video_b), code))
+    told = ", ".join(f"{count} {what}" for what, count in sorted(left_out.items()))
+    if not kept:
+        raise DataError(
+            f"{path}: none of {len(found)} preferences can be learnt from ({told or 'there are none'})",
+            fix="give decided pairs, or a loss that learns from ties: --set dpo.loss=rao_kupper",
+        )
+    if left_out:
+        log.warning("%s: %d of %d preferences are learnt from; left out: %s", path, len(kept), len(found), told)
+    return kept
+
+
+def _side(row: Preference, video: str) -> StoredClip:
+    return StoredClip(video, Case(id=row.case_id, prompt=row.prompt, references=row.references), Path(video))
 
 
 def read_clips(path: Path) -> list[StoredClip]:
@@ -75,8 +125,7 @@ def clips_of_preferences(preferences: Sequence[Preference]) -> list[StoredClip]:
         won, lost = (row.video_a, row.video_b) if row.label == "a" else (row.video_b, row.video_a)
         balance[won] += 1
         balance[lost] -= 1
-        case = Case(id=row.case_id, prompt=row.prompt, references=row.references)
-        clips.setdefault(won, StoredClip(won, case, Path(won)))
+        clips.setdefault(won, _side(row, won))
     kept = [clip for video, clip in clips.items() if balance[video] > 0]
     if not kept:
         raise DataError(
@@ -86,17 +135,17 @@ def clips_of_preferences(preferences: Sequence[Preference]) -> list[StoredClip]:
     return kept
 
 
-def check_clips(num_clips: int, num_per_update: int, world_size: int) -> None:
-    """Refuse what cannot be dealt out: an update holds a clip once, and ranks take equally many."""
+def check_clips(num_clips: int, num_per_update: int, world_size: int, what: str = "clips") -> None:
+    """Refuse what cannot be dealt out: an update holds a clip (or a preference) once, and ranks take equally many."""
     if num_per_update > num_clips:
         raise UsageError(
-            f"an update takes {num_per_update} different clips, but there are {num_clips}",
-            fix=f"--set clips.num_per_update={num_clips}, or give more clips",
+            f"an update takes {num_per_update} different {what}, but there are {num_clips}",
+            fix=f"--set clips.num_per_update={num_clips}, or give more {what}",
         )
     if num_per_update % world_size:
         nearest = max(num_per_update // world_size, 1) * world_size
         raise UsageError(
-            f"{num_per_update} clips an update do not divide over {world_size} ranks ({num_per_update} % {world_size} = "
+            f"{num_per_update} {what} an update do not divide over {world_size} ranks ({num_per_update} % {world_size} = "
             f"{num_per_update % world_size})",
             fix=f"--set clips.num_per_update={nearest}",
         )

@@ -15,6 +15,7 @@ from idgrpo.policy.slots import (
     MOST_SEED,
     CheckpointConfig,
     Config,
+    DpoConfig,
     EmaConfig,
     EngineConfig,
     EvaluationConfig,
@@ -143,9 +144,11 @@ class GroupConfig(Config):
 
 
 class ClipsConfig(Config):
-    """Stored clips that `method=sft` learns from; each is noised to a level of `rollout.window`'s range."""
+    """Stored clips that `method=sft` and `dpo` learn from; each is noised to a level of `rollout.window`'s range."""
 
-    num_per_update: int = Field(default=16, ge=1, le=MOST, description="clips of an update, of all ranks")
+    num_per_update: int = Field(
+        default=16, ge=1, le=MOST, description="clips (of method=dpo: preferences) of an update, of all ranks"
+    )
     keep: Literal["all", "best"] = Field(
         default="all",
         description="best: of each case only the clip that the reward model (`--rm`) scores highest; for generated clips",
@@ -253,7 +256,9 @@ class KLConfig(Config):
         default="all", description="first: only the first stored step of each sample"
     )
     reference: Literal["base", "start"] = Field(
-        default="base", description="start: the adapter the run started from, frozen"
+        default="base",
+        description="the reference policy of KL, drift, guidance of clips and DPO; start: what the run started from (`--init`), "
+        "frozen",
     )
 
 
@@ -353,9 +358,10 @@ class LoraConfig(Config):
 class PolicyConfig(Config):
     """Everything that decides what a run of the policy stage computes."""
 
-    method: Literal["grpo", "sft"] = Field(
+    method: Literal["grpo", "sft", "dpo"] = Field(
         default="grpo",
-        description="grpo: the policy's own samples, credited by a reward; sft: stored clips (`--data`), flow matching",
+        description="grpo: the policy's own samples, credited by a reward; sft: stored clips (`--data`), flow matching; "
+        "dpo: preferences between stored clips (`--data`), against the frozen reference",
     )
     seed: int = Field(
         default=0,
@@ -373,6 +379,7 @@ class PolicyConfig(Config):
     size: SizeConfig = SizeConfig()
     group: GroupConfig = GroupConfig()
     clips: ClipsConfig = ClipsConfig()
+    dpo: DpoConfig = DpoConfig()
     rollout: RolloutConfig = RolloutConfig()
     advantage: AdvantageConfig = AdvantageConfig()
     reward: PolicyRewardConfig = PolicyRewardConfig()
@@ -391,7 +398,13 @@ class PolicyConfig(Config):
     @property
     def credits_finished_samples(self) -> bool:
         """Say whether whole samples are credited, noised again: stored clips always, rollouts with `loss.credit=forward`."""
-        return self.method == "sft" or self.loss.credit == "forward"
+        return self.method != "grpo" or self.loss.credit == "forward"
+
+    @property
+    def asks_reference(self) -> bool:
+        """Say whether anything is held against a reference policy: KL, drift, guidance of clips, or the scores of DPO."""
+        hold = self.advantage.hold if self.method == "grpo" else 0.0
+        return bool(self.kl.weight or hold or self.clips.guidance or self.method == "dpo")
 
     @property
     def swaps_reference(self) -> bool:
@@ -420,7 +433,15 @@ class PolicyConfig(Config):
             ),
             (
                 grpo and self.clips != ClipsConfig(),
-                "clips.* are settings of method=sft: they have no effect on GRPO; leave them out",
+                "clips.* are settings of method=sft and dpo: they have no effect on GRPO; leave them out",
+            ),
+            (
+                self.method != "dpo" and self.dpo != DpoConfig(),
+                f"dpo.* are settings of method=dpo: they have no effect on {self.method}; leave them out",
+            ),
+            (
+                self.method == "dpo" and self.clips != ClipsConfig(num_per_update=self.clips.num_per_update),
+                "of clips.* only num_per_update (preferences of an update) is a setting of method=dpo; leave the others out",
             ),
             (
                 not grpo and self.clips.share < 1 and not self.clips.guidance,
@@ -429,20 +450,19 @@ class PolicyConfig(Config):
             ),
             (
                 not grpo and bool(self.reward.measures),
-                "reward.measures are for GRPO: method=sft only ranks clips with the reward model (clips.keep=best); "
-                "set reward.measures=[]",
+                "reward.measures are for GRPO: method=sft only ranks clips with the reward model (clips.keep=best), and dpo "
+                "reads none; set reward.measures=[]",
             ),
         ]
 
     def _of_the_engine(self) -> list[tuple[bool, str]]:
         engine, hold = self.engine, self.advantage.hold if self.method == "grpo" else 0.0
-        asks_reference = bool(self.kl.weight or hold or self.clips.guidance)
         return [
             (
-                engine.zero == 3 and self.swaps_reference and asks_reference,
+                engine.zero == 3 and self.swaps_reference and self.asks_reference,
                 "ZeRO 3 keeps no whole trained weights on a rank, and kl.reference=start (with train=full always) swaps "
-                "them wherever the reference is asked: in every replay, for advantage.hold and clips.guidance; use "
-                "engine.zero=2, or kl.weight=0 with advantage.hold=0 and clips.guidance=0",
+                "them wherever the reference is asked: in every replay, for advantage.hold, clips.guidance and method=dpo; use "
+                "engine.zero=2, or (not with dpo) kl.weight=0 with advantage.hold=0 and clips.guidance=0",
             ),
             (
                 engine.zero == 3 and self.kl.steps == "first",

@@ -41,8 +41,10 @@ class UpdateWork:
 
 
 def samples_per_update(config: PolicyConfig) -> int:
-    """Count the videos of an update, of all ranks."""
-    return config.group.num_cases * config.group.size if config.method == "grpo" else config.clips.num_per_update
+    """Count the videos of an update, of all ranks; a preference holds two."""
+    if config.method == "grpo":
+        return config.group.num_cases * config.group.size
+    return config.clips.num_per_update * (2 if config.method == "dpo" else 1)
 
 
 def work_of_update(config: PolicyConfig, num_references: int) -> UpdateWork:
@@ -77,16 +79,21 @@ class SampleCost:
 
 def rollout_forwards(config: PolicyConfig) -> float:
     """Count the forwards without gradient of one sample: the steps, with forward credit one more per noise level, and with
-    `advantage.hold` its share of the base's sample of the group. Stored clips (SFT) need none."""
-    if config.method == "sft":
+    `advantage.hold` its share of the base's sample of the group. Stored clips need none."""
+    if config.method != "grpo":
         return 0.0
     steps, levels = config.rollout.num_steps, config.rollout.window.size if config.loss.credit == "forward" else 0
     return steps + levels + (steps / config.group.size if config.advantage.hold else 0)
 
 
 def reference_forwards(config: PolicyConfig) -> int:
-    """Count the forwards of the reference policy for one sample: of the KL, and two a pair with `clips.guidance`."""
+    """Count the forwards of the reference policy for one sample: of the KL, and two a pair with `clips.guidance`.
+
+    DPO asks the reference about every pair anyway; its KL costs nothing more.
+    """
     steps = config.rollout.window.size
+    if config.method == "dpo":
+        return steps
     of_kl = (1 if config.kl.steps == "first" else steps) if config.kl.weight else 0
     return of_kl + (2 * steps if config.clips.guidance else 0)
 

@@ -21,6 +21,8 @@ from idgrpo.video.write import write_image, write_video
 PANELS = {
     "reward in training": ("reward_mean",),
     "flow-matching error in training": ("matching_error",),
+    "preferences in training": ("preference_loss", "preference_accuracy"),
+    "log density gained over the reference": ("gain_better", "gain_worse"),
     "held-out": ("eval_identity", "eval_worst"),
     "KL to the reference": ("kl",),
     "gradient norm": ("grad_norm",),
@@ -89,10 +91,22 @@ def advantage_figures(advantages: Advantages) -> dict[str, float]:
 
 
 def matching_figures(rows: list[ReplayFigures]) -> dict[str, float]:
-    """Describe the flow-matching error of stored clips, |v - (noise - x0)|^2 averaged over their elements, and the KL."""
+    """Describe the flow-matching error of stored clips, |v - (noise - x0)|^2 averaged over their elements, and the KL;
+    of preferences also the loss, the lead of the better clip's implicit score, and what both sides gained."""
     errors = torch.cat([part for row in rows for part in row.matching])
     kl = [part for row in rows for part in row.kl]
-    return {"matching_error": float(errors.mean()), "kl": float(torch.cat(kl).mean()) if kl else 0.0}
+    figures = {"matching_error": float(errors.mean()), "kl": float(torch.cat(kl).mean()) if kl else 0.0}
+    if not any(row.lead for row in rows):
+        return figures
+    loss, lead, better, worse = (
+        torch.cat([part for row in rows for part in getattr(row, name)]) for name in ("loss", "lead", "better", "worse")
+    )
+    decided = lead[~lead.isnan()]
+    figures["preference_loss"] = float(loss.mean())
+    if len(decided):
+        figures["preference_accuracy"] = float((decided > 0).double().mean() + (decided == 0).double().mean() / 2)
+        figures["preference_lead"] = float(decided.mean())
+    return figures | {"gain_better": float(better.mean()), "gain_worse": float(worse.mean())}
 
 
 def replay_figures(rows: list[ReplayFigures]) -> dict[str, float]:

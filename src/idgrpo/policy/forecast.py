@@ -32,12 +32,12 @@ def forecast(
 
 
 def on_gpus(config: PolicyConfig, gpus: int) -> PolicyConfig:
-    """Give the settings with the next number of groups (SFT: clips) whose samples divide over `gpus`; they themselves where
+    """Give the settings with the next number of groups (SFT: clips, DPO: preferences) whose samples divide over `gpus`; they themselves where
     they do.
 
     A real run is refused there and told the nearest values; a plan that said no more than that would be of no use.
     """
-    if config.method == "sft":
+    if config.method != "grpo":
         num_clips = -(-config.clips.num_per_update // gpus) * gpus
         return config.model_copy(update={"clips": config.clips.model_copy(update={"num_per_update": num_clips})})
     group = config.group
@@ -61,7 +61,7 @@ def load_of(entry: BaseEntry, config: PolicyConfig, num_references: int, gpus: i
     is_full = config.train == "full"
     bytes_each = 4 if is_tiny or is_full else 2
     weights_gib = transformer_parameters(transformer) * bytes_each / GIB
-    copies = bool(config.ema.decay) + bool(config.kl.weight) if is_full else 0
+    copies = bool(config.ema.decay) + bool(config.kl.weight or config.method == "dpo") if is_full else 0
     forward = transformer_flop(transformer, tokens, entry.text_length) / 1e12
     d = transformer["num_attention_heads"] * transformer["attention_head_dim"]
     num_blocks = transformer["num_layers"] + len(transformer.get("vace_layers") or [])

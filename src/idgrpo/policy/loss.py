@@ -1,4 +1,4 @@
-"""Policy losses of one stored step, as small functions in a registry (`idgrpo.policy.LOSSES`)."""
+"""Policy losses of one stored step, as small functions in a registry (`idgrpo.policy.LOSSES`), and the loss of a preference."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from idgrpo.policy import LOSSES
+from idgrpo.policy.config import DpoConfig
 from idgrpo.policy.forward import matching_error
+from idgrpo.reward.losses import A, B
+from idgrpo.reward.losses import load_loss as load_pair_loss
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,32 @@ def nft_loss(inputs: LossInputs) -> LossTerms:
     ratio = torch.exp(inputs.log_prob - inputs.log_prob_old).detach()
     nothing = torch.zeros_like(ratio, dtype=torch.bool)
     return LossTerms(loss, ratio, nothing, nothing)
+
+
+@dataclass(frozen=True)
+class PreferenceTerms:
+    """Of each preference: the loss, the lead of the better clip's score (NaN where neither is), and what each side gained."""
+
+    loss: Tensor
+    lead: Tensor
+    better: Tensor  # log p - log p_ref of the better clip, of a tie of clip a
+    worse: Tensor
+
+
+def dpo_terms(log_prob: Tensor, reference: Tensor, labels: Tensor, setting: DpoConfig) -> PreferenceTerms:
+    """Compute the pair loss of the gap beta [(l_a - l_a_ref) - (l_b - l_b_ref)].
+
+    log_prob, reference: log densities [2 preference], clip a and clip b in neighbouring places; labels [preference], A, B or
+    TIE. The gradient flows through log_prob alone.
+    """
+    gained = (log_prob - reference.detach()).unflatten(0, (-1, 2))
+    gap = setting.beta * (gained[:, 0] - gained[:, 1])
+    loss = load_pair_loss(setting.loss)(gap, labels, **setting.arguments())
+    own = gained.detach()
+    lead = torch.where(labels == A, gap, torch.where(labels == B, -gap, torch.nan)).detach()
+    swapped = labels == B
+    better = torch.where(swapped, own[:, 1], own[:, 0])
+    return PreferenceTerms(loss, lead, better, torch.where(swapped, own[:, 0], own[:, 1]))
 
 
 def load_loss(name: str) -> Callable[[LossInputs], LossTerms]:

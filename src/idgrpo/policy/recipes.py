@@ -93,9 +93,8 @@ BASES: dict[str, Settings] = {
     "tiny-phantom": {"rollout": {"shift": 3.0}, "num_updates": 120},  # in the time of 80 of tiny-vace
 }
 
-# SFT: no rollouts, so nothing is controlled or held; one noise level a clip, over the whole range that the sampler visits.
-SFT: Settings = {
-    "method": "sft",
+# Stored clips: no rollouts, so nothing is controlled or held; one noise level a clip, over the range that the sampler visits.
+STORED: Settings = {
     "advantage": {"controls": (), "hold": 0.0},
     "kl": {"weight": 0.0},
     "loss": {"credit": "steps"},
@@ -104,14 +103,13 @@ SFT: Settings = {
     "optimizer": {"schedule": "cosine", "warmup": 20, "betas": (0.9, 0.99)},
     "ema": {"decay": 0.97},
 }
-FULL_SIZE_SFT: Settings = {"num_updates": 1000, "rollout": {"window": {"last": 24}}}
+FULL_SIZE_STORED: Settings = {"num_updates": 1000, "rollout": {"window": {"last": 24}}}
+TINY_STORED: Settings = {"num_updates": 120, "rollout": {"window": {"last": 7}}}
 # With guidance 120 updates separate people better than 300 of the clips alone; off at full size, where it was not tried.
-TINY_SFT: Settings = {
-    "num_updates": 120,
-    "clips": {"guidance": 3.0},
-    "rollout": {"window": {"last": 7}},
-    "optimizer": {"lr": 3e-3},
-}
+TINY_SFT: Settings = {"clips": {"guidance": 3.0}, "optimizer": {"lr": 3e-3}}
+TINY_DPO: Settings = {"optimizer": {"lr": 1e-3}}
+# Flow-DPO needs smaller steps than SFT (VideoAlign takes 5e-6 at rank 128); not tried by us at full size.
+FULL_SIZE_DPO: Settings = {"optimizer": {"lr": 2e-5}}
 
 # All weights of the transformer instead of an adapter: steps a hundredth as large.
 FULL: Settings = {"train": "full", "rollout": {"merged": False}, "optimizer": {"lr": 1e-6}}
@@ -136,11 +134,18 @@ def recipe(name: str, base: str, *, tiny: bool | None = None, method: str = "grp
         layers = [TINY, TINY_FULL] if tiny else [DEFAULT, FULL]
     else:
         raise UsageError(f"unknown recipe {name!r} (known: {', '.join(RECIPES)})", fix="--recipe default")
-    supervised = [SFT, TINY_SFT if tiny else FULL_SIZE_SFT] if method == "sft" else []
     settings: Settings = {}
-    for layer in [layers[0], _of_base(base, tiny), *supervised, *layers[1:]]:
+    for layer in [layers[0], _of_base(base, tiny), *_of_method(method, tiny), *layers[1:]]:
         settings = merge(settings, layer)
     return PolicyConfig.model_validate(settings)
+
+
+def _of_method(method: str, tiny: bool) -> list[Settings]:
+    """Give what a method that learns from stored clips lays over the settings of a base."""
+    if method == "grpo":
+        return []
+    own = {"sft": TINY_SFT if tiny else {}, "dpo": TINY_DPO if tiny else FULL_SIZE_DPO}[method]
+    return [{"method": method}, STORED, TINY_STORED if tiny else FULL_SIZE_STORED, own]
 
 
 def _of_base(base: str, tiny: bool) -> Settings:

@@ -11,9 +11,9 @@ from torch import Tensor
 from idgrpo.bases.contract import Base, ConditionBatch, Guidance
 from idgrpo.errors import IdgrpoError
 from idgrpo.flow.laws import log_prob
-from idgrpo.policy.config import KLConfig, PolicyLossConfig
+from idgrpo.policy.config import DpoConfig, KLConfig, PolicyLossConfig
 from idgrpo.policy.forward import matching_error
-from idgrpo.policy.loss import LossInputs, LossTerms
+from idgrpo.policy.loss import LossInputs, LossTerms, dpo_terms
 from idgrpo.policy.rollout import Trajectory
 
 CAUSES = (
@@ -43,6 +43,7 @@ class Pairs:
     rival: ConditionBatch | None = None  # the same rows, asked for one person in everybody's place (`apart`)
     rival_weight: float = 0.0
     clip_share: float = 1.0
+    labels: Tensor | None = None  # [pair / 2] of preferences: rows 2 i and 2 i + 1 are their clips a and b
     is_filler: bool = False
 
     def of_kl(self) -> "Pairs":
@@ -61,7 +62,7 @@ class Pairs:
     @property
     def kl_rows(self) -> slice | list[int]:
         """An index of the rows that enter the KL; all of them as a slice, which copies nothing."""
-        return slice(None) if len(self.with_kl) == len(self.steps) else self.with_kl
+        return slice(None) if len(self.with_kl) == len(self.x) else self.with_kl
 
     def as_filler(self) -> "Pairs":
         """Give the same forwards (also of the reference: ZeRO 3 counts them) and backward with a loss of exactly 0."""
@@ -96,7 +97,15 @@ class ReplayFigures:
     loss: list[Tensor] = field(default_factory=list)
     clipped_high: list[Tensor] = field(default_factory=list)
     clipped_low: list[Tensor] = field(default_factory=list)
+    lead: list[Tensor] = field(default_factory=list)  # of preferences, [pair / 2]
+    better: list[Tensor] = field(default_factory=list)
+    worse: list[Tensor] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
+
+    def note(self, **figures: Tensor) -> None:
+        """Append figures of a micro-batch, without their graph."""
+        for name, values in figures.items():
+            getattr(self, name).append(values.detach())
 
     def on_cpu(self) -> "ReplayFigures":
         """Copy the tensors off the device: what ranks gather is pickled, and a pickled tensor comes back on its device."""
@@ -180,8 +189,9 @@ class Replay:
         loss_function: Callable[[LossInputs], LossTerms],
         reference: Callable[[], AbstractContextManager[None]],
         advantage_clamp: float = 5.0,
+        dpo: DpoConfig = DpoConfig(),
     ):
-        self.advantage_clamp = advantage_clamp
+        self.advantage_clamp, self.dpo = advantage_clamp, dpo
         self.base, self.step, self.guidance = base, step, guidance
         self.loss, self.kl, self.loss_function, self.reference = loss, kl, loss_function, reference
 
@@ -223,6 +233,34 @@ class Replay:
         target = self._target(pairs)
         mean, std = self._step(pairs)
         density = log_prob(target, mean, std, mask)
+        if pairs.old_log_prob is None:
+            figures.matching.append(matching_error(density.detach(), std.flatten()))
+        if pairs.labels is None:
+            loss = self._of_samples(pairs, density, mean, std, mask, figures, keep)
+        else:
+            assert reference_mean is not None, "a preference is learnt against the reference"
+            terms = dpo_terms(density, log_prob(target, reference_mean, std, mask), pairs.labels, self.dpo)
+            loss = terms.loss.sum()
+            figures.note(loss=terms.loss, lead=terms.lead, better=terms.better, worse=terms.worse)
+        if reference_mean is not None and self.kl.weight:
+            near = pairs.kl_rows
+            there = reference_mean if pairs.labels is None else reference_mean[near]
+            distance = gaussian_kl(mean[near], there, std[near], mask[near])
+            loss = loss + self.kl.weight * pairs.kl_share * distance.sum()
+            figures.note(kl=distance)
+        return loss
+
+    def _of_samples(
+        self,
+        pairs: Pairs,
+        density: Tensor,
+        mean: Tensor,
+        std: Tensor,
+        mask: Tensor,
+        figures: ReplayFigures,
+        keep: Callable[[Tensor, Tensor], object] | None,
+    ) -> Tensor:
+        """Give the summed policy loss of rows that each have an advantage of their own."""
         # Where nothing was rolled out the ratio is 1 by definition, and the gradient that of the log density.
         drawn_density = density.detach() if pairs.old_log_prob is None else pairs.old_log_prob
         drawn_kl = gaussian_kl(mean, mean.detach() if pairs.old_mean is None else pairs.old_mean, std, mask)
@@ -230,33 +268,28 @@ class Replay:
         if keep is not None:
             old_density, shift_kl = density.detach(), gaussian_kl(mean, mean.detach(), std, mask)
             keep(mean.detach(), old_density)
-        inputs = LossInputs(
-            density,
-            old_density,
-            pairs.advantage,
-            shift_kl,
-            std.flatten(),
-            self.loss.clip,
-            self.loss.kl_limit,
-            self.loss.beta,
-            self.advantage_clamp,
+        terms = self.loss_function(
+            LossInputs(
+                density,
+                old_density,
+                pairs.advantage,
+                shift_kl,
+                std.flatten(),
+                self.loss.clip,
+                self.loss.kl_limit,
+                self.loss.beta,
+                self.advantage_clamp,
+            )
         )
-        terms = self.loss_function(inputs)
-        loss = (terms.loss * pairs.weight).sum()
-        if reference_mean is not None:
-            near = pairs.kl_rows
-            distance = gaussian_kl(mean[near], reference_mean, std[near], mask[near])
-            loss = loss + self.kl.weight * pairs.kl_share * distance.sum()
-            figures.kl.append(distance.detach())
-        figures.log_ratio.append((density - drawn_density).detach())
-        if pairs.old_log_prob is None:
-            figures.matching.append(matching_error(density.detach(), std.flatten()))
-        figures.shift.append((2 * drawn_kl.detach()).sqrt())
-        figures.loss.append(terms.loss.detach())
-        figures.clipped_high.append(terms.clipped_high)
-        figures.clipped_low.append(terms.clipped_low)
+        figures.note(
+            log_ratio=density - drawn_density,
+            shift=(2 * drawn_kl.detach()).sqrt(),
+            loss=terms.loss,
+            clipped_high=terms.clipped_high,
+            clipped_low=terms.clipped_low,
+        )
         figures.steps += pairs.steps
-        return loss
+        return (terms.loss * pairs.weight).sum()
 
     def _target(self, pairs: Pairs) -> Tensor:
         """Give what the density is taken of: the next state, for stored clips moved by what tells their people apart."""
@@ -273,10 +306,10 @@ class Replay:
 
     def _reference_mean(self, pairs: Pairs) -> Tensor | None:
         """Run the reference policy before the policy's own forward: it may swap weights, which a graph must not see."""
-        if self.kl.weight == 0 or not pairs.with_kl:
+        if pairs.labels is None and (self.kl.weight == 0 or not pairs.with_kl):
             return None
         with self.reference(), torch.no_grad():
-            mean, _ = self._step(pairs.of_kl())
+            mean, _ = self._step(pairs if pairs.labels is not None else pairs.of_kl())
         return mean
 
 

@@ -5,12 +5,50 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from idgrpo.bases.config import SamplerConfig
+from idgrpo.reward import LOSSES
 from idgrpo.run.config import Config
 
 MOST = 10**6
 """Counts above it are typing errors: a run of so many updates, cases or samples would not end."""
 MOST_PIXELS, MOST_FRAMES = 8192, 10_000
 MOST_SEED = 2**63 - 1
+
+
+class DpoConfig(Config):
+    """How `method=dpo` learns from preferences (`--data`); `clips.num_per_update` counts preferences."""
+
+    beta: float = Field(
+        default=500.0,
+        gt=0,
+        le=MOST,
+        description="implicit score of a clip per unit of mean log density gained over the reference; larger holds the policy "
+        "closer to it",
+    )
+    loss: str = Field(
+        default="bradley_terry",
+        description="pair loss of the scores' gap: bradley_terry (ties are left out), rao_kupper, davidson or margin",
+    )
+    theta: float = Field(default=5.0, gt=1, le=MOST, description="of rao_kupper: larger means more ties")
+    nu: float = Field(default=1.0, gt=0, le=MOST, description="of davidson: weight of a tie")
+    margin: float = Field(default=1.0, gt=0, le=MOST, description="of margin: lead that the better clip must have")
+    both_bad: Literal["skip", "tie"] = Field(
+        default="skip",
+        description="pairs labelled both_bad are left out (neither clip is to be learnt), or read as a tie",
+    )
+
+    @model_validator(mode="after")
+    def _registered(self) -> "DpoConfig":
+        if self.loss not in LOSSES:
+            raise ValueError(f"dpo.loss {self.loss!r} is not known (known: {', '.join(LOSSES)})")
+        return self
+
+    def arguments(self) -> dict[str, float]:
+        """Give the settings that the chosen loss takes as keyword arguments."""
+        from idgrpo.reward.losses import load_loss, settings_of
+
+        return {
+            name: getattr(self, name) for name in settings_of(load_loss(self.loss)) if name in type(self).model_fields
+        }
 
 
 class EmaConfig(Config):

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,13 +16,14 @@ from idgrpo.bases.lora import attach, compile_blocks, load_adapter, save_adapter
 from idgrpo.bases.tuned import load_tuned, open_all, refuse_mixture, save_transformer
 from idgrpo.errors import StoppedError, UsageError
 from idgrpo.policy.alarms import alarm_figures
-from idgrpo.policy.clips import StoredClip, best_of_cases, check_clips, clip_size
+from idgrpo.policy.clips import Material, StoredClip, StoredPair, best_of_cases, check_clips, clip_size
 from idgrpo.policy.config import EngineConfig, PolicyConfig
+from idgrpo.policy.dpo import PairBook
 from idgrpo.policy.figures import draw_curves, write_preview_sheet
 from idgrpo.policy.groups import CaseBook, check_geometry
 from idgrpo.policy.schedule import window_steps
 from idgrpo.policy.scoring import RewardFunction, RewardScorer
-from idgrpo.policy.sft import ClipBook
+from idgrpo.policy.stored import ClipBook
 from idgrpo.policy.trainer import Trainer
 from idgrpo.policy.weights import assign, read_weights, save_weights, snapshot, trained_weights
 from idgrpo.records.models import Case
@@ -37,28 +39,34 @@ from idgrpo.run.zero import make_engine
 log = logging.getLogger(__name__)
 
 Evaluate = Callable[[Base, int], Mapping[str, float]]
-HEADLINES = ("reward_mean", "matching_error")
-"""The figure that says how an update went: of GRPO, of SFT."""
+HEADLINES = ("reward_mean", "preference_loss", "matching_error")
+"""The figure that says how an update went: of GRPO, of DPO, of SFT."""
+LEARNS_FROM: dict[str, tuple[type, str, str]] = {
+    "grpo": (Case, "cases and a reward", "--cases and --rm, or --method sft"),
+    "sft": (StoredClip, "stored clips", "--data SAMPLES (or PREFERENCES), or --method grpo"),
+    "dpo": (StoredPair, "preferences between stored clips", "--data PREFERENCES"),
+}
 
 
 def train(
     base: Base,
-    material: Sequence[Case] | Sequence[StoredClip],
+    material: Material,
     reward: RewardFunction | Mapping[str, RewardFunction] | None,
     config: PolicyConfig,
     run: RunFolder,
     *,
     out: Path | None = None,
     init: Path | None = None,
+    init_name: str | None = None,
     evaluate: Evaluate | None = None,
     world: World | None = None,
     cache: ConditionsCache | None = None,
 ) -> dict[str, float | str]:
     """Train a policy and write it to `out` (default: `policy/` in the run folder); give the run's closing figures.
 
-    material: cases to draw (`method=grpo`) or stored clips (`method=sft`, policy/clips.py). reward: one callable, or several
-    by name; SFT needs it for `clips.keep=best` only. init: policy folder to start from (an adapter's rank and targets then hold, not `lora`). evaluate: called on
-    every rank with the published weights in place, before the first update and every `evaluation.every` updates; the main rank's
+    material: cases to draw (`method=grpo`), stored clips (`sft`) or preferences between such clips (`dpo`; policy/clips.py).
+    reward: one callable, or several by name; SFT needs it for `clips.keep=best` only, DPO never. init: policy folder to start
+    from (an adapter's rank and targets then hold, not `lora`); init_name: what the policy's card calls it. evaluate: called on every rank with the published weights in place, before the first update and every `evaluation.every` updates; the main rank's
     figures get the prefix `eval_`. cache: encodings shared with other runs. A full-size base may come without its transformer:
     everything is encoded first, and encoders and transformer are never in memory together.
     A run that has checkpoints continues from the newest, exactly. Raises StoppedError (75) after a clean stop.
@@ -98,7 +106,7 @@ def train(
                     fix="run again with --resume",
                 )
     out = out or run.path / "policy"
-    write_policy(trainer, out, book.size)
+    write_policy(trainer, out, book.size, init_name or (None if init is None else str(init)))
     if world.is_main:
         # The curves and the last samples travel with the policy: what is left of the run's folder goes when it is done.
         shutil.copyfile(run.metrics.path, out / "metrics.jsonl")
@@ -109,7 +117,7 @@ def train(
 
 def _book(
     base: Base,
-    material: Sequence[Case] | Sequence[StoredClip],
+    material: Material,
     reward: RewardFunction | Mapping[str, RewardFunction] | None,
     config: PolicyConfig,
     run: RunFolder,
@@ -118,18 +126,38 @@ def _book(
 ) -> tuple[CaseBook | ClipBook, RewardScorer | None]:
     """Make ready what is trained on: cases and stored clips are encoded now (those of the embedded world at first use)."""
     scorer = None if reward is None else RewardScorer(reward, config.reward)
-    cases = [item for item in material if isinstance(item, Case)]
-    clips = [item for item in material if isinstance(item, StoredClip)]
+    kind, learns, fix = LEARNS_FROM[config.method]
+    found: list[Any] = [item for item in material if isinstance(item, kind)]
+    if len(found) < len(material) or (scorer is None and config.method == "grpo"):
+        raise UsageError(f"method={config.method} learns from {learns}", fix=fix)
     if config.method == "grpo":
-        if scorer is None or len(cases) < len(material):
-            raise UsageError("method=grpo learns from cases and a reward", fix="--cases and --rm, or --method sft")
-        check_geometry(len(cases), config.group.num_cases, config.group.size, world.size)
-        book = CaseBook(base, cases, training_size(base.entry, config), cache)
+        assert scorer is not None
+        check_geometry(len(found), config.group.num_cases, config.group.size, world.size)
+        book = CaseBook(base, found, training_size(base.entry, config), cache)
         if not _is_tiny(base):
             book.encode_all(world)
         return book, scorer
-    if len(clips) < len(material):
-        raise UsageError("method=sft learns from stored clips", fix="--data SAMPLES (or PREFERENCES), or --method grpo")
+    stored = _stored(base, found, scorer, config, run, world, cache)
+    if not _is_tiny(base):
+        stored.book.encode_all(world)
+    stored.encode(world)
+    return stored, scorer
+
+
+def _stored(
+    base: Base,
+    material: list[Any],
+    scorer: RewardScorer | None,
+    config: PolicyConfig,
+    run: RunFolder,
+    world: World,
+    cache: ConditionsCache | None,
+) -> ClipBook:
+    """Give the clips of SFT (all, or of each case the best) or the preferences of DPO."""
+    if config.method == "dpo":
+        check_clips(len(material), config.clips.num_per_update, world.size, "preferences")
+        return PairBook(base, material, clip_size([material[0].a], config), run.path / "clips", cache)
+    clips = material
     if config.clips.keep == "best":
         if scorer is None:
             raise UsageError(
@@ -137,11 +165,7 @@ def _book(
             )
         clips = best_of_cases(clips, scorer, run.path / "clips", world)
     check_clips(len(clips), config.clips.num_per_update, world.size)
-    stored = ClipBook(base, clips, clip_size(clips, config), run.path / "clips", cache)
-    if not _is_tiny(base):
-        stored.book.encode_all(world)
-    stored.encode(world)
-    return stored, scorer
+    return ClipBook(base, clips, clip_size(clips, config), run.path / "clips", cache)
 
 
 def _open_weights(base: Base, config: PolicyConfig, init: Path | None) -> None:
@@ -292,8 +316,9 @@ def _log(
     return {"step": step, **figures}
 
 
-def write_policy(trainer: Trainer, out: Path, size: VideoSize) -> None:
-    """Write the adapter (or the transformer) in diffusers layout and policy.json with the schedule and all settings it was trained under."""
+def write_policy(trainer: Trainer, out: Path, size: VideoSize, start: str | None) -> None:
+    """Write the adapter (or the transformer) in diffusers layout, and policy.json: the schedule and all settings that it was
+    trained under, what it started from, and the reference policy it was held against (null: none was asked)."""
     out.mkdir(parents=True, exist_ok=True)
     with trainer.engine.gathered(), trainer.published():
         if trainer.world.is_main:
@@ -304,6 +329,9 @@ def write_policy(trainer: Trainer, out: Path, size: VideoSize) -> None:
     document = {
         "schema": 1,
         "base": trainer.base.name,
+        "method": config.method,
+        "start": start,
+        "reference": reference_name(config, trainer.base.name, start),
         "updates": trainer.completed,
         "weights": "average" if config.ema.decay else "last",
         "size": {"width": size.width, "height": size.height, "frames": size.frames},
@@ -322,8 +350,15 @@ def write_policy(trainer: Trainer, out: Path, size: VideoSize) -> None:
     (out / "policy.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
 
 
+def reference_name(config: PolicyConfig, base: str, start: str | None) -> str | None:
+    """Name the reference policy: the base, or what the run started from; None where nothing asks it."""
+    if not config.asks_reference:
+        return None
+    return start if start is not None and config.swaps_reference else base
+
+
 def closing_figures(history: Sequence[Mapping[str, float | str]]) -> dict[str, float | str]:
-    """Sum a run up: rewards (SFT: matching errors) at both ends, means of up to 10 updates; KL, seconds, last evaluation."""
+    """Sum a run up: rewards (SFT: matching errors, DPO: pair losses) at both ends, means of up to 10 updates; KL, seconds, last evaluation."""
     headline = next((name for name in HEADLINES if any(name in row for row in history)), None)
     rows = [row for row in history if headline in row]
     if headline is None:

@@ -14,6 +14,7 @@ from idgrpo.bases.guidance import amplification
 from idgrpo.bases.lora import reference_pass
 from idgrpo.errors import IdgrpoError, UsageError
 from idgrpo.policy.config import PolicyConfig
+from idgrpo.policy.dpo import PairBook, PairSource
 from idgrpo.policy.figures import PhaseTimer, matching_figures, replay_figures
 from idgrpo.policy.forward import forward_step
 from idgrpo.policy.groups import CaseBook
@@ -22,7 +23,8 @@ from idgrpo.policy.loss import load_loss
 from idgrpo.policy.replay import MicroBatch, Replay, ReplayFigures, UpdateData, check_on_policy
 from idgrpo.policy.schedule import Schedule
 from idgrpo.policy.scoring import RewardScorer
-from idgrpo.policy.sft import ClipBook, ClipSource
+from idgrpo.policy.sft import ClipSource
+from idgrpo.policy.stored import ClipBook
 from idgrpo.policy.weights import Average, Weights, swapped, trained_weights
 from idgrpo.run.engine import Engine
 
@@ -52,7 +54,7 @@ class Trainer:
         start: Weights,
         folder: Path,
     ):
-        """Prepare; book: cases (GRPO, which needs a scorer) or stored clips (SFT); folder: for previews."""
+        """Prepare; book: cases (GRPO, which needs a scorer), stored clips (SFT) or preferences (DPO); folder: for previews."""
         if config.rollout.merged and config.method == "grpo" and base.dtype != torch.float32:
             raise UsageError(
                 f"rollout.merged needs a float32 base, this one is {base.dtype}: rounding would set rollout and replay apart",
@@ -73,9 +75,12 @@ class Trainer:
             load_loss(config.loss.name),
             self._reference,
             config.advantage.clamp,
+            config.dpo,
         )
         self.source: Trajectories
-        if isinstance(book, ClipBook):
+        if isinstance(book, PairBook):
+            self.source = PairSource(base, book, config, engine)
+        elif isinstance(book, ClipBook):
             self.source = ClipSource(base, book, config, engine)
         else:
             assert scorer is not None, "GRPO scores what it draws"

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from idgrpo.policy.clips import StoredClip
+    from idgrpo.policy.clips import StoredClip, StoredPair
     from idgrpo.records.models import Sample
     from idgrpo.stages.source import Source
 
@@ -30,6 +30,23 @@ def join_clips(parts: "Sequence[tuple[Source, list[StoredClip]]]") -> "list[Stor
         for one, name in zip(found, part, strict=True)
         if name is not None
     ]
+
+
+def join_pairs(parts: "Sequence[tuple[Source, list[StoredPair]]]") -> "list[StoredPair]":
+    """Join preferences; the ids of later parts get the name of their source in front where they are taken.
+
+    One pair of clips in two parts stays two preferences: two people may have said different things about it.
+    """
+    taken: set[str] = set()
+    joined = []
+    for source, found in parts:
+        for one in found:
+            name, number = one.id, 1
+            while name in taken:
+                name, number = f"{source.name}{number if number > 1 else ''}.{one.id}", number + 1
+            taken.add(name)
+            joined.append(replace(one, id=name))
+    return joined
 
 
 def _names(parts: Sequence[tuple["Source", object]], ids: list[list[tuple[str, str]]]) -> list[list[str | None]]:

@@ -6,47 +6,46 @@ from collections.abc import Iterable, Mapping
 from idgrpo.errors import ArtifactError
 from idgrpo.evaluate.document import Provenance
 from idgrpo.stages.source import Source
-from idgrpo.store.artifact import Artifact
-from idgrpo.store.store import Store, current_command
+from idgrpo.store.store import Ancestor, Store, current_command
 
 SEEN = "(shown above)"
-Step = tuple[int, str, Artifact | None]
 
 
-def tree_lines(steps: Iterable[Step], *, with_commands: bool = True) -> list[str]:
+def tree_lines(steps: Iterable[Ancestor], *, with_commands: bool = True) -> list[str]:
     """Draw the steps of `Store.lineage` as a tree; what stands twice is drawn once with what it was made from."""
-    kept: list[tuple[int, str, Artifact | None, bool]] = []
+    kept: list[tuple[Ancestor, bool]] = []
     drawn: set[str] = set()
     below: int | None = None  # depth of an artifact drawn before: what hangs below it is not repeated
-    for depth, ref, found in steps:
-        if below is not None and depth > below:
+    for step in steps:
+        if below is not None and step.depth > below:
             continue
-        again = ref in drawn and found is not None
-        below = depth if again else None
-        drawn.add(ref)
-        kept.append((depth, ref, found, again))
+        again = step.ref in drawn and step.artifact is not None
+        below = step.depth if again else None
+        drawn.add(step.ref)
+        kept.append((step, again))
     return [_line(kept, place, with_commands) for place in range(len(kept))]
 
 
-def _line(kept: list[tuple[int, str, Artifact | None, bool]], place: int, with_commands: bool) -> str:
-    depth, ref, found, again = kept[place]
+def _line(kept: list[tuple[Ancestor, bool]], place: int, with_commands: bool) -> str:
+    step, again = kept[place]
     marks = ""
-    for level in range(1, depth + 1):
+    for level in range(1, step.depth + 1):
         more = _has_more(kept, place, level)
-        marks += ("├─ " if more else "└─ ") if level == depth else ("│  " if more else "   ")
+        marks += ("├─ " if more else "└─ ") if level == step.depth else ("│  " if more else "   ")
+    name = f"{marks}{step.ref}" + (f" ({' and '.join(step.roles)})" if len(step.roles) > 1 else "")
     if again:
-        return f"{marks}{ref} {SEEN}"
-    if found is None:
-        return f"{marks}{ref}   (a file, or no longer there)"
-    return f"{marks}{ref}" + (f"   <- {' '.join(found.manifest.command)}" if with_commands else "")
+        return f"{name} {SEEN}"
+    if step.artifact is None:
+        return f"{name}   (a file, or no longer there)"
+    return name + (f"   <- {' '.join(step.artifact.manifest.command)}" if with_commands else "")
 
 
-def _has_more(kept: list[tuple[int, str, Artifact | None, bool]], place: int, level: int) -> bool:
+def _has_more(kept: list[tuple[Ancestor, bool]], place: int, level: int) -> bool:
     """Tell whether something of this level follows under the same parent."""
-    for depth, *_ in kept[place + 1 :]:
-        if depth < level:
+    for step, _ in kept[place + 1 :]:
+        if step.depth < level:
             return False
-        if depth == level:
+        if step.depth == level:
             return True
     return False
 

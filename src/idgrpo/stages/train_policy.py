@@ -1,4 +1,4 @@
-"""The `train-policy` stage: a base, cases and a reward (GRPO) or stored clips (SFT) -> a tuned policy."""
+"""The `train-policy` stage: a base, cases and a reward (GRPO), stored clips (SFT) or preferences (DPO) -> a tuned policy."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from idgrpo.errors import ArtifactError, UsageError
 from idgrpo.run.distributed import rank_device
 from idgrpo.stages.cases import read_cases
-from idgrpo.stages.joining import join_clips
+from idgrpo.stages.joining import join_clips, join_pairs
 from idgrpo.stages.settings import Settings, settled_policy
 from idgrpo.stages.source import RECORD_FILES, Given, Source, find, listed
 from idgrpo.stages.work import Plan, Run, Stage, Work
@@ -18,13 +18,11 @@ from idgrpo.store.store import Store
 
 if TYPE_CHECKING:
     from idgrpo.bases.contract import BaseEntry
-    from idgrpo.policy.clips import StoredClip
+    from idgrpo.policy.clips import Material
     from idgrpo.policy.config import PolicyConfig
     from idgrpo.records.models import Case
     from idgrpo.reward.client import RewardClient
     from idgrpo.reward.score import RewardModel
-
-    Material = list[Case] | list[StoredClip]
 
 NO_RESULT: dict[str, bool | set[str]] = {
     "plan": True,
@@ -33,6 +31,8 @@ NO_RESULT: dict[str, bool | set[str]] = {
     "evaluation": {"device"},
 }
 """Settings that change nothing of what is computed: not part of what makes two runs the same."""
+MATERIAL = {"grpo": "cases", "sft": "clips", "dpo": "preferences"}
+"""What a method learns from."""
 
 
 @Stage
@@ -56,7 +56,8 @@ def train_policy(
     gpus: int | None = None,
     plan_only: bool = False,
 ) -> Work:
-    """Tune a base: with GRPO so that a reward model rates its videos higher, or on clips that are good already (SFT).
+    """Tune a base: with GRPO so that a reward model rates its videos higher, on clips that are good already (SFT), or on
+    preferences between clips (DPO).
 
     A call after a stop or a kill goes on exactly where the last checkpoint left it. In a job of several processes
     (torchrun, SLURM) every rank makes the same call.
@@ -64,13 +65,15 @@ def train_policy(
     Args:
         base: name of a base, or its path.
         rm: reward model: artifact, reference, folder, or the address of a scoring service; None means the newest.
-        method: grpo (cases and a reward) or sft (stored clips: `data`); None means as the settings say.
-        data: of SFT: samples, or preferences, whose preferred clips are taken; several are joined; None means the newest
-            samples.
+        method: grpo (cases and a reward), sft (stored clips: `data`) or dpo (preferences: `data`); None means as the settings
+            say.
+        data: of SFT: samples, or preferences, whose preferred clips are taken (None means the newest samples); of DPO:
+            preferences (None means the newest). Several are joined.
         recipe: preset of settings: default, unguided, paper or full.
         settings: a PolicyConfig, which replaces the recipe, or dotted keys laid over it, such as {"num_updates": 40}.
         eval_cases: held-out cases, measured every `evaluation.every` updates.
-        init: policy to start from.
+        init: policy to start from, of any method; with `kl.reference=start` it is the reference policy as well, and the
+            artifact names it as both.
         ranks: processes that the job will have, for the check that samples divide over them.
         gpus: adds a forecast for that many GPUs to the plan.
         plan_only: the plan is all that is wanted; a reward model that is not there yet, or too few cases for an update,
@@ -79,18 +82,23 @@ def train_policy(
     from idgrpo.bases.inventory import weights_of_entry
     from idgrpo.bases.load import resolve_entry
     from idgrpo.bases.policy_card import read_policy_card
-    from idgrpo.policy.clips import read_clips
 
     store = store or Store.default()
     entry = resolve_entry(base)
     settled = settled_policy(base, recipe, settings, method, is_tiny=entry.architecture == "tiny")
     is_grpo = settled.method == "grpo"
     if is_grpo and listed(data) != [None]:
-        raise UsageError("--data is what --method sft learns from; GRPO draws its own clips", fix="--method sft")
+        raise UsageError(
+            "--data is what --method sft and dpo learn from; GRPO draws its own clips",
+            fix="--method sft, or --method dpo",
+        )
     if not is_grpo and cases is not None:
-        raise UsageError("--method sft learns from stored clips, not from --cases", fix="--data SAMPLES")
-    clips = [] if is_grpo else [_find_clips(store, one) for one in listed(data)]
-    inputs = {"cases": find(store, "cases", cases)} if is_grpo else {f"data{i or ''}": s for i, s in enumerate(clips)}
+        raise UsageError(f"--method {settled.method} learns from stored clips, not from --cases", fix="--data REF")
+    if settled.method == "dpo" and rm is not None:
+        raise UsageError(
+            "--method dpo learns from the preferences themselves and reads no reward model", fix="leave --rm out"
+        )
+    inputs = {"cases": find(store, "cases", cases)} if is_grpo else _find_data(store, settled.method, listed(data))
     service, lacks = scoring_service(rm), []
     if service is None and (is_grpo or settled.clips.keep == "best"):
         if plan_only and rm is None and store.newest("rm") is None:
@@ -100,12 +108,12 @@ def train_policy(
     if init is not None:
         inputs["init"] = find(store, "policy", init)
         read_policy_card(inputs["init"].path)  # a damaged one is refused before hours are spent
+        if settled.asks_reference and settled.swaps_reference:
+            inputs["reference"] = inputs["init"]  # the lineage says what the policy was held against
     if eval_cases is not None:
         inputs["heldout"] = find(store, "cases", eval_cases)
     _check_evaluation(settled, inputs)
-    material: Material = (
-        read_cases(inputs["cases"]) if is_grpo else join_clips([(s, read_clips(s.records)) for s in clips])
-    )
+    material = _read_material(settled, inputs)
     try:
         _check_sizes(settled, len(material), ranks)
     except UsageError as error:
@@ -144,7 +152,25 @@ def _check_sizes(settings: "PolicyConfig", num_material: int, ranks: int) -> Non
     if settings.method == "grpo":
         check_geometry(num_material, settings.group.num_cases, settings.group.size, ranks)
     elif settings.clips.keep == "all":
-        check_clips(num_material, settings.clips.num_per_update, ranks)
+        check_clips(num_material, settings.clips.num_per_update, ranks, MATERIAL[settings.method])
+
+
+def _find_data(store: Store, method: str, given: Sequence[Given]) -> dict[str, Source]:
+    """Find the stored clips (SFT) or preferences (DPO), by the name of each input."""
+    sources = [find(store, "preferences", one) if method == "dpo" else _find_clips(store, one) for one in given]
+    return {f"data{place or ''}": source for place, source in enumerate(sources)}
+
+
+def _read_material(settings: "PolicyConfig", inputs: dict[str, Source]) -> "Material":
+    """Read what the method learns from."""
+    from idgrpo.policy.clips import read_clips, read_pairs
+
+    if settings.method == "grpo":
+        return read_cases(inputs["cases"])
+    sources = [source for key, source in inputs.items() if key.startswith("data")]
+    if settings.method == "dpo":
+        return join_pairs([(source, read_pairs(source.records, settings.dpo)) for source in sources])
+    return join_clips([(source, read_clips(source.records)) for source in sources])
 
 
 def _find_clips(store: Store, given: Given) -> Source:
@@ -163,9 +189,10 @@ def _find_clips(store: Store, given: Given) -> Source:
 
 
 def _cases_of(material: "Material") -> "list[Case]":
-    from idgrpo.policy.clips import StoredClip
+    from idgrpo.policy.clips import StoredClip, StoredPair
 
-    return [item.case if isinstance(item, StoredClip) else item for item in material]
+    clips = [item.a if isinstance(item, StoredPair) else item for item in material]
+    return [item.case if isinstance(item, StoredClip) else item for item in clips]
 
 
 def _most_references(material: "Material") -> int:
@@ -239,7 +266,8 @@ def _make(
     figures = train(
         base, material, rewards_of(_at_rate(reward, base.entry.fps), settings.reward) if scores else None, settings, run.folder,
         out=run.out.path if run.publishes else None,
-        init=inputs["init"].path if "init" in inputs else None, world=run.world, evaluate=evaluate, cache=cache,
+        init=inputs["init"].path if "init" in inputs else None, init_name=inputs["init"].ref if "init" in inputs else None,
+        world=run.world, evaluate=evaluate, cache=cache,
     )  # fmt: skip
     if run.publishes:
         run.out.metrics.update(figures)
@@ -269,14 +297,18 @@ def _plan(
 ) -> Plan:
     """Say what would be read, done and written."""
     from idgrpo.policy.cost import work_of_update
+    from idgrpo.policy.train import reference_name
 
+    start = inputs["init"].ref if "init" in inputs else None
+    reference = reference_name(settings, resolved["base"], start)
     reads = {key: source.ref for key, source in inputs.items()}
     work = work_of_update(settings, _most_references(material))
-    what = "cases" if settings.method == "grpo" else "clips"
+    what = MATERIAL[settings.method]
     summary = [
         f"reads   {', '.join(f'{key} {value}' for key, value in reads.items())}; {len(material)} {what}; base {resolved['base']}",
         f"writes  policy/{name} in {store.root}",
         f"does    {settings.num_updates} updates of {work.say()}",
+        *([f"against the reference policy {reference}"] if reference is not None else []),
     ]
     document = {
         "dry_run": True,
@@ -287,6 +319,8 @@ def _plan(
         "rollout_forwards_per_update": work.rollout_forwards,
         "replayed_steps_per_update": work.replayed_steps,
         "scored_sets_per_update": work.scored_sets,
+        "start": start,
+        "reference": reference,
         "config": resolved,
     }
     return Plan(summary, document)
@@ -340,6 +374,10 @@ def result(artifact: Artifact) -> Plan:
     base = artifact.manifest.config["base"]
     if "reward_first" in metrics:
         course = f"training reward {float(metrics['reward_first']):.3f} -> {float(metrics['reward_last']):.3f}"
+    elif "preference_first" in metrics:
+        course = (
+            f"loss of preferences {float(metrics['preference_first']):.4f} -> {float(metrics['preference_last']):.4f}"
+        )
     else:
         course = f"flow-matching error {float(metrics['matching_first']):.4f} -> {float(metrics['matching_last']):.4f}"
     summary = [

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from idgrpo import __version__
 from idgrpo.errors import ArtifactError, UsageError
@@ -42,6 +42,15 @@ MAKERS = {
 
 Input = Artifact | Path | InputEntry
 """What an artifact was made from: an artifact, a file or folder (hashed now), or an entry pinned before."""
+
+
+class Ancestor(NamedTuple):
+    """An input on the way to an artifact: `artifact` is None for files and lost ones; roles: the names its maker gave it."""
+
+    depth: int
+    ref: str
+    artifact: Artifact | None
+    roles: tuple[str, ...]
 
 
 class Store:
@@ -187,18 +196,21 @@ class Store:
             )
         return self._find_ref(target, kind)
 
-    def lineage(self, artifact: Artifact) -> Iterator[tuple[int, str, Artifact | None]]:
-        """Walk what an artifact was made from: (depth, reference, artifact or None for files and lost ones)."""
-        stack: list[tuple[int, str]] = [(0, artifact.ref)]
+    def lineage(self, artifact: Artifact) -> Iterator[Ancestor]:
+        """Walk what an artifact was made from, itself first; an input with two roles comes once."""
+        stack: list[tuple[int, str, tuple[str, ...]]] = [(0, artifact.ref, ())]
         while stack:
-            depth, ref = stack.pop()
+            depth, ref, roles = stack.pop()
             try:
                 found = self._find_ref(ref, None)
             except ArtifactError:
                 found = None
-            yield depth, ref, found
+            yield Ancestor(depth, ref, found, roles)
             if found is not None:
-                stack += [(depth + 1, entry.ref) for entry in reversed(found.manifest.inputs.values())]
+                of_ref: dict[str, tuple[str, ...]] = {}
+                for role, entry in found.manifest.inputs.items():
+                    of_ref[entry.ref] = (*of_ref.get(entry.ref, ()), role)
+                stack += [(depth + 1, below, named) for below, named in reversed(of_ref.items())]
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
