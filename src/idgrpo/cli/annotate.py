@@ -10,14 +10,17 @@ from idgrpo.cli.options import (
     ForceOption,
     JsonOption,
     NameOption,
+    NprocOption,
     QuietOption,
     SeedOption,
     SetOption,
+    ShareOption,
     StoreOption,
     open_store,
     without_none,
 )
 from idgrpo.cli.output import carry_out
+from idgrpo.errors import UsageError
 from idgrpo.stages.annotate import annotate, result
 from idgrpo.stages.settings import Words
 
@@ -79,6 +82,8 @@ def command(
     public_url: PublicOption = None,
     annotator: AnnotatorOption = None,
     transcode: TranscodeOption = False,
+    nproc: NprocOption = 1,
+    share: ShareOption = False,
     store: StoreOption = None,
     name: NameOption = None,
     config: ConfigOption = None,
@@ -91,11 +96,14 @@ def command(
 ) -> None:
     """Compare clips pair by pair, and turn the votes into preferences."""
     seeds = {} if seed is None else {f"{part}.seed": seed for part in SEEDED}
+    if nproc > 1 and by != "judge":
+        raise UsageError("--nproc is for judges: people and simulated annotators vote in one process", fix="--by judge")
     told = without_none(serve__host=host, serve__port=port, serve__public_url=public_url, serve__guidelines=guidelines)
     settings = Words(config, sets, seeds | told)
     work = annotate.prepare(
         samples or (), pairs=pairs, by=by, judges=judge or (), votes=votes or (), gold=gold, practice=practice,
         least_sure=least_sure, annotators=annotator or (), transcode=transcode, settings=settings, name=name, store=open_store(store), force=force,
+        share=share,
         tell=lambda line: typer.echo(line, err=True),
     )  # fmt: skip
-    carry_out(work, result, dry_run=dry_run, quiet=quiet, as_json=as_json)
+    carry_out(work, result, dry_run=dry_run, quiet=quiet, as_json=as_json, nproc=nproc)

@@ -45,6 +45,7 @@ def annotate(
     store: Store | None = None,
     force: bool = False,
     resume: bool = False,
+    share: bool = False,
     tell: Callable[[str], None] | None = None,
 ) -> "Annotation":
     """Compare clips pair by pair, and publish pairs, votes and preferences; give the preferences.
@@ -59,6 +60,7 @@ def annotate(
         least_sure: reward model; of each case the pairs it is least sure of are kept (with `pairs.per_case`).
         annotators: people who get a one-time link each.
         transcode: re-encode clips that browsers cannot play.
+        share: judge the pairs together with other processes that make the same call on this store.
         tell: takes the address of the page and the links; None writes them to stderr.
     """
     from idgrpo.annotate.config import AnnotateConfig
@@ -71,6 +73,8 @@ def annotate(
         raise UsageError(
             "--least-sure chooses among the pairs of each case", fix="add --set pairs.per_case=2, and give --samples"
         )
+    if share and by != "judge":
+        raise UsageError("--share is for judges: people and simulated annotators vote in one process", fix="--by judge")
     if judges and by != "judge":
         raise UsageError("--judge names who judges", fix="add --by judge")
     if settled.ask_people and by == "judge":
@@ -84,7 +88,7 @@ def annotate(
         practice=None if practice is None else find(store, "preferences", practice),
         least_sure=None if least_sure is None else find(store, "rm", least_sure),
         judges=tuple(judges), annotators=tuple(annotators), transcode=transcode, tell=tell or to_stderr,
-        force=force, resume=resume,
+        force=force, resume=resume, share=share,
     )  # fmt: skip
 
 
@@ -108,6 +112,11 @@ class Annotation:
     tell: Callable[[str], None] = field(repr=False)
     force: bool
     resume: bool
+    share: bool = False
+
+    def is_done(self) -> bool:
+        """Tell that something may be left to do: which, the three pieces find out one after the other."""
+        return False
 
     def run(self) -> Artifact:
         """Do all three; what exists is not made again, and a stopped session goes on.
@@ -155,7 +164,7 @@ class Annotation:
             config,
             make,
             self.plan,
-            **{"force": self.force, "resume": self.resume} | options,
+            **{"force": self.force, "resume": self.resume, "share": self.share} | options,
         )
 
     def _pairs(self) -> Work:
@@ -278,13 +287,16 @@ def _by_judge(job: Annotation, pairs: Source) -> Work:
         from idgrpo.records.jsonl import write_records
         from idgrpo.run.signals import StopSignal
 
+        placed = config.model_copy(update={"device": run.device(None if config.device == "auto" else config.device)})
         with StopSignal() as stop:
-            votes = judge_session(_read_pairs(pairs), load_judges(found, config), config, run.path, stop.check)
-        run.out.metrics["votes"] = write_records(run.out.path / "votes.jsonl", votes)
+            judges = load_judges(found, placed)
+            votes = judge_session(_read_pairs(pairs), judges, placed, run.path, stop.check, run.dealing)
+        if run.publishes:
+            run.out.metrics["votes"] = write_records(run.out.path / "votes.jsonl", votes)
 
     inputs = {"pairs": pairs, **{f"judge{i}": one for i, one in enumerate(found.values())}}
     resolved = {"by": "judge", "judges": list(found), "judge": config.model_dump(mode="json", exclude={"device"})}
-    return job.work("annotate-judge", "votes", inputs, resolved, make)
+    return job.work("annotate-judge", "votes", inputs, resolved, make, ranks="deal")
 
 
 VOTING: dict[str, Callable[[Annotation, Source], Work]] = {
