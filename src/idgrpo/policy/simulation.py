@@ -164,7 +164,7 @@ def at_depth(
 
 
 @dataclass(frozen=True)
-class Parts:
+class UpdateParts:
     """What an update does, to be run one by one on a base without numbers; `fill` gives its transformer tensors first."""
 
     base: WanBase
@@ -246,7 +246,7 @@ def parts_of(
     config: PolicyConfig,
     size: VideoSize,
     num_references: int,
-) -> Parts:
+) -> UpdateParts:
     """Make a base without numbers: the transformer on the meta device, in the dtypes of `load_base`, what is trained attached."""
     import diffusers
     from diffusers.configuration_utils import FrozenDict
@@ -269,4 +269,4 @@ def parts_of(
     else:
         attach(base, rank=config.lora.rank, alpha=config.lora.alpha, targets=config.lora.targets, seed=config.seed)
     prepare_blocks(base, config.engine.model_copy(update={"compile": False}))
-    return Parts(base, config, size, num_references)
+    return UpdateParts(base, config, size, num_references)
