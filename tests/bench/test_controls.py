@@ -40,6 +40,7 @@ FINDER = {
 CROSS = ["attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"]
 SELF = ["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"]
 ALL_LEVELS = {"rollout.window.last": 7}
+STEPS = {"loss.credit": "steps", "rollout.merged": False}
 
 FROM_BASE = {
     "GRPO, plain reward": {"kl.reference": "base", "reward.contrast": 0.0},
@@ -52,7 +53,10 @@ FROM_SFT = {
     "all noise levels": ALL_LEVELS,
     "groups of 4 (of twice as many cases)": {"group.size": 4, "group.num_cases": 12},
     "groups of 16 (of half as many cases)": {"group.size": 16, "group.num_cases": 3},
-    "credit by steps": {"loss.credit": "steps", "rollout.merged": False},
+    "credit by steps": STEPS,
+    "credit by steps, 3 times as many updates": {**STEPS, "num_updates": 3 * GRPO_UPDATES},
+    "credit by steps, the finder as reward": {**STEPS, **FINDER},
+    "a third of the learning rate": {"optimizer.lr": 1e-3},
     "negative samples at half weight": {"loss.name": "weak-negatives"},
     "DiffusionNFT's loss": {"loss.name": "nft"},
     "adapter on cross-attention alone": {"lora.targets": CROSS},
@@ -70,7 +74,7 @@ def separation_of(report, variant: str) -> dict[str, float]:
     """Give the separation by the finder of each clip of a report, by its path."""
     return {
         str((report.path / sample["video"]).resolve()): sample["values"]["separation"]
-        for sample in result(report).document["samples"]
+        for sample in json.loads((report.path / "report.json").read_text(encoding="utf-8"))["samples"]
         if sample["variant"] == variant
     }
 
