@@ -20,11 +20,11 @@ FORMATS = {".gif": "GIF", ".webp": "WEBP"}
 SLOWER = 2  # clips of a second are over before anybody has looked
 
 
-def chosen_cases(report: Report, count: int) -> list[CaseRow]:
-    """Choose cases around the middle of the gains, not the best ones: what is shown is what to expect."""
-    ordered = sorted(paired_rows(report), key=lambda row: gain(report, row))
-    start = max(0, (len(ordered) - count) // 2)
-    return ordered[start : start + count]
+def chosen_cases(report: Report, count: int) -> list[tuple[int, CaseRow]]:
+    """Choose cases evenly by their rank among the gains (of 3: a high one, the median, a low one), with that rank from 1."""
+    ordered = sorted(paired_rows(report), key=lambda row: gain(report, row), reverse=True)
+    places = dict.fromkeys(int((2 * i + 1) * len(ordered) / (2 * count)) for i in range(count))
+    return [(place + 1, ordered[place]) for place in places]
 
 
 def write_animation(report: Report, path: Path, *, num_cases: int = 3, cell_px: int = 128) -> int:
@@ -38,7 +38,8 @@ def write_animation(report: Report, path: Path, *, num_cases: int = 3, cell_px: 
         raise UsageError(f"{path.name}: an animated picture is .gif or .webp", fix="--out picture.webp")
     if not report.tuned_variants():
         raise UsageError("the report holds one variant: nothing to compare", fix="give a report of a base and a policy")
-    rows = [_row(report, row, cell_px) for row in chosen_cases(report, num_cases)]
+    total = len(paired_rows(report))
+    rows = [_row(report, row, f"gain {rank} of {total}", cell_px) for rank, row in chosen_cases(report, num_cases)]
     length, width = max(len(row) for row in rows), max(row.shape[3] for row in rows)
     parts = []
     for row in rows:
@@ -52,12 +53,13 @@ def write_animation(report: Report, path: Path, *, num_cases: int = 3, cell_px: 
     return length
 
 
-def _row(report: Report, row: CaseRow, cell_px: int) -> Tensor:
+def _row(report: Report, row: CaseRow, rank: str, cell_px: int) -> Tensor:
     """Draw one case: uint8 [frame, 3, h, w], portraits under the prompt, clips under their variant's name and identity."""
     names = [variant.name for variant in report.variants]
     first = row[names[0]]
     portraits = [
-        numbered(fitted(trimmed(read_image(Path(p[0]))), cell_px), n) for n, p in enumerate(first.references, 1)
+        numbered(_square(fitted(trimmed(read_image(Path(p[0]))), cell_px), cell_px), n)
+        for n, p in enumerate(first.references, 1)
     ]
     clips = [torch.stack([fitted(f, cell_px) for f in read_video(Path(row[name].video))]) for name in names]
     length = max(len(clip) for clip in clips)
@@ -65,8 +67,15 @@ def _row(report: Report, row: CaseRow, cell_px: int) -> Tensor:
     titles = [f"{name}  {report.headline} {number(row[name].values.get(report.headline))}" for name in names]
     columns += [_under(title, clip, length) for title, clip in zip(titles, clips, strict=True)]
     body = torch.cat(columns, dim=3)
-    heading = text_line(first.prompt, body.shape[3], bold=True)
+    change = f"{report.headline} {number(gain(report, row), signed=True)}, {rank}"
+    heading = text_line(f"{first.prompt}   ({change})", body.shape[3], bold=True)
     return torch.cat([heading.expand(length, -1, -1, -1), body], dim=2)
+
+
+def _square(picture: Tensor, side: int) -> Tensor:
+    """Centre a picture on a white square, so that columns have one width; wide ones stay as they are."""
+    spare = max(0, side - picture.shape[2])
+    return F.pad(picture, (spare // 2, spare - spare // 2), value=255)
 
 
 def _under(title: str, pictures: Sequence[Tensor] | Tensor, length: int) -> Tensor:
