@@ -10,9 +10,10 @@ from tests.annotate.test_server import CONFIG, ballot, claim
 from idgrpo.annotate import queue
 from idgrpo.annotate.access import add_link, completion_code, list_links, new_organiser, revoke
 from idgrpo.annotate.config import ServeConfig
+from idgrpo.annotate.desk import Desk
 from idgrpo.annotate.guidelines import read_guidelines, render
 from idgrpo.annotate.schema import SINCE_1, TABLES, open_database
-from idgrpo.annotate.server import Desk, build_app
+from idgrpo.annotate.server import build_app
 from idgrpo.annotate.session import allowed_hosts, prepare
 from idgrpo.annotate.watch import session_status, status_line, tallies
 from idgrpo.annotate.writer import Writer

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from idgrpo.run.sinks import Clip, Sinks, Writer, run_identity
+from idgrpo.run.sinks import RewardedClip, Sinks, Viewer, run_identity
 
 
 def test_tensorboard_gets_every_number_and_no_text(tmp_path):
@@ -27,10 +27,10 @@ def test_a_failing_sink_is_named_once_and_the_others_go_on(tmp_path, caplog, fai
         def write(step, numbers):
             raise ConnectionError("away")
 
-        return Writer(write, write)
+        return Viewer(write, write)
 
     def good(begun):
-        return Writer(lambda step, numbers: seen.append((step, numbers)), lambda step, clips: None)
+        return Viewer(lambda step, numbers: seen.append((step, numbers)), lambda step, clips: None)
 
     openers = {"broken": broken, "good": good}
     sinks = Sinks(["broken", "good"], tmp_path, openers=openers)
@@ -62,7 +62,7 @@ def clip(tmp_path):
     from idgrpo.video.write import write_video
 
     write_video(tmp_path / "c.mp4", torch.randint(0, 255, (5, 3, 32, 48), dtype=torch.uint8), fps=16)
-    return Clip("case-1", tmp_path / "c.mp4", 1.25)
+    return RewardedClip("case-1", tmp_path / "c.mp4", 1.25)
 
 
 def test_a_resumed_run_keeps_its_identity_and_a_new_one_gets_another(tmp_path):
@@ -75,7 +75,7 @@ def test_a_resumed_run_keeps_its_identity_and_a_new_one_gets_another(tmp_path):
 
     def opener(begun):
         told.append(begun)
-        return Writer(lambda step, numbers: None, lambda step, clips: None)
+        return Viewer(lambda step, numbers: None, lambda step, clips: None)
 
     Sinks(["v"], tmp_path / "run", step=7, fresh=False, openers={"v": opener})
     assert (told[0].identity, told[0].step) == (again, 7)

@@ -13,7 +13,7 @@ from torch import Tensor
 from idgrpo.policy.advantage import Advantages
 from idgrpo.policy.replay import ReplayFigures
 from idgrpo.records.document import parse_json
-from idgrpo.run.sinks import Clip
+from idgrpo.run.sinks import RewardedClip
 from idgrpo.video.read import read_video
 from idgrpo.video.sheet import contact_sheet
 from idgrpo.video.write import write_image, write_video
@@ -175,13 +175,13 @@ def write_previews(folder: Path, videos: list[tuple[str, float, Tensor]], fps: i
     (folder / "index.json").write_text(json.dumps(index, indent=1) + "\n")
 
 
-def previewed(folder: Path, update: int) -> list[Clip]:
+def previewed(folder: Path, update: int) -> list[RewardedClip]:
     """List the clips that `write_previews` wrote after an update, with their rewards; none where it wrote none."""
     index = folder / f"update-{update:06d}" / "index.json"
     if not index.is_file():
         return []
     rows = parse_json(index.read_text())
-    return [Clip(Path(row["video"]).stem, index.parent / row["video"], float(row["reward"])) for row in rows]
+    return [RewardedClip(Path(row["video"]).stem, index.parent / row["video"], float(row["reward"])) for row in rows]
 
 
 def write_preview_sheet(folder: Path, path: Path) -> None:

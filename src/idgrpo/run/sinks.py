@@ -30,7 +30,7 @@ class Begun:
 
 
 @dataclass(frozen=True)
-class Clip:
+class RewardedClip:
     """A clip to look at, and its reward."""
 
     name: str
@@ -39,14 +39,14 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Writer:
+class Viewer:
     """How a viewer takes the numbers of a step, and clips."""
 
     numbers: Callable[[int, dict[str, float]], None]
-    clips: Callable[[int, Sequence[Clip]], None]
+    clips: Callable[[int, Sequence[RewardedClip]], None]
 
 
-Open = Callable[[Begun], Writer]
+Open = Callable[[Begun], Viewer]
 
 
 class Sinks:
@@ -63,23 +63,24 @@ class Sinks:
     ):
         """Open the sinks; step: last one of an earlier process; fresh: the run begins anew, so that viewers show another run."""
         self._open = dict(OPENERS if openers is None else openers)
-        self._writers: dict[str, Writer] = {}
-        begun = Begun(folder, run_identity(folder, fresh=fresh), step) if names else None
-        for name in names:
-            self._guarded(name, partial(self._start, name, begun))
+        self._viewers: dict[str, Viewer] = {}
+        if names:
+            begun = Begun(folder, run_identity(folder, fresh=fresh), step)
+            for name in names:
+                self._guarded(name, partial(self._start, name, begun))
 
     def _start(self, name: str, begun: Begun) -> None:
-        self._writers[name] = self._open[name](begun)
+        self._viewers[name] = self._open[name](begun)
 
     def log(self, step: int, figures: Figures) -> None:
         """Write the numbers of a row; text stays in metrics.jsonl."""
         numbers = {key: float(value) for key, value in figures.items() if isinstance(value, (int, float))}
-        for name, writer in list(self._writers.items()):
+        for name, writer in list(self._viewers.items()):
             self._guarded(name, partial(writer.numbers, step, numbers))
 
-    def show(self, step: int, clips: Sequence[Clip]) -> None:
+    def show(self, step: int, clips: Sequence[RewardedClip]) -> None:
         """Hand over clips with their rewards."""
-        for name, writer in list(self._writers.items()) if clips else ():
+        for name, writer in list(self._viewers.items()) if clips else ():
             self._guarded(name, partial(writer.clips, step, clips))
 
     def _guarded(self, name: str, action: Callable[[], Any]) -> None:
@@ -87,10 +88,10 @@ class Sinks:
             action()
         except ImportError as error:
             log.warning("metrics sink %s is not installed (%s): pip install 'idgrpo[viewers]'", name, error)
-            self._writers.pop(name, None)
+            self._viewers.pop(name, None)
         except Exception as error:  # whatever a viewer does wrong must not end a run of days
             log.warning("metrics sink %s failed and is left out from now on: %s", name, error)
-            self._writers.pop(name, None)
+            self._viewers.pop(name, None)
 
 
 def run_identity(folder: Path, *, fresh: bool) -> str:
@@ -104,7 +105,7 @@ def run_identity(folder: Path, *, fresh: bool) -> str:
     return identity
 
 
-def open_tensorboard(begun: Begun) -> Writer:
+def open_tensorboard(begun: Begun) -> Viewer:
     """Write event files to folder/tensorboard; what an earlier process wrote after the step of the resume is purged."""
     from tensorboard.compat.proto.summary_pb2 import Summary
     from torch.utils.tensorboard import SummaryWriter
@@ -118,7 +119,7 @@ def open_tensorboard(begun: Begun) -> Writer:
             writer.add_scalar(f"{head}/{rest}" if rest else name, value, step)
         writer.flush()
 
-    def show(step: int, clips: Sequence[Clip]) -> None:
+    def show(step: int, clips: Sequence[RewardedClip]) -> None:
         for place, clip in enumerate(clips):
             content, (width, height) = animation(clip.path)
             image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
@@ -127,23 +128,23 @@ def open_tensorboard(begun: Begun) -> Writer:
             writer.add_text(f"clips/{place + 1}", caption(clip), step)
         writer.flush()
 
-    return Writer(write, show)
+    return Viewer(write, show)
 
 
-def open_trackio(begun: Begun) -> Writer:
+def open_trackio(begun: Begun) -> Viewer:
     """Log to a trackio run that a resumed process continues."""
     import trackio
 
     trackio.init(project="idgrpo", name=begun.identity, resume="allow")
 
-    def show(step: int, clips: Sequence[Clip]) -> None:
+    def show(step: int, clips: Sequence[RewardedClip]) -> None:
         shown = {f"clips/{n}": trackio.Video(str(c.path), caption=caption(c)) for n, c in enumerate(clips, 1)}
         trackio.log(shown, step=step)
 
-    return Writer(lambda step, numbers: trackio.log(numbers, step=step), show)
+    return Viewer(lambda step, numbers: trackio.log(numbers, step=step), show)
 
 
-def open_wandb(begun: Begun) -> Writer:
+def open_wandb(begun: Begun) -> Viewer:
     """Log to a Weights & Biases run that a resumed process continues.
 
     The update is a figure of its own and the axis of all others: the viewer's own step never goes back, so rows that a resumed run
@@ -154,16 +155,16 @@ def open_wandb(begun: Begun) -> Writer:
     run = wandb.init(project="idgrpo", name=begun.folder.name, id=begun.identity, resume="allow", dir=str(begun.folder))
     run.define_metric("*", step_metric=STEP)
 
-    def show(step: int, clips: Sequence[Clip]) -> None:
+    def show(step: int, clips: Sequence[RewardedClip]) -> None:
         shown = {
             f"clips/{n}": wandb.Video(str(c.path), caption=caption(c), format="mp4") for n, c in enumerate(clips, 1)
         }
         run.log({STEP: step, **shown})
 
-    return Writer(lambda step, numbers: run.log({STEP: step, **numbers}), show)
+    return Viewer(lambda step, numbers: run.log({STEP: step, **numbers}), show)
 
 
-def caption(clip: Clip) -> str:
+def caption(clip: RewardedClip) -> str:
     """Say which clip it is and what it earned."""
     return f"{clip.name}: reward {clip.reward:.3f}"
 
