@@ -188,3 +188,16 @@ def test_practice_comment_pause_list_and_finish_by_keys(windows, tmp_path, clip_
     votes = stored_votes(tmp_path)
     assert [(vote.shown, vote.reason) for vote in votes] == [("tie", None), ("both_bad", None)]
     assert votes[0].seconds < 3 + 2  # the pause is not counted
+
+
+def test_a_link_signs_its_person_in_where_nobody_needs_one(windows, tmp_path, clip_pairs):  # noqa: F811
+    running = start_server(tmp_path, clip_pairs(2), *PLAIN, "--annotator", "ann")
+    page = windows(AnnotatePage)
+    page.driver.get(f"http://127.0.0.1:{running.port}/#enter={running.links['ann']}")
+    page.wait("document.getElementById('join').open && document.getElementById('name').hidden")
+    page.driver.execute_script("document.querySelector('#join form').requestSubmit()")
+    page.wait_for_pair()
+    page.vote("f")
+    page.saved()
+    assert running.stop()[0] == 0
+    assert [vote.annotator for vote in stored_votes(tmp_path)] == ["ann"]

@@ -331,7 +331,8 @@ async function join() {
   $("guidelines-text").innerHTML = me.guidelines; // made of the organiser's Markdown by the server: no script, no raw HTML
   const known = me.annotator ?? (me.needs_link ? null : recall("idgrpo-name", "sessionStorage"));
   if (known && !token) return known;
-  if (me.needs_link) { $("name").hidden = $("name-label").hidden = true; if (!token) { showPause("A link is needed", "Ask the person who runs this session for your own link.", false); return null; } }
+  const linked = me.needs_link || Boolean(token); // a link signs its person in, also where nobody needs one
+  if (linked) { $("name").hidden = $("name-label").hidden = true; if (!token) { showPause("A link is needed", "Ask the person who runs this session for your own link.", false); return null; } }
   $("name").value = recall("idgrpo-last-name") ?? "";
   $("join").showModal();
   return new Promise((resolve) => {
@@ -339,7 +340,7 @@ async function join() {
     $("join").querySelector("form").onsubmit = async (event) => {
       event.preventDefault();
       try {
-        const name = me.needs_link ? (await post("enter", { token })).annotator : $("name").value.trim();
+        const name = linked ? (await post("enter", { token })).annotator : $("name").value.trim();
         if (!/^[\p{L}\p{N}_][\p{L}\p{N}_ .@+-]{0,39}$/u.test(name)) throw new Error("Letters, digits, spaces and . @ + - only, at most 40.");
         history.replaceState(null, "", location.pathname);
         keep("idgrpo-name", name, { area: "sessionStorage" });
