@@ -106,7 +106,6 @@ def test_a_proxy_under_a_sub_path_with_links(windows, tmp_path, clip_pairs):  # 
         page = windows(AnnotatePage)
         page.driver.get(f"{public}#enter={running.links['ann']}")
         page.wait("document.getElementById('join').open")
-        page.press(ENTER)
         page.driver.execute_script("document.querySelector('#join form').requestSubmit()")
         page.wait_for_pair()
         assert page.ask("location.pathname") == "/faces/"
