@@ -32,6 +32,10 @@ class Server:
         return self.process.returncode, out, err
 
 
+STARTED: list[subprocess.Popen] = []
+"""What `start_server` started: a test that fails leaves its server to whoever cleans up."""
+
+
 def start_server(folder: Path, pairs: list[Pair], *options: str, port: int = 0) -> Server:
     """Start the command and wait for its address."""
     if not (folder / "pairs.jsonl").exists():
@@ -40,6 +44,7 @@ def start_server(folder: Path, pairs: list[Pair], *options: str, port: int = 0) 
                "--store", str(folder / "store"), "--port", str(port), "--quiet", *options]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    STARTED.append(process)
     said = []
     while line := process.stderr.readline():
         said.append(line)

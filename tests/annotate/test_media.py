@@ -152,7 +152,12 @@ def test_public_hosts_need_links(tmp_path, clip_pairs):
     with pytest.raises(UsageError, match="needs a link"):
         serve(tmp_path, clip_pairs(1), config)
     told, gathered = serve(tmp_path, clip_pairs(1), config, annotators=["ann", "bob"])
-    assert len(told) == 2 and told[0].startswith("ann: http://lab.example:") and "#enter=" in told[0]
+    assert (
+        len(told) == 3
+        and "organise.html#token=" in told[2]
+        and told[0].startswith("ann: http://lab.example:")
+        and "#enter=" in told[0]
+    )
     assert gathered.votes == []
 
 

@@ -10,9 +10,10 @@ from tests.annotate.test_server import CONFIG, ballot, claim
 from idgrpo.annotate import queue
 from idgrpo.annotate.access import add_link, completion_code, list_links, new_organiser, revoke
 from idgrpo.annotate.config import ServeConfig
+from idgrpo.annotate.desk import Desk
 from idgrpo.annotate.guidelines import read_guidelines, render
 from idgrpo.annotate.schema import SINCE_1, TABLES, open_database
-from idgrpo.annotate.server import Desk, build_app
+from idgrpo.annotate.server import build_app
 from idgrpo.annotate.session import allowed_hosts, prepare
 from idgrpo.annotate.watch import session_status, status_line, tallies
 from idgrpo.annotate.writer import Writer
@@ -222,3 +223,27 @@ def test_a_session_of_an_older_version_goes_on(tmp_path, clip_pairs):
     assert queue.claim(database, "ann", [], CONFIG, time.time()) is not None
     database.close()
     assert "votes" in SINCE_1
+
+
+def test_a_terminal_shows_the_state_in_one_line(make_desk, monkeypatch):
+    import io
+    import sys
+
+    from idgrpo.annotate import session
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    desk, terminal = make_desk(), Terminal()
+    client_of(desk).post("/api/vote", json=ballot(claim(client_of(desk))["pair"]))
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(session, "STATUS_EVERY_S", 0.02)
+    monkeypatch.setenv("TERM", "xterm")
+    with session.watching(desk.file, CONFIG):
+        time.sleep(1.0)
+    assert "1 of 8 votes" in terminal.getvalue()
+    monkeypatch.setattr(sys, "stderr", plain := io.StringIO())
+    with session.watching(desk.file, CONFIG):
+        time.sleep(0.1)
+    assert plain.getvalue() == ""

@@ -1,6 +1,7 @@
 """Who is wrong in each clip: from votes to preferences, to agreement, through the server and old sessions."""
 
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from tests.annotate.live import Client, start_server
 from idgrpo.annotate.config import AgreementConfig, AnnotateConfig, AnnotatorConfig, OracleConfig
 from idgrpo.annotate.oracle import simulate_votes
 from idgrpo.annotate.people import PeopleTally
-from idgrpo.annotate.schema import SCHEMA_VERSION, open_database
+from idgrpo.annotate.schema import SCHEMA_VERSION, TABLES, open_database
 from idgrpo.annotate.stage import conclude, summary_lines
 from idgrpo.errors import DataError
 from idgrpo.records.exchange import read_trl, write_trl
@@ -116,9 +117,8 @@ def test_exports_are_as_before_and_bring_it_back(tmp_path, make_pair):
 
 def test_a_session_of_before_goes_on(tmp_path):
     path = tmp_path / "session.sqlite"
-    database = open_database(path)
-    database.execute("ALTER TABLE votes DROP COLUMN people")
-    database.execute("PRAGMA user_version = 1")
+    database = sqlite3.connect(path, isolation_level=None)
+    database.executescript(f"BEGIN; {TABLES} ALTER TABLE votes DROP COLUMN people; PRAGMA user_version = 1; COMMIT;")
     database.execute(
         "INSERT INTO votes (vote_id, assignment, pair_id, annotator, answer, shown, a_is_left, seconds, kind, time_utc) "
         "VALUES ('v', 1, 'p', 'x', 'a', 'left', 1, 2.0, 'plain', '2026-11-23')"

@@ -9,8 +9,9 @@ from starlette.testclient import TestClient
 from idgrpo.annotate import queue
 from idgrpo.annotate.access import add_link
 from idgrpo.annotate.config import QueueConfig, ServeConfig
+from idgrpo.annotate.desk import COOKIE, Desk
 from idgrpo.annotate.schema import open_database
-from idgrpo.annotate.server import COOKIE, Desk, build_app
+from idgrpo.annotate.server import build_app
 from idgrpo.annotate.session import prepare
 from idgrpo.annotate.writer import Writer
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import pytest
+from tests.annotate.live import STARTED
 from tests.browser.window import CHROMIUM, DRIVER, Page
 
 
@@ -21,3 +22,7 @@ def windows() -> Iterator[Callable[..., Page]]:
     yield make
     for page in opened:
         page.driver.quit()
+    for process in STARTED:
+        if process.poll() is None:
+            process.kill()
+    STARTED.clear()

@@ -13,11 +13,13 @@ import pytest
 import torch
 from tests.evaluate.conftest import PlantedFinder, planted_clip
 
+from idgrpo.errors import UsageError
+from idgrpo.evaluate.animate import chosen_cases, write_animation
 from idgrpo.evaluate.config import EvaluateConfig, PageConfig, StatisticsConfig
 from idgrpo.evaluate.document import Provenance, read_report
 from idgrpo.evaluate.evaluate import evaluate
 from idgrpo.evaluate.page.charts import Line, Point, curve, forest, scatter, shortened, ticks
-from idgrpo.evaluate.page.gallery import choose
+from idgrpo.evaluate.page.gallery import choose, gain, paired_rows
 from idgrpo.evaluate.page.html import page_html
 from idgrpo.evaluate.page.media import fit_width, trimmed
 from idgrpo.evaluate.page.runs import curves as run_curves
@@ -431,3 +433,21 @@ def test_labels_are_cut_to_what_fits():
     left = float(re.search(r'class="name" x="([\d.]+)"', drawn)[1])
     text = re.search(r'class="name"[^>]*>([^<]+)<', drawn)[1]
     assert len(text) * 6.6 <= left + 6.6
+
+
+@pytest.mark.parametrize("ending", [".gif", ".webp"])
+def test_an_animated_picture_shows_the_middle_not_the_best(report, tmp_path, ending):
+    from PIL import Image
+
+    ordered = sorted(paired_rows(report), key=lambda row: gain(report, row), reverse=True)
+    assert chosen_cases(report, 1) == [(3, ordered[2])]  # the median of five
+    assert [rank for rank, _ in chosen_cases(report, 3)] == [1, 3, 5]
+    file = tmp_path / f"demo{ending}"
+    assert write_animation(report, file, num_cases=2) == 12
+    with Image.open(file) as picture:
+        assert picture.n_frames == 12 and picture.width >= 4 * 128 and picture.info["loop"] == 0
+        first = picture.convert("RGB").tobytes()
+        picture.seek(6)
+        assert picture.convert("RGB").tobytes() != first
+    with pytest.raises(UsageError, match="gif or .webp"):
+        write_animation(report, tmp_path / "demo.mp4")

@@ -153,3 +153,18 @@ def test_a_missing_folder_is_made(tmp_path):
     write_video(tmp_path / "a" / "b" / "clip.mp4", frames)
     write_image(tmp_path / "c" / "d" / "picture.png", frames[0])
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["clip.mp4", "picture.png"]
+
+
+def test_a_titled_sheet_is_a_table_with_numbers_on_portraits():
+    from idgrpo.video.sheet import SheetRow, frame_titles, numbered, titled_sheet
+
+    grey = torch.full((3, 64, 64), 128, dtype=torch.uint8)
+    wide = torch.full((3, 64, 128), 90, dtype=torch.uint8)
+    two = SheetRow([grey, grey], [wide] * 3, "base", "a prompt that is longer than the sheet is wide, " * 9)
+    one = SheetRow([grey], [wide] * 3, "tuned")
+    sheet = titled_sheet([two, one])
+    assert sheet.shape == (3, 16 + 2 * (96 + 4) + 3 * 16, 2 * (96 + 4) + 3 * (192 + 4))
+    assert (sheet[:, -96:-4, 104:196] == 255).all()  # the second person's place is empty where there is one
+    assert len(numbered(grey, 1).flatten(1).unique(dim=1)[0]) > 1
+    assert not torch.equal(numbered(grey, 1), numbered(grey, 2))
+    assert frame_titles(4) == ["first frame", "", "", "last frame"] and frame_titles(1) == ["frame"]

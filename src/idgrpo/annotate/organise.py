@@ -3,18 +3,16 @@
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from idgrpo.annotate import access, queue
 from idgrpo.annotate.bodies import Body, Identifier, Name, Refused
+from idgrpo.annotate.desk import Desk
 from idgrpo.annotate.schema import open_database
 from idgrpo.annotate.watch import session_status
-
-if TYPE_CHECKING:
-    from idgrpo.annotate.server import Desk
 
 FRESH_S = 2.0  # how long a computed state is given out again
 
@@ -37,14 +35,14 @@ class RevokeBody(StatusBody):
     link: Identifier
 
 
-async def _read(desk: "Desk", request: Request, kind: type[StatusBody]) -> Any:
+async def _read(desk: Desk, request: Request, kind: type[StatusBody]) -> Any:
     body = kind.model_validate_json(await request.body())
     if not access.is_organiser(desk.reader, body.token):
         raise Refused(403, "this needs the organiser's address, which the terminal shows at the start")
     return body
 
 
-async def status(desk: "Desk", request: Request) -> dict[str, Any]:
+async def status(desk: Desk, request: Request) -> dict[str, Any]:
     """Give totals, annotators and links; computed on a thread, so that nobody's vote waits for it."""
     await _read(desk, request, StatusBody)
     now_s = time.time()
@@ -54,7 +52,7 @@ async def status(desk: "Desk", request: Request) -> dict[str, Any]:
     return {**desk.seen, "links": access.list_links(desk.reader, now_s), "needs_link": desk.needs_link}
 
 
-def _look(desk: "Desk", now_s: float) -> dict[str, Any]:
+def _look(desk: Desk, now_s: float) -> dict[str, Any]:
     database = open_database(desk.file)
     try:
         found = session_status(database, desk.queue, now_s)
@@ -66,7 +64,7 @@ def _look(desk: "Desk", now_s: float) -> dict[str, Any]:
     return found
 
 
-async def link(desk: "Desk", request: Request) -> dict[str, Any]:
+async def link(desk: Desk, request: Request) -> dict[str, Any]:
     """Make a link; its token is told once and never stored."""
     body: LinkBody = await _read(desk, request, LinkBody)
     expires = time.time() + 3600 * desk.serve.link_hours
@@ -74,7 +72,7 @@ async def link(desk: "Desk", request: Request) -> dict[str, Any]:
     return {"annotator": body.annotator, "enter": token, "expires": expires}
 
 
-async def revoke(desk: "Desk", request: Request) -> dict[str, Any]:
+async def revoke(desk: Desk, request: Request) -> dict[str, Any]:
     """Revoke a link."""
     body: RevokeBody = await _read(desk, request, RevokeBody)
     if not await desk.write(lambda database: access.revoke(database, body.link)):
@@ -82,7 +80,7 @@ async def revoke(desk: "Desk", request: Request) -> dict[str, Any]:
     return {"revoked": body.link}
 
 
-async def export(desk: "Desk", request: Request) -> Response:
+async def export(desk: Desk, request: Request) -> Response:
     """Give every vote so far as JSON Lines; the session goes on."""
     await _read(desk, request, StatusBody)
 

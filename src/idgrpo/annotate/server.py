@@ -1,13 +1,10 @@
 """The page's server: small requests, each answered after its commit; those of the organiser are in `organise`."""
 
-import asyncio
 import mimetypes
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,63 +15,14 @@ from starlette.routing import Route
 
 from idgrpo.annotate import access, organise, queue
 from idgrpo.annotate.bodies import Body, ClaimBody, EnterBody, NamedBody, Refused, UndoBody, VoteBody
-from idgrpo.annotate.config import QueueConfig, ServeConfig
+from idgrpo.annotate.desk import COOKIE, Desk
 from idgrpo.annotate.guard import Guard, base_path, public_host
-from idgrpo.annotate.guidelines import render
 from idgrpo.annotate.media import media_file, publish_media
-from idgrpo.annotate.writer import Writer
 from idgrpo.run.limits import Limits
 
-COOKIE = "idgrpo_annotate"
 AT_ONCE = 2048
 """Bodies of the greatest size that may be read at one time."""
-PAGE_FILES = (
-    "index.html", "style.css", "main.js", "player.js", "outbox.js", "keys.js", "people.js", "view.js", "store.js", "extras.js",
-    "organise.html", "organise.js",
-)  # fmt: skip
 OWN_VOTES = 200
-
-
-class Desk:
-    """What the requests share: the writer, a reading connection, and settings."""
-
-    def __init__(
-        self,
-        writer: Writer,
-        reader: sqlite3.Connection,
-        secret: bytes,
-        queue_config: QueueConfig,
-        serve: ServeConfig,
-        *,
-        needs_link: bool,
-        ask_people: bool = False,
-        guidelines: str = "",
-    ):
-        self.ask_people, self.guidelines = ask_people, render(guidelines)
-        self.seen: dict[str, Any] = {}  # the state last told to the organiser, and when it was computed
-        self.seen_s, self.looking = 0.0, asyncio.Lock()
-        self.writer, self.reader, self.secret = writer, reader, secret
-        self.queue, self.serve, self.needs_link = queue_config, serve, needs_link
-        self.page = {name: files("idgrpo.annotate").joinpath("page", name).read_bytes() for name in PAGE_FILES}
-
-    async def write(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
-        """Run on the writer's thread; returns after the commit."""
-        return await asyncio.wrap_future(self.writer.submit(work))
-
-    def owner(self, request: Request) -> str | None:
-        """Give the annotator of the request's cookie."""
-        cookie = request.cookies.get(COOKIE)
-        return access.owner_of(self.reader, cookie) if cookie else None
-
-    @property
-    def file(self) -> Path:
-        """The database, for those who read it on their own."""
-        return Path(self.reader.execute("PRAGMA database_list").fetchone()[2])
-
-    def code(self, annotator: str, num_votes: int) -> str | None:
-        """Give the completion code of an annotator who voted often enough."""
-        wanted = self.serve.code_after
-        return access.completion_code(self.secret, annotator) if 0 < wanted <= num_votes else None
 
 
 def build_app(desk: Desk, hosts: Iterable[str]) -> Guard:

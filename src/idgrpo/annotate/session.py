@@ -157,7 +157,8 @@ def _run_server(
 ) -> None:
     import uvicorn
 
-    from idgrpo.annotate.server import Desk, build_app
+    from idgrpo.annotate.desk import Desk
+    from idgrpo.annotate.server import build_app
     from idgrpo.annotate.writer import Writer
     from idgrpo.run.limits import patient_protocol
 

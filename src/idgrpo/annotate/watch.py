@@ -61,8 +61,7 @@ def session_status(database: sqlite3.Connection, config: QueueConfig, now_s: flo
 
 def tallies(votes: Iterable[Vote], gold: Mapping[str, str], now_s: float) -> tuple[_Tally, dict[str, _Tally]]:
     """Count votes that stand; agreement counts every two first answers of different people to one pair."""
-    everybody = _Tally()
-    each: dict[str, _Tally] = defaultdict(_Tally)
+    everybody, each = _Tally(), defaultdict[str, _Tally](_Tally)
     answers: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for vote in votes:
         at_s = datetime.fromisoformat(vote.time_utc).timestamp()

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from idgrpo.cli import exchange, serving
+from idgrpo.cli import exchange, publishing, serving
 from idgrpo.cli.options import DryRunOption, JsonOption, QuietOption, StoreOption, open_store
 from idgrpo.cli.output import write_json, write_lines
 from idgrpo.stages import Artifact
@@ -22,6 +22,7 @@ command.command("describe-people")(exchange.describe)
 command.command("export")(exchange.export)
 command.command("import-preferences")(exchange.import_)
 command.command("import-rm")(exchange.import_reward_model)
+command.command("push")(publishing.push)
 command.command("serve")(serving.serve)
 
 KindArgument = Annotated[

@@ -27,7 +27,8 @@ FormOption = Annotated[
     str | None,
     typer.Option(
         "--format",
-        help="Of a policy: diffusers (default) or comfyui. Of preferences: jsonl (default), trl or videoalign.",
+        help="Of a policy: diffusers (default) or comfyui. Of preferences: jsonl (default), trl or videoalign. "
+        "Of a report: animation (default; .gif or .webp) or csv.",
     ),
 ]
 RecordFormOption = Annotated[
@@ -44,7 +45,9 @@ SourceOption = Annotated[
 
 
 def export(
-    ref: Annotated[str, typer.Argument(help="A policy or preferences: a reference of the store, a folder, a file.")],
+    ref: Annotated[
+        str, typer.Argument(help="A policy, preferences or a report: a reference of the store, a folder, a file.")
+    ],
     target: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="File to write; --out says the same.")] = None,
     out: Annotated[Path | None, typer.Option(help="File to write.")] = None,
     form: FormOption = None,
@@ -53,16 +56,25 @@ def export(
     merged: Annotated[
         str | None, typer.Option("--merged", metavar="BASE", help="Of a policy: whole weights of this base with it.")
     ] = None,
+    card: Annotated[bool, typer.Option("--card", help="Of a policy: write a model card beside the file.")] = False,
     store: StoreOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a policy's adapter for diffusers or ComfyUI, or preferences for other trainers."""
+    """Write a policy's adapter for diffusers or ComfyUI, preferences for other trainers, or a report's animated picture."""
     file = out or target
     if file is None or (out and target):
         raise UsageError("say once where to write to", fix="--out FILE")
     told = export_file(
-        ref, file, form=form, dimension=dimension, dtype=dtype, merged=merged, store=open_store(store), force=force
+        ref,
+        file,
+        form=form,
+        dimension=dimension,
+        dtype=dtype,
+        merged=merged,
+        card=card,
+        store=open_store(store),
+        force=force,
     )
     finish(summary=told.summary, document=told.document, artifact=None, quiet=False, as_json=as_json)
 

@@ -28,8 +28,9 @@ def overview() -> str:
             *(f"  {name:<{width}}{short}" for name, (_, short) in COMMANDS.items()),
             "",
             "Options:",
-            "  --version  Print the version.",
-            "  -h, --help Show this message, or with a command the help of that command.",
+            "  --version   Print the version.",
+            "  -h, --help  Show this message, or with a command the help of that command.",
+            "  --install-completion [SHELL]  Complete words by the tabulator key (bash, zsh, fish).",
             "",
             "`idgrpo help COMMAND` and `idgrpo version` say the same.",
             "",
@@ -101,6 +102,8 @@ def _dispatch(arguments: list[str]) -> int:
     if name in ("--version", "version"):
         sys.stdout.write(f"idgrpo {__version__}\n")
         return 0
+    if name == "--install-completion":
+        return import_module("idgrpo.cli.completion").install(rest, load_command)
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         kind = "option" if name.startswith("-") else "command"

@@ -16,6 +16,7 @@ from idgrpo import stages
 from idgrpo.demo.accuracy import test_figures
 from idgrpo.demo.result import demo_document, write_evidence, write_page
 from idgrpo.errors import BusyError, IdgrpoError
+from idgrpo.run.progress import duration
 from idgrpo.run.signals import StopSignal, stop_with_parent
 from idgrpo.stages import Artifact, Store
 from idgrpo.stages.annotate import result as result_of_votes
@@ -215,14 +216,16 @@ class Loop:
         """Run the policy stages as processes of one thread each; they stop with a checkpoint when this process dies."""
         works = {base: stages.train_policy.prepare(**call, store=self.store) for base, call in calls.items()}
         running = {base: self._start(base, calls[base], work) for base, work in works.items() if work.find() is None}
-        said = 0.0
+        said, begun = 0.0, time.monotonic()
+        done = {base: _num_lines(works[base].folder / "metrics.jsonl") for base in running}
         try:
             while any(process.is_alive() for process in running.values()):
                 time.sleep(POLL_S)
                 self.stop.check()
                 if time.monotonic() - said > SAY_EVERY_S:
                     said = time.monotonic()
-                    say("      " + ", ".join(self._progress(base, calls[base], works[base]) for base in running))
+                    passed_s = time.monotonic() - begun
+                    say("      " + ", ".join(self._progress(b, calls[b], works[b], done[b], passed_s) for b in running))
         except BaseException:
             for process in running.values():
                 process.terminate()
@@ -235,11 +238,13 @@ class Loop:
                 raise error
         return {base: work.run() for base, work in works.items()}
 
-    def _progress(self, base: str, call: dict[str, Any], work: Work) -> str:
-        metrics = work.folder / "metrics.jsonl"
-        with contextlib.suppress(OSError):  # a run that has ended has left its folder
-            return f"{base} {sum(1 for _ in metrics.open())}/{call['settings']['num_updates']}"
-        return f"{base} {'done' if work.find() else 'starting'}"
+    def _progress(self, base: str, call: dict[str, Any], work: Work, before: int, passed_s: float) -> str:
+        """Say how far a run is, and how long it takes at its speed since this process began to wait."""
+        if not work.folder.is_dir():  # a run that has ended has left its folder
+            return f"{base} {'done' if work.find() else 'starting'}"
+        now, total = _num_lines(work.folder / "metrics.jsonl"), call["settings"]["num_updates"]
+        left = f" ({duration(passed_s / (now - before) * (total - now))} left)" if now > before and now < total else ""
+        return f"{base} {now}/{total}{left}"
 
     def _start(self, base: str, call: dict[str, Any], work: Work) -> BaseProcess:
         say(f"      {_shown('train_policy', (), call)}")
@@ -253,6 +258,12 @@ class Loop:
 
     def _log(self, base: str) -> Path:
         return self.folder / "logs" / f"{base}.log"
+
+
+def _num_lines(file: Path) -> int:
+    with contextlib.suppress(OSError), file.open() as lines:
+        return sum(1 for _ in lines)
+    return 0
 
 
 def say(line: str) -> None:

@@ -88,7 +88,7 @@ class Verdict(Part):
     figures: dict[str, float | None] = {}
 
 
-class Track(Part):
+class SeenTrack(Part):
     """Where one person of a clip is seen: `boxes` (left, top, right, bottom) in shares of the picture, one a frame of `frames`.
 
     `person` is the place of the reference that the track stands for, None for a person who was not asked for; `similarity`
@@ -120,7 +120,7 @@ class SampleDocument(Part):
     persons: list[str] = []
     fps: float = 0.0
     num_frames: int = 0
-    tracks: list[Track] = []
+    tracks: list[SeenTrack] = []
 
     @property
     def key(self) -> tuple[str, int]:

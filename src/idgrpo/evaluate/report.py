@@ -11,7 +11,7 @@ from idgrpo.evaluate.page.gallery import choose, gain, paired_rows
 from idgrpo.evaluate.page.html import page_html
 from idgrpo.evaluate.tables import latex, markdown, number, samples_csv
 from idgrpo.video.read import read_image, read_video
-from idgrpo.video.sheet import contact_sheet
+from idgrpo.video.sheet import SheetRow, titled_sheet
 from idgrpo.video.write import write_image
 
 
@@ -42,18 +42,23 @@ def write_page(
 
 
 def report_sheet(report: Report, config: PageConfig) -> torch.Tensor:
-    """Draw one row per case and variant: its references, then frames spread over the clip; uint8 [3, h, w].
+    """Draw a table: of each case its prompt, numbered portraits, and frames of the base and of each policy; uint8 [3, h, w].
 
     Cases are spread from the largest gain to the largest loss.
     """
-    rows, captions = [], []
+    rows = []
     for row in choose(paired_rows(report), lambda r: gain(report, r), config.sheet_cases):
         for variant in report.variants:
-            sample = row[variant.name]
-            portraits = [read_image(Path(images[0])) for images in sample.references]
+            sample, is_first = row[variant.name], variant is report.variants[0]
             clip = read_video(Path(sample.video))
             index = torch.linspace(0, len(clip) - 1, min(config.sheet_frames, len(clip))).round().long()
-            rows.append([*portraits, *clip[index]])
-            shown = [f"{name} {number(sample.values.get(name))}" for name in report.pair()]
-            captions.append(" · ".join((sample.case_id, variant.name, *shown)))
-    return contact_sheet(rows, captions)
+            shown = [f"{report.info(name).title.lower()} {number(sample.values.get(name))}" for name in report.pair()]
+            rows.append(
+                SheetRow(
+                    [read_image(Path(images[0])) for images in sample.references],
+                    list(clip[index]),
+                    " · ".join((variant.name, *shown)),
+                    f"{sample.case_id}: {sample.prompt}" if is_first else "",
+                )
+            )
+    return titled_sheet(rows)

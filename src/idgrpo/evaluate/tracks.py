@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from idgrpo.evaluate.document import Track
+from idgrpo.evaluate.document import SeenTrack
 from idgrpo.evaluate.subject import Subject
 
 PLACE_DIGITS, COSINE_DIGITS = 4, 3
 
 
-def tracks_of(subject: Subject) -> list[Track]:
+def tracks_of(subject: Subject) -> list[SeenTrack]:
     """List the tracks that count (`Subject.long_enough`), the people asked for first, in the order of their references."""
     seen = subject.observation
     person_of = {int(track): person for person, track in enumerate(subject.match.track_of) if track >= 0}
@@ -16,7 +16,7 @@ def tracks_of(subject: Subject) -> list[Track]:
     return [_track(subject, track, person_of.get(track)) for track in [*person_of, *others]]
 
 
-def _track(subject: Subject, track: int, person: int | None) -> Track:
+def _track(subject: Subject, track: int, person: int | None) -> SeenTrack:
     seen, rows = subject.observation, subject.frames_of(track)
     size = np.array([seen.width_px, seen.height_px] * 2, np.float64)
     boxes = np.clip(seen.box[rows] / size, 0, 1).round(PLACE_DIGITS).tolist()
@@ -24,7 +24,7 @@ def _track(subject: Subject, track: int, person: int | None) -> Track:
     known = ~np.isnan(cosines).any(1)
     own = [] if person is None else [_rounded(v) for v in cosines[:, person]]
     nearest = [int(row.argmax()) if ok else None for row, ok in zip(cosines, known, strict=True)]
-    return Track(
+    return SeenTrack(
         person=person, frames=[int(f) for f in seen.frame[rows]], boxes=[tuple(b) for b in boxes],
         similarity=own, nearest=[] if person is None else nearest,
     )  # fmt: skip

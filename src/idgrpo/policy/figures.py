@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from idgrpo.policy.advantage import Advantages
 from idgrpo.policy.replay import ReplayFigures
 from idgrpo.records.document import parse_json
+from idgrpo.run.sinks import RewardedClip
 from idgrpo.video.read import read_video
 from idgrpo.video.sheet import contact_sheet
 from idgrpo.video.write import write_image, write_video
@@ -32,16 +33,22 @@ PANELS = {
 COLOURS = ("#4477aa", "#ee6677", "#228833")
 
 
-class PhaseTimer:
-    """Adds up wall-clock seconds by phase name, from the start of an update."""
+PHASE_WORDS = {"reward": "score", "update": "replay", "eval": "held-out evaluation"}
+"""What people are shown of a phase whose key in metrics.jsonl is another."""
 
-    def __init__(self) -> None:
+
+class PhaseTimer:
+    """Adds up wall-clock seconds by phase name, from the start of an update; `tell` hears what is under way."""
+
+    def __init__(self, tell: Callable[[str], None] = lambda name: None) -> None:
         self.seconds: dict[str, float] = {}
+        self._tell = tell
         self._start, self._cpu = time.perf_counter(), time.process_time()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
+        self._tell(PHASE_WORDS.get(name, name))
         try:
             yield
         finally:
@@ -180,6 +187,15 @@ def write_previews(folder: Path, videos: list[tuple[str, float, Tensor]], fps: i
         write_video(folder / f"{name}.mp4", video, fps=fps)
     index = [{"video": f"{name}.mp4", "reward": reward} for name, reward, _ in videos]
     (folder / "index.json").write_text(json.dumps(index, indent=1) + "\n")
+
+
+def previewed(folder: Path, update: int) -> list[RewardedClip]:
+    """List the clips that `write_previews` wrote after an update, with their rewards; none where it wrote none."""
+    index = folder / f"update-{update:06d}" / "index.json"
+    if not index.is_file():
+        return []
+    rows = parse_json(index.read_text())
+    return [RewardedClip(Path(row["video"]).stem, index.parent / row["video"], float(row["reward"])) for row in rows]
 
 
 def write_preview_sheet(folder: Path, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from idgrpo.policy.alarms import alarm_figures
 from idgrpo.policy.clips import Material, StoredClip, StoredPair, best_of_cases, check_clips, clip_size
 from idgrpo.policy.config import EngineConfig, PolicyConfig
 from idgrpo.policy.dpo import PairBook
-from idgrpo.policy.figures import draw_curves, write_preview_sheet
+from idgrpo.policy.figures import draw_curves, previewed, write_preview_sheet
 from idgrpo.policy.groups import CaseBook, check_geometry
 from idgrpo.policy.schedule import window_steps
 from idgrpo.policy.scoring import RewardFunction, RewardScorer
@@ -30,7 +31,7 @@ from idgrpo.records.models import Case
 from idgrpo.run.distributed import World
 from idgrpo.run.engine import OptimizerSettings
 from idgrpo.run.folder import RunFolder
-from idgrpo.run.progress import progress
+from idgrpo.run.progress import progress, tell
 from idgrpo.run.recompute import recompute_selected
 from idgrpo.run.signals import StopSignal
 from idgrpo.run.sinks import Sinks
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 Evaluate = Callable[[Base, int], Mapping[str, float]]
 HEADLINES = ("reward_mean", "preference_loss", "matching_error")
 """The figure that says how an update went: of GRPO, of DPO, of SFT."""
+SMOOTHED = 10
 LEARNS_FROM: dict[str, tuple[type, str, str]] = {
     "grpo": (Case, "cases and a reward", "--cases and --rm, or --method sft"),
     "sft": (StoredClip, "stored clips", "--data SAMPLES (or PREFERENCES), or --method grpo"),
@@ -84,9 +86,12 @@ def train(
     history = _resume(trainer, run)
     if not history and world.is_main:
         shutil.rmtree(run.path / "tensorboard", ignore_errors=True)  # curves of a run that was thrown away
-    sinks = Sinks(config.metrics.sinks if world.is_main else (), run.path)
+    sinks = Sinks(config.metrics.sinks if world.is_main else (), run.path, step=trainer.completed, fresh=not history)
+    if world.is_main:
+        _tell_places(run, config)
     with StopSignal() as stop, progress(config.num_updates, "train-policy", unit="update") as bar:
         bar.advance(trainer.completed)
+        trainer.tell_phase = bar.phase
         if trainer.completed == 0 and not history:
             save(trainer, run)  # a full disk is found now, not after the first hour
             if evaluate is not None and config.evaluation.every:
@@ -94,9 +99,12 @@ def train(
         while trainer.completed < config.num_updates:
             figures = _one_update(trainer, run, lambda: stop.requested)
             if evaluate is not None and config.evaluation.every and trainer.completed % config.evaluation.every == 0:
+                bar.phase("held-out evaluation")
                 figures |= _evaluation(trainer, evaluate)
+            bar.phase("")
             history.append(_log(run, sinks, world, trainer.completed, figures | alarm_figures([*history, figures])))
-            bar.advance(1, **{name.split("_")[0]: figures[name] for name in HEADLINES if name in figures})
+            bar.advance(1, **shown_headline(history))
+            sinks.show(trainer.completed, previewed(run.path / "previews", trainer.completed))
             stopping = world.any(stop.requested) and trainer.completed < config.num_updates
             if stopping or _checkpoint_due(trainer):
                 save(trainer, run)
@@ -113,6 +121,23 @@ def train(
         draw_curves(history, out / "curves.png")
         write_preview_sheet(run.path / "previews", out / "previews.png")
     return closing_figures(history)
+
+
+def _tell_places(run: RunFolder, config: PolicyConfig) -> None:
+    """Say where the run can be watched."""
+    tell(f"run folder {run.path}: figures in metrics.jsonl" + (", clips in previews/" if config.preview.every else ""))
+    if "tensorboard" in config.metrics.sinks:
+        tell(f"curves: tensorboard --logdir {shlex.quote(str(run.path / 'tensorboard'))}")
+
+
+def shown_headline(history: Sequence[Mapping[str, float | str]]) -> dict[str, str]:
+    """Give the last headline figure and the mean of the last ten, which moves less."""
+    for name in HEADLINES:
+        values = [float(row[name]) for row in history[-SMOOTHED:] if name in row]
+        if values and name in history[-1]:
+            mean = f" (last {len(values)}: {sum(values) / len(values):.4g})" if len(values) > 1 else ""
+            return {name.split("_")[0]: f"{values[-1]:.4g}{mean}"}
+    return {}
 
 
 def _book(

@@ -90,6 +90,7 @@ class Trainer:
         self.completed = 0
         self.skipped = 0
         self.checked = False
+        self.tell_phase: Callable[[str], None] = lambda name: None
 
     def update(self, stop_requested: Callable[[], bool] = lambda: False) -> dict[str, float | str]:
         """Make one update and give its figures; nothing of the trainer changes before the rewards are known.
@@ -97,7 +98,7 @@ class Trainer:
         Raises StoppedError when asked to stop or when too few rewards came back, IdgrpoError on non-finite numbers or when
         the on-policy self-check fails.
         """
-        timer, config, number = PhaseTimer(), self.config, self.completed
+        timer, config, number = PhaseTimer(self.tell_phase), self.config, self.completed
         data = self.source.data(number, timer, stop_requested)
         with timer.phase("update"):
             figures = data.figures | self._train(data)

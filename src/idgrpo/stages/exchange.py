@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from idgrpo.errors import DataError, UsageError
+from idgrpo.stages.card import model_card
 from idgrpo.stages.source import Source, find
 from idgrpo.stages.work import Plan, Run, Work
 from idgrpo.store.artifact import Artifact
@@ -18,44 +19,79 @@ RecordFormat = Literal["jsonl", "trl", "videoalign"]
 LabelSource = Literal["human", "synthetic", "judge"]
 ADAPTER_FORMATS = ("diffusers", "comfyui")
 RECORD_FORMATS = ("jsonl", "trl", "videoalign")
+REPORT_FORMATS = ("animation", "csv")
 
 
 def export(
     given: str, out: Path, *, form: str | None = None, dimension: str | None = None, dtype: str | None = None,
-    merged: str | None = None, store: Store | None = None, force: bool = False,
+    merged: str | None = None, card: bool = False, store: Store | None = None, force: bool = False,
 ) -> Plan:  # fmt: skip
-    """Write a policy's adapter for diffusers or ComfyUI, or preferences for other trainers, to a file.
+    """Write a policy's adapter for diffusers or ComfyUI, preferences for other trainers, or a report's picture, to a file.
 
     Args:
-        form: of a policy diffusers (default) or comfyui, of preferences jsonl (default), trl or videoalign.
+        form: of a policy diffusers (default) or comfyui, of preferences jsonl (default), trl or videoalign, of a report
+            animation (default; .gif or .webp) or csv.
         dimension: of preferences, only this dimension.
         dtype: of a policy: float32 or bfloat16; None leaves it.
         merged: of a policy: name or path of the base it was trained on; whole weights are written.
+        card: of a policy: write a model card beside the file (inside the folder of merged weights).
 
     Errors: UsageError for an unknown format, a file that exists (unless `force`), or a target that is no regular file.
     """
     store = store or Store.default()
-    if form not in (None, *ADAPTER_FORMATS, *RECORD_FORMATS):
+    if form not in (None, *ADAPTER_FORMATS, *RECORD_FORMATS, *REPORT_FORMATS):
         raise UsageError(
             f"there is no format '{form}'",
-            fix=f"of a policy: {', '.join(ADAPTER_FORMATS)}; of preferences: {', '.join(RECORD_FORMATS)}",
+            fix=f"of a policy: {', '.join(ADAPTER_FORMATS)}; of preferences: {', '.join(RECORD_FORMATS)}; "
+            f"of a report: {', '.join(REPORT_FORMATS)}",
         )
     if out.exists() and not out.is_file() and merged is None:
         raise UsageError(f"{out} is no regular file", fix="name a new file")
     if out.is_file() and not force:
         raise UsageError(f"{out} exists", fix="another --out, or --force to replace it")
-    form = form or ("diffusers" if _is_policy(store, given) else "jsonl")
+    form = form or {"policy": "diffusers", "report": "animation"}.get(_kind_of(store, given), "jsonl")
+    if card and form not in ADAPTER_FORMATS:
+        raise UsageError("a model card is written for a policy", fix="leave out --card")
+    if form in REPORT_FORMATS:
+        return _export_report(find(store, "report", given), out, form)
     if form in RECORD_FORMATS:
         return _export_preferences(find(store, "preferences", given), out, form, dimension)
-    return _export_adapter(find(store, "policy", given), out, form, dtype, merged)
+    policy = find(store, "policy", given)
+    told = _export_adapter(policy, out, form, dtype, merged)
+    if not card:
+        return told
+    file = out / "README.md" if out.is_dir() else out.with_suffix(".md")
+    file.write_text(model_card(store, policy, weights=out.name), encoding="utf-8")
+    return Plan([*told.summary, f"model card: {file}"], {**told.document, "card": str(file.absolute())})
 
 
-def _is_policy(store: Store, given: str) -> bool:
-    """Tell a policy (an artifact, or a folder with an adapter) from preferences."""
+def _kind_of(store: Store, given: str) -> str:
+    """Say what is given: an artifact's kind; a folder that is none holds an adapter, a file records."""
     path = Path(given)
     if path.exists() and not (path / "manifest.json").is_file():
-        return path.is_dir()
-    return store.resolve(given).kind == "policy"
+        return "policy" if path.is_dir() else "preferences"
+    return store.resolve(given).kind
+
+
+def _export_report(report: Source, out: Path, form: str) -> Plan:
+    from idgrpo.evaluate.animate import write_animation
+    from idgrpo.evaluate.document import read_report
+    from idgrpo.evaluate.tables import samples_csv
+
+    found = read_report(report.path)
+    if form == "csv":
+        out.write_text(samples_csv(found), encoding="utf-8")
+        count, what = len(found.samples), "videos"
+    else:
+        count, what = write_animation(found, out), "frames"
+    document = {
+        "report": report.ref,
+        "format": form,
+        "path": str(out.absolute()),
+        "count": count,
+        "size_bytes": out.stat().st_size,
+    }
+    return Plan([f"{out}: {count} {what} of {report.ref}"], document)
 
 
 def _export_adapter(policy: Source, out: Path, form: str, dtype: str | None, merged: str | None) -> Plan:

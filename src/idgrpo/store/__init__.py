@@ -11,7 +11,7 @@ CONTENTS = {
     "preferences": "labelled pairs: `prefs.jsonl`; of `distort` also the clips, of `annotate` the agreement report",
     "rm": "a reward model: weights, card with its accuracy on held-out people, curves",
     "policy": "a tuned base: adapter (or all weights), `policy.json`, `metrics.jsonl`, curves, last samples",
-    "report": "measures with intervals: `report.html`, `report.json`, tables for Markdown and LaTeX, contact sheet",
+    "report": "measures with intervals: `report.html`, `report.json`, tables for Markdown and LaTeX, `samples.csv`, contact sheet",
 }
 """The kinds of artifacts and what lies in them."""
 KINDS = tuple(CONTENTS)

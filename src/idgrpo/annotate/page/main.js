@@ -18,7 +18,7 @@ const SPEEDS = [0.1, 0.25, 0.5, 1, 1.5, 2];
 const keys = new Keys();
 const people = new PeopleQuestion(keys);
 const state = { annotator: null, current: null, ahead: [], history: [], progress: null, seconds: [], unlocked: false, flipped: false, finished: false };
-let outbox, player, zoom, comment, me, startedAt = 0, pausedAt = 0, fetching = false, retry = null, storageKey = "";
+let outbox, player, zoom, comment, me, startedAt = 0, pausedAt = 0, returning = false, fetching = false, retry = null, storageKey = "";
 
 const held = () => [...new Set([state.current, ...state.ahead].filter(Boolean).map((pair) => pair.assignment).concat(outbox.assignments))].slice(0, 16);
 const medianSeconds = () => { const s = [...state.seconds].sort((a, b) => a - b); return s.length ? s[s.length >> 1] : 10; };
@@ -69,7 +69,7 @@ async function fetchAhead() {
 }
 
 function next() {
-  if (pausedAt) return;
+  if (pausedAt || returning) return;
   state.current = state.ahead.shift() ?? null;
   if (!state.current) {
     if (state.finished && !outbox.waiting.length) {
@@ -144,13 +144,15 @@ function takeBack(vote_id) {
   keepHistory();
   if (state.current) state.ahead.unshift(state.current);
   state.current = null;
+  returning = true; // nothing else may be shown before that pair
   showPause("One moment", "The pair of that vote is on its way.", false);
   outbox.add("undo", { annotator: state.annotator, vote_id });
   const sent = setInterval(async () => {
     if (outbox.waiting.length) return;
     clearInterval(sent);
     const answer = await post("claim", { annotator: state.annotator, held: held() }).catch(() => null);
-    if (answer?.pair) state.ahead.unshift(await withMedia(answer.pair));
+    if (answer?.pair && !held().includes(answer.pair.assignment)) state.ahead.unshift(await withMedia(answer.pair));
+    returning = false;
     next();
   }, 100);
 }
@@ -329,7 +331,8 @@ async function join() {
   $("guidelines-text").innerHTML = me.guidelines; // made of the organiser's Markdown by the server: no script, no raw HTML
   const known = me.annotator ?? (me.needs_link ? null : recall("idgrpo-name", "sessionStorage"));
   if (known && !token) return known;
-  if (me.needs_link) { $("name").hidden = $("name-label").hidden = true; if (!token) { showPause("A link is needed", "Ask the person who runs this session for your own link.", false); return null; } }
+  const linked = me.needs_link || Boolean(token); // a link signs its person in, also where nobody needs one
+  if (linked) { $("name").hidden = $("name-label").hidden = true; if (!token) { showPause("A link is needed", "Ask the person who runs this session for your own link.", false); return null; } }
   $("name").value = recall("idgrpo-last-name") ?? "";
   $("join").showModal();
   return new Promise((resolve) => {
@@ -337,7 +340,7 @@ async function join() {
     $("join").querySelector("form").onsubmit = async (event) => {
       event.preventDefault();
       try {
-        const name = me.needs_link ? (await post("enter", { token })).annotator : $("name").value.trim();
+        const name = linked ? (await post("enter", { token })).annotator : $("name").value.trim();
         if (!/^[\p{L}\p{N}_][\p{L}\p{N}_ .@+-]{0,39}$/u.test(name)) throw new Error("Letters, digits, spaces and . @ + - only, at most 40.");
         history.replaceState(null, "", location.pathname);
         keep("idgrpo-name", name, { area: "sessionStorage" });

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from idgrpo.evaluate.document import Report, SampleDocument, Track
+from idgrpo.evaluate.document import Report, SampleDocument, SeenTrack
 
 DIGITS = 6
 
@@ -52,7 +52,7 @@ def _clip(sample: SampleDocument) -> dict[str, Any]:
     return {"fps": sample.fps or 16, "frames": sample.num_frames, "tracks": [_track(track) for track in sample.tracks]}
 
 
-def _track(track: Track) -> dict[str, Any]:
+def _track(track: SeenTrack) -> dict[str, Any]:
     return {
         "person": track.person, "frames": track.frames, "boxes": [[round(v, 3) for v in box] for box in track.boxes],
         "similarity": track.similarity, "nearest": track.nearest,

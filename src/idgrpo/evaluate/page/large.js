@@ -32,7 +32,10 @@ function openLarge(panel, key) {
   showPeople(card, rows[0].people);
   showClips(report, card);
   showMeasures(report, rows);
-  if (!dialog.open) dialog.showModal();
+  if (!dialog.open) {
+    dialog.showModal();
+    byId("large-title").focus(); // not the first button: the space bar plays and pauses
+  }
   CHART.width = Math.max(280, byId("large").querySelector(".scroll").clientWidth); // its letters keep their size
   showCurves(report);
   dialog.scrollTop = 0;
