@@ -28,7 +28,7 @@ from idgrpo.people.faces import FaceFinder
 
 SIZE = (240, 416)
 NUM_FRAMES = 25
-PORTRAIT_PX = 130
+PORTRAIT_PX, FAR_PX = 130, 100
 PHOTO_ROOTS = (Path(sys.prefix) / "face-photos", Path(sysconfig.get_paths()["purelib"]))
 SHIPPED = {
     "biden": "face_recognition-*/tests/test_images/biden.jpg",
@@ -185,20 +185,30 @@ Cast = list[torch.Tensor]
 """Heads and shoulders uint8 [3, 300, 300], one a slot; slot 0 walks from left to right, slot 1 sways at the right."""
 
 
-def shown(cast: Callable[[int], Cast], ground: torch.Tensor, number: int = 0, still: bool = False) -> torch.Tensor:
-    """Draw a clip of who is cast in each frame, before a background: uint8 [25, 3, 240, 416]. All nod, unless `still`."""
-    rows = (torch.arange(PORTRAIT_PX) + 0.5 - PORTRAIT_PX / 2) / (PORTRAIT_PX / 2)
+def shown(
+    cast: Callable[[int], Cast], ground: torch.Tensor, number: int = 0, still: bool = False, far: bool = False
+) -> torch.Tensor:
+    """Draw a clip of who is cast in each frame, before a background: uint8 [25, 3, 240, 416].
+
+    All nod, unless `still`; `far` away they are smaller, and the first walks so far that what was behind shows.
+    """
+    size, right, walk = (FAR_PX, 312, 165) if far else (PORTRAIT_PX, 262, 120)
+    rows = (torch.arange(size) + 0.5 - size / 2) / (size / 2)
     soft = ((1 - (rows[:, None] ** 2 + rows[None] ** 2).sqrt()) / 0.1).clamp(0, 1)
     frames = []
     for t in range(NUM_FRAMES):
         frame, share = ground.float().clone(), 0.0 if still else t / (NUM_FRAMES - 1)
         for slot, cutout in enumerate(cast(t)):
             angle = 0.0 if still else 8 * np.sin(6 * share + slot + number)
-            face = turned(cutout, angle, PORTRAIT_PX).float()
-            x = round(10 + 120 * share) if slot == 0 else round(262 + 12 * np.sin(5 * share))
+            face = turned(cutout, angle, size).float()
+            x = (
+                round(10 * (not far) + walk * share)
+                if slot == 0
+                else round(right + (2 if far else 12) * np.sin(5 * share))
+            )
             y = round(60 + 6 * np.sin(7 * share + 2 * slot))
-            part = frame[:, y : y + PORTRAIT_PX, x : x + PORTRAIT_PX]
-            frame[:, y : y + PORTRAIT_PX, x : x + PORTRAIT_PX] = part + soft * (face - part)
+            part = frame[:, y : y + size, x : x + size]
+            frame[:, y : y + size, x : x + size] = part + soft * (face - part)
         frames.append(frame.round().clamp(0, 255).byte())
     return torch.stack(frames)
 
@@ -209,10 +219,11 @@ def take_of(name: str, number: int) -> torch.Tensor:
     return photos[1 + number % (len(photos) - 1)]
 
 
-def make_clip(people: tuple[str, str], ground: torch.Tensor, number: int = 0) -> FaceClip:
+def make_clip(people: tuple[str, str], ground: torch.Tensor, number: int = 0, far: bool = False) -> FaceClip:
     """Move two people: the first from left to right, the second a little; both nod and sway."""
     takes = [take_of(name, number) for name in people]
-    return FaceClip(people, shown(lambda t: takes, ground, number), [photographs()[name][0] for name in people])
+    pixels = shown(lambda t: takes, ground, number, far=far)
+    return FaceClip(people, pixels, [photographs()[name][0] for name in people])
 
 
 def kinds_of_clips(people: tuple[str, str], ground: torch.Tensor, number: int = 0) -> dict[str, torch.Tensor]:

@@ -16,7 +16,7 @@ from idgrpo.distort.job import Bench
 from idgrpo.distort.located import Located, likeness, locate, portrait_boxes
 from idgrpo.distort.mask_painter import MaskPainter
 from idgrpo.distort.material import fitted, part_mask, placed, points_in_square, pose_at
-from idgrpo.distort.pair import DRAWS, identity_lost, make_pair, plan_pair, visible_change
+from idgrpo.distort.pair import DRAWS, MOST_MOVED, identity_lost, make_pair, plan_pair, visible_change
 from idgrpo.distort.registry import entry_of
 from idgrpo.distort.stage import distort
 from idgrpo.errors import UsageError
@@ -200,6 +200,30 @@ def test_a_change_that_brings_somebody_nearer_to_the_reference_is_no_distortion(
     nearer = 1
     made = make_pair(scene, plan)
     assert len(draws) == 4 and made.plan.seed != plan.seed
+
+
+def test_a_control_that_changes_somebody_is_no_control(disc_clip, located):
+    """One re-blended clip of ten lost 0.036 of its likeness to the reference: a tie that is none."""
+    moved = {"by": MOST_MOVED / 2}
+    asked = []
+
+    def measure(clip: torch.Tensor, frames: list[int]) -> np.ndarray:
+        asked.append(clip)  # one side, then the other
+        return np.full((len(frames), 2), 0.5 + (moved["by"] if len(asked) % 2 else 0))
+
+    def seen() -> float:
+        """The scene's own arithmetic: of frames that differ, times their share."""
+        return abs(identity_lost(scene, made.a, made.b))
+
+    scene = scene_of(disc_clip, located, likeness=measure)
+    plan = plan_pair("control_background", entry_of("control_background"), PLAIN_CONFIG, 0.0, np.random.default_rng(0))
+    made = make_pair(scene, plan)
+    assert made.label == "tie" and 0 < seen() < MOST_MOVED
+    for moved["by"] in (2 * MOST_MOVED, -2 * MOST_MOVED):
+        asked.clear()
+        with pytest.raises(NotPossible, match="no control"):
+            make_pair(scene, plan)
+        assert len(asked) == 2 * DRAWS
 
 
 def test_eyes_are_cut_out_of_the_other_face_and_nothing_else_changes(disc_clip, located):

@@ -129,7 +129,8 @@ def test_the_gradient_of_an_update_by_hand(tmp_path, slots):
     start = {name: value.double() for name, value in trainer.start.items()}
     expected = {name: torch.zeros_like(value) for name, value in net.items()}
     seen = 0
-    for pairs in data.batches:
+    for gather in data.batches:
+        pairs = gather()
         assert len(pairs.labels) == 1  # three rows hold one preference
         gained, slopes = [], []
         for row in range(2):
@@ -163,7 +164,8 @@ def test_the_gradient_of_an_update_by_hand(tmp_path, slots):
 
 
 def test_both_clips_get_one_level_and_one_noise(tmp_path):
-    for pairs in make_trainer(tmp_path, rollout={"window": {"size": 2}}).source.data(0, PhaseTimer(), bool).batches:
+    for gather in make_trainer(tmp_path, rollout={"window": {"size": 2}}).source.data(0, PhaseTimer(), bool).batches:
+        pairs = gather()
         sigma = pairs.sigma.float()[:, None, None, None, None]
         noise = (pairs.x - (1 - sigma) * pairs.x_next) / sigma
         torch.testing.assert_close(noise[0::2], noise[1::2], rtol=1e-3, atol=1e-4)
@@ -202,7 +204,7 @@ def test_the_kl_is_a_mean_over_preferences_however_they_are_batched(tmp_path):
 def test_ranks_share_an_update_and_together_see_what_one_sees(tmp_path):
     whole = make_trainer(tmp_path / "one").source.data(1, PhaseTimer(), bool)
     parts = [make_trainer(tmp_path / f"r{r}", world=World(r, 2)).source.data(1, PhaseTimer(), bool) for r in (0, 1)]
-    noised = lambda data: sorted(tuple(row.tolist()) for pairs in data.batches for row in pairs.x.flatten(1))  # noqa: E731
+    noised = lambda data: sorted(tuple(row.tolist()) for one in data.batches for row in one().x.flatten(1))  # noqa: E731
     assert noised(whole) == sorted([*noised(parts[0]), *noised(parts[1])])
     assert [part.total_pairs for part in parts] == [2, 2]
 

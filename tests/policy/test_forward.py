@@ -50,13 +50,13 @@ def test_the_gradient_is_the_advantage_weighted_matching_one():
     trajectory, advantages = finished(base), torch.tensor([1.5, -0.5, 0.7, -2.0])
     (pair,) = trajectory.stored
     weights = {3: 1.0}
-    (pairs,) = pair_batches(
+    (gather,) = pair_batches(
         trajectory, advantages, advantages != 0, micro_batch=8, step_weights=weights, kl_steps="all"
     )
     replay = Replay(
         base, forward_step, base.entry.guidance, PolicyLossConfig(), KLConfig(weight=0), load_loss("clip"), lambda: None
     )
-    replay.loss_of(pairs, ReplayFigures()).backward()
+    replay.loss_of(gather(), ReplayFigures()).backward()
     got = {name: p.grad.clone() for name, p in base.transformer.named_parameters()}
 
     base.transformer.zero_grad()

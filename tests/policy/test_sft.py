@@ -82,6 +82,11 @@ def write_samples(folder: Path, num: int = 6, size: tuple[int, int, int] = (5, 8
     return path
 
 
+def gathered(data):
+    """Give the micro-batches of an update with their tensors."""
+    return [gather() for gather in data.batches]
+
+
 def make_trainer(tmp_path, base=None, world=None, **changes):
     base = base or FakeBase()
     config = PolicyConfig.model_validate(merge(SFT, changes))
@@ -109,7 +114,7 @@ def test_the_gradient_is_that_of_flow_matching_by_hand(tmp_path, slots):
     net = {name: p.detach().double() for name, p in base.transformer.named_parameters()}
     expected = {name: torch.zeros_like(value) for name, value in net.items()}
     seen = 0
-    for pairs in data.batches:
+    for pairs in gathered(data):
         for row in range(len(pairs.advantage)):
             video = slice(pairs.batch.num_slots, None)
             sigma = float(pairs.sigma[row])
@@ -149,12 +154,12 @@ def test_levels_fill_the_windows_range_evenly():
 def test_two_levels_of_a_clip_and_every_clip_once_an_update(tmp_path):
     trainer = make_trainer(tmp_path, rollout={"window": {"size": 2}})
     data = trainer.source.data(3, PhaseTimer(), lambda: False)
-    sigmas = torch.cat([pairs.sigma for pairs in data.batches])
+    sigmas = torch.cat([pairs.sigma for pairs in gathered(data)])
     assert data.total_pairs == len(sigmas) == 8 and len(set(sigmas.tolist())) == 8
-    clean = torch.cat([pairs.x_next.flatten(1) for pairs in data.batches])
+    clean = torch.cat([pairs.x_next.flatten(1) for pairs in gathered(data)])
     assert len({tuple(row.tolist()) for row in clean}) == 4
     again = trainer.source.data(3, PhaseTimer(), lambda: False)
-    assert all(torch.equal(a.x, b.x) for a, b in zip(data.batches, again.batches, strict=True))
+    assert all(torch.equal(a.x, b.x) for a, b in zip(gathered(data), gathered(again), strict=True))
 
 
 def test_ranks_share_an_update_and_together_see_what_one_sees(tmp_path):
@@ -163,7 +168,7 @@ def test_ranks_share_an_update_and_together_see_what_one_sees(tmp_path):
         make_trainer(tmp_path / f"r{rank}", world=World(rank, 2)).source.data(1, PhaseTimer(), lambda: False)
         for rank in range(2)
     ]
-    noised = lambda data: sorted(tuple(row.tolist()) for pairs in data.batches for row in pairs.x.flatten(1))  # noqa: E731
+    noised = lambda data: sorted(tuple(row.tolist()) for pairs in gathered(data) for row in pairs.x.flatten(1))  # noqa: E731
     assert noised(whole) == sorted([*noised(parts[0]), *noised(parts[1])])
     assert [part.total_pairs for part in parts] == [4, 4]
 
@@ -344,7 +349,7 @@ def test_guidance_moves_the_target_along_what_tells_people_apart(tmp_path):
         trainer.weights["gain"].mul_(1.5)  # the policy has moved: the target is the reference's all the same
     data = trainer.source.data(0, PhaseTimer(), lambda: False)
     seen = []
-    for pairs in data.batches:
+    for pairs in gathered(data):
         target = trainer.replay._target(pairs)
         for row, count in enumerate(pairs.batch.num_references):
             moved = (target - pairs.x_next)[row]
@@ -361,14 +366,14 @@ def test_guidance_moves_the_target_along_what_tells_people_apart(tmp_path):
             seen.append(count)
     assert seen
     plain = make_trainer(tmp_path / "plain", ReferenceBase()).source.data(0, PhaseTimer(), lambda: False)
-    assert all(pairs.rival is None for pairs in plain.batches)
+    assert all(pairs.rival is None for pairs in gathered(plain))
 
 
 def test_without_a_share_of_the_clip_the_target_is_the_references_own_guess_moved(tmp_path):
     base = ReferenceBase()
     settings = {"guidance": 2.0, "share": 0.25}
     trainer = make_trainer(tmp_path, base, clips=settings, kl={"reference": "start"})
-    for pairs in trainer.source.data(0, PhaseTimer(), lambda: False).batches:
+    for pairs in gathered(trainer.source.data(0, PhaseTimer(), lambda: False)):
         with torch.no_grad():
             own, doubled = (
                 pairs.x - pairs.sigma.float()[:, None, None, None, None] * base.velocity(pairs.x, pairs.sigma, b, None)

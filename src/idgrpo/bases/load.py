@@ -75,7 +75,7 @@ def load_base(
     vae = vae.eval().requires_grad_(False).to(device)
     if vae_tiling:
         vae.enable_tiling()
-    base = _family_class(entry.family)(
+    base = family_class(entry.family)(
         *(entry, None, vae, text_encoder),
         device=device,
         dtype=dtype,
@@ -101,7 +101,7 @@ def _checked_device(name: str | torch.device) -> torch.device:
     return device
 
 
-def _family_class(family: str) -> "type[WanBase]":
+def family_class(family: str) -> "type[WanBase]":
     from idgrpo.bases.phantom import PhantomBase
     from idgrpo.bases.vace import VaceBase
 

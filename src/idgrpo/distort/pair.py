@@ -16,6 +16,7 @@ MIN_GRADED_GAP = 0.35
 STEADY = "replace"
 LOOKED_AT = 8
 LEAST_LOST = 0.02
+MOST_MOVED = 0.03
 DRAWS = 4
 
 
@@ -181,19 +182,26 @@ def _need_order(
         raise NotShown("the finder sees nobody less alike to the reference")
 
 
+def _need_likeness(scene: Scene, better: torch.Tensor, worse: torch.Tensor) -> None:
+    """Refuse a control that the finder takes for somebody less, or more, alike: its tie would teach what is not so."""
+    if abs(identity_lost(scene, better, worse)) > MOST_MOVED:
+        raise NotShown("the finder sees somebody changed: no control")
+
+
 class NotShown(NotPossible):
-    """A pair whose order does not show: another draw of people and parts may."""
+    """A pair that does not show what its label says: another draw of people and parts may."""
 
 
 def make_pair(scene: Scene, plan: PairPlan) -> Made:
     """Make the pixels of a planned pair.
 
-    Where a finder judges and sees no order, other people and parts are drawn, `DRAWS` times in all: it may be blind to hair and
+    Where a finder judges and sees no order (or in a control, somebody changed), other people and parts are drawn, `DRAWS` times in all: it may be blind to hair and
     see eyes. The seed of the draw that was taken stands in the result. Raises NotPossible when the clip does not allow it, or when
     both sides come out equal though they should not.
     """
     refused: NotPossible | None = None
-    for draw in range(DRAWS if scene.likeness is not None and plan.visible else 1):
+    judged = plan.visible or entry_of(plan.name).family == "control"
+    for draw in range(DRAWS if scene.likeness is not None and judged else 1):
         seed = plan.seed if draw == 0 else int(np.random.default_rng((plan.seed, draw)).integers(2**62))
         try:
             return _drawn_pair(scene, replace(plan, seed=seed))
@@ -229,6 +237,8 @@ def _drawn_pair(scene: Scene, plan: PairPlan) -> Made:
         # Of a mirrored pair, the side with the stranger has won; the references of the scene are those of the other.
         sides = (better, worse) if mirrored is None else (worse, better)
         _need_order(scene, plan, *sides, script, entry_of(name).less_alike)
+    if entry_of(name).family == "control":
+        _need_likeness(scene, better, worse)
     better, worse = _with_artefacts(scene, plan, better, worse)
     a, b = (worse, better) if plan.flipped else (better, worse)
     label: Literal["a", "b", "tie"] = "tie" if plan.tie else ("b" if plan.flipped else "a")

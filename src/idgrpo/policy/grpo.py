@@ -24,7 +24,7 @@ from idgrpo.policy.config import PolicyConfig
 from idgrpo.policy.figures import PhaseTimer, advantage_figures, reward_figures, write_previews
 from idgrpo.policy.forward import noised_again
 from idgrpo.policy.groups import CaseBook, groups_of_update, share_of_rank
-from idgrpo.policy.replay import Pairs, UpdateData, pair_batches
+from idgrpo.policy.replay import MicroBatch, UpdateData, pair_batches
 from idgrpo.policy.rollout import Draws, SampleRow, Trajectory, chunks_of, roll_out, videos_of
 from idgrpo.policy.schedule import Schedule, window_steps
 from idgrpo.policy.scoring import RewardScorer
@@ -239,9 +239,9 @@ class RolloutSource:
         ranks = self.world.gather(ratios)
         self.drift.update({name: torch.cat([rank[name] for rank in ranks]) for name in self.controls})
 
-    def _batches(self, trajectories: list[Trajectory], values: Tensor, kept: Tensor) -> list[Pairs]:
+    def _batches(self, trajectories: list[Trajectory], values: Tensor, kept: Tensor) -> list[MicroBatch]:
         """Cut this rank's kept pairs into micro-batches; values and kept [group, sample]."""
-        batches: list[Pairs] = []
+        batches: list[MicroBatch] = []
         for trajectory in trajectories:
             places = ([row.slot for row in trajectory.rows], [row.member for row in trajectory.rows])
             batches += pair_batches(

@@ -1,8 +1,9 @@
 """Pass stored steps through the policy again, with gradient: losses, KL, the on-policy self-check, what the metrics need."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class Pairs:
     advantage: Tensor  # [pair]
     weight: Tensor  # [pair] step weights
     steps: list[int]  # index of the denoising step of each pair
-    with_kl: Tensor  # bool [pair]
+    with_kl: list[int]  # rows that enter the KL; on the host: to look at a device's numbers is to wait for it
     kl_share: float  # steps of a sample that each row of the KL stands for
     rival: ConditionBatch | None = None  # the same rows, asked for one person in everybody's place (`apart`)
     rival_weight: float = 0.0
@@ -47,28 +48,37 @@ class Pairs:
 
     def of_kl(self) -> "Pairs":
         """Give the rows that enter the KL, with what a step of them needs: the reference is not run on the others."""
-        if bool(self.with_kl.all()):
+        rows = self.kl_rows
+        if isinstance(rows, slice):
             return self
-        rows = self.with_kl.nonzero()[:, 0]
         return replace(
             self,
             x=self.x[rows],
             sigma=self.sigma[rows],
             sigma_next=self.sigma_next[rows],
-            batch=self.batch.select(rows.tolist()),
+            batch=self.batch.select(rows),
         )
+
+    @property
+    def kl_rows(self) -> slice | list[int]:
+        """An index of the rows that enter the KL; all of them as a slice, which copies nothing."""
+        return slice(None) if len(self.with_kl) == len(self.steps) else self.with_kl
 
     def as_filler(self) -> "Pairs":
         """Give the same forwards (also of the reference: ZeRO 3 counts them) and backward with a loss of exactly 0."""
         return replace(self, is_filler=True)
 
 
+MicroBatch = Callable[[], Pairs]
+"""Gathers the rows of a micro-batch when it is replayed: copies of all pairs of an update would take gigabytes."""
+
+
 @dataclass(frozen=True)
 class UpdateData:
     """What an update learns from: this rank's micro-batches and what is known of all ranks' together."""
 
-    batches: list[Pairs]
-    spare: Pairs  # what a rank with fewer micro-batches repeats as a filler
+    batches: Sequence[MicroBatch]
+    spare: MicroBatch  # what a rank with fewer micro-batches repeats as a filler
     total_pairs: int  # of all ranks; 0: no step
     num_samples: int  # of all ranks
     figures: dict[str, float | str]
@@ -111,40 +121,56 @@ def pair_batches(
     micro_batch: int,
     step_weights: dict[int, float],
     kl_steps: str,
-) -> Iterator[Pairs]:
+) -> list[MicroBatch]:
     """Cut the kept samples' stored steps into micro-batches; several steps of a sample share one forward.
 
     advantages float [sample], kept bool [sample], both in the order of the trajectory's rows.
     """
-    stored = trajectory.stored
-    chosen = [(place, sample) for sample in kept.nonzero()[:, 0].tolist() for place in range(len(stored))]
-    for start in range(0, len(chosen), micro_batch):
-        part = chosen[start : start + micro_batch]
-        places, samples = [place for place, _ in part], [sample for _, sample in part]
-        device = trajectory.latents.device
+    chosen = [(place, sample) for sample in kept.nonzero()[:, 0].tolist() for place in range(len(trajectory.stored))]
+    return [
+        partial(_gathered, trajectory, advantages, chosen[start : start + micro_batch], step_weights, kl_steps)
+        for start in range(0, len(chosen), micro_batch)
+    ]
 
-        def pick(name: str, part: list[tuple[int, int]] = part) -> Tensor:
-            return torch.stack([getattr(stored[place], name)[sample] for place, sample in part])
 
-        def numbers(values: list[float], device: torch.device = device) -> Tensor:
-            return torch.tensor(values, dtype=torch.float64, device=device)
+def _gathered(
+    trajectory: Trajectory,
+    advantages: Tensor,
+    chosen: list[tuple[int, int]],
+    step_weights: dict[int, float],
+    kl_steps: str,
+) -> Pairs:
+    """Stack the rows of a micro-batch, each a (place among the stored steps, sample)."""
+    stored, device = trajectory.stored, trajectory.latents.device
+    places, samples = [place for place, _ in chosen], [sample for _, sample in chosen]
 
-        yield Pairs(
-            x=pick("x"),
-            x_next=pick("x_next"),
-            old_mean=pick("mean"),
-            old_log_prob=pick("log_prob"),
-            sigma=numbers([stored[place].sigma for place in places]),
-            sigma_next=numbers([stored[place].sigma_next for place in places]),
-            batch=trajectory.batch.select(samples),
-            advantage=advantages[samples].to(device),
-            weight=numbers([step_weights[stored[place].index] for place in places]).float(),
-            steps=[stored[place].index for place in places],
-            with_kl=torch.tensor([kl_steps == "all" or place == 0 for place in places], device=device),
-            # With `first`, one step stands for all stored steps of its sample: the weight keeps its meaning, however
-            # the pairs are cut into micro-batches.
-            kl_share=float(len(stored)) if kl_steps == "first" else 1.0,
-        )
+    def pick(name: str) -> Tensor:
+        return torch.stack([getattr(stored[place], name)[sample] for place, sample in chosen])
+
+    def numbers(values: list[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float64, device=device)
+
+    return Pairs(
+        x=pick("x"),
+        x_next=pick("x_next"),
+        old_mean=pick("mean"),
+        old_log_prob=pick("log_prob"),
+        sigma=numbers([stored[place].sigma for place in places]),
+        sigma_next=numbers([stored[place].sigma_next for place in places]),
+        batch=trajectory.batch.select(samples),
+        advantage=advantages[samples].to(device),
+        weight=numbers([step_weights[stored[place].index] for place in places]).float(),
+        steps=[stored[place].index for place in places],
+        with_kl=[row for row, place in enumerate(places) if kl_steps == "all" or place == 0],
+        # With `first`, one step stands for all stored steps of its sample: the weight keeps its meaning, however
+        # the pairs are cut into micro-batches.
+        kl_share=float(len(stored)) if kl_steps == "first" else 1.0,
+    )
+
+
+def _keep(anchor: Callable[[MicroBatch], object], gather: MicroBatch, mean: Tensor, density: Tensor) -> None:
+    """Hand on a micro-batch whose old policy is what this pass computed."""
+    anchor(lambda: replace(gather(), old_mean=mean, old_log_prob=density))
 
 
 class Replay:
@@ -171,30 +197,37 @@ class Replay:
 
     def run(
         self,
-        batches: Sequence[Pairs],
+        batches: Sequence[MicroBatch],
         total_pairs: int,
         backward: Callable[[Tensor, bool], None],
-        anchored: list[Pairs] | None = None,
+        anchor: Callable[[MicroBatch], object] | None = None,
     ) -> ReplayFigures:
         """Replay all micro-batches; each loss is a share of the mean over `total_pairs` (of all ranks).
 
-        backward is told which micro-batch is the last. Fillers keep ranks in step and leave no figures. anchored: given in the
+        backward is told which micro-batch is the last. Fillers keep ranks in step and leave no figures. anchor: given in the
         first pass where a rollout's batches round otherwise than the replay's; what the replay computes is then the old policy,
-        and the list receives the micro-batches for the passes that follow. The figures still tell the distance to the rollout.
+        and `anchor` receives each micro-batch with it, for the passes that follow. The figures still tell the distance to the
+        rollout.
         """
         figures = ReplayFigures()
-        for number, pairs in enumerate(batches):
+        for number, gather in enumerate(batches):
+            pairs = gather()
             if pairs.is_filler:
-                share = 0.0 * self.loss_of(pairs, ReplayFigures(), None if anchored is None else [])
-                if anchored is not None:
-                    anchored.append(pairs)
+                share = 0.0 * self.loss_of(
+                    pairs, ReplayFigures(), None if anchor is None else lambda mean, density: None
+                )
+                if anchor is not None:
+                    anchor(gather)
             else:
-                share = self.loss_of(pairs, figures, anchored) / total_pairs
+                keep = None if anchor is None else partial(_keep, anchor, gather)
+                share = self.loss_of(pairs, figures, keep) / total_pairs
             backward(share, number == len(batches) - 1)
         return figures
 
-    def loss_of(self, pairs: Pairs, figures: ReplayFigures, anchored: list[Pairs] | None = None) -> Tensor:
-        """Give the summed loss of a micro-batch and note its figures; anchored: see `run`."""
+    def loss_of(
+        self, pairs: Pairs, figures: ReplayFigures, keep: Callable[[Tensor, Tensor], object] | None = None
+    ) -> Tensor:
+        """Give the summed loss of a micro-batch and note its figures; keep: takes mean and density of an anchored pass."""
         mask = self.base.video_mask(pairs.batch)
         reference_mean = self._reference_mean(pairs)
         target = self._target(pairs)
@@ -203,14 +236,14 @@ class Replay:
         if pairs.old_log_prob is None:
             figures.matching.append(matching_error(density.detach(), std.flatten()))
         if pairs.labels is None:
-            loss = self._of_samples(pairs, density, mean, std, mask, figures, anchored)
+            loss = self._of_samples(pairs, density, mean, std, mask, figures, keep)
         else:
             assert reference_mean is not None, "a preference is learnt against the reference"
             terms = dpo_terms(density, log_prob(target, reference_mean, std, mask), pairs.labels, self.dpo)
             loss = terms.loss.sum()
             figures.note(loss=terms.loss, lead=terms.lead, better=terms.better, worse=terms.worse)
         if reference_mean is not None and self.kl.weight:
-            near = pairs.with_kl
+            near = pairs.kl_rows
             there = reference_mean if pairs.labels is None else reference_mean[near]
             distance = gaussian_kl(mean[near], there, std[near], mask[near])
             loss = loss + self.kl.weight * pairs.kl_share * distance.sum()
@@ -225,16 +258,16 @@ class Replay:
         std: Tensor,
         mask: Tensor,
         figures: ReplayFigures,
-        anchored: list[Pairs] | None,
+        keep: Callable[[Tensor, Tensor], object] | None,
     ) -> Tensor:
         """Give the summed policy loss of rows that each have an advantage of their own."""
         # Where nothing was rolled out the ratio is 1 by definition, and the gradient that of the log density.
         drawn_density = density.detach() if pairs.old_log_prob is None else pairs.old_log_prob
         drawn_kl = gaussian_kl(mean, mean.detach() if pairs.old_mean is None else pairs.old_mean, std, mask)
         old_density, shift_kl = drawn_density, drawn_kl
-        if anchored is not None:
+        if keep is not None:
             old_density, shift_kl = density.detach(), gaussian_kl(mean, mean.detach(), std, mask)
-            anchored.append(replace(pairs, old_mean=mean.detach(), old_log_prob=old_density))
+            keep(mean.detach(), old_density)
         terms = self.loss_function(
             LossInputs(
                 density,
@@ -273,7 +306,7 @@ class Replay:
 
     def _reference_mean(self, pairs: Pairs) -> Tensor | None:
         """Run the reference policy before the policy's own forward: it may swap weights, which a graph must not see."""
-        if pairs.labels is None and (self.kl.weight == 0 or not bool(pairs.with_kl.any())):
+        if pairs.labels is None and (self.kl.weight == 0 or not pairs.with_kl):
             return None
         with self.reference(), torch.no_grad():
             mean, _ = self._step(pairs if pairs.labels is not None else pairs.of_kl())

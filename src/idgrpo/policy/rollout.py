@@ -102,17 +102,18 @@ def roll_out(
     x = draw_noise(base, batch, [draws.initial(row) for row in rows])
     ode = solver_named(solver)
     stored = []
+    levels = schedule.sigmas.tolist()  # read here: from a tensor on a GPU each number is a wait
     for index in range(schedule.num_steps):
         sigma = schedule.sigmas[index].expand(len(rows)).to(base.device)
         sigma_next = schedule.sigmas[index + 1].expand(len(rows)).to(base.device)
         velocity = base.velocity(x, sigma, batch, guidance)
         if index not in window:
-            x = ode.step(x, velocity, float(sigma[0]), float(sigma_next[0]))
+            x = ode.step(x, velocity, levels[index], levels[index + 1])
             continue
         mean, std = schedule.step(x, velocity, sigma, sigma_next)
         x_next = mean + std * draw_noise(base, batch, [draws.step(row, index) for row in rows])
         density = log_prob(x_next, mean, std, mask)
-        stored.append(StoredStep(index, float(sigma[0]), float(sigma_next[0]), x, x_next, mean, density))
+        stored.append(StoredStep(index, levels[index], levels[index + 1], x, x_next, mean, density))
         x = x_next
         ode = solver_named(solver)  # a multistep solver must not look back over a jump of noise
     return Trajectory(rows, batch, x, stored)

@@ -7,6 +7,7 @@ A clip x0 is noised to sigma and the policy is asked for the velocity back, exac
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ class StoredSource(ABC):
             for place in places:  # one latent shape a batch: no padding
                 buckets.setdefault(conditions[place.item].num_references, []).append(place)
             batches = [
-                self._pairs(number, bucket[start : start + at_once], conditions)
+                partial(self._pairs, number, bucket[start : start + at_once], conditions)
                 for _, bucket in sorted(buckets.items())
                 for start in range(0, len(bucket), at_once)
             ]
@@ -176,7 +177,6 @@ class StoredSource(ABC):
         setting, window = self.config, self.config.rollout.window
         device, ones = self.base.device, torch.ones(len(places), device=self.base.device)
         sigma = torch.tensor([place.sigma for place in places], dtype=torch.float64, device=device)
-        with_kl = [setting.kl.steps == "all" or place.level == 0 for place in places]
         return Pairs(
             x=torch.lerp(clean, noise, sigma.float().reshape(-1, 1, 1, 1, 1)),
             x_next=clean,
@@ -188,7 +188,7 @@ class StoredSource(ABC):
             advantage=ones,
             weight=ones,
             steps=[0] * len(places),
-            with_kl=torch.tensor(with_kl, device=device),
+            with_kl=[row for row, place in enumerate(places) if setting.kl.steps == "all" or place.level == 0],
             kl_share=(window.size if setting.kl.steps == "first" else 1) / self.rows_per_item,  # mean over items
             **of_the_method,
         )

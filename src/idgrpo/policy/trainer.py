@@ -1,6 +1,7 @@
 """The one trainer: an update takes pairs from the method's source, replays them with gradient, and steps."""
 
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -19,7 +20,7 @@ from idgrpo.policy.forward import forward_step
 from idgrpo.policy.groups import CaseBook
 from idgrpo.policy.grpo import RolloutSource
 from idgrpo.policy.loss import load_loss
-from idgrpo.policy.replay import Pairs, Replay, ReplayFigures, UpdateData, check_on_policy
+from idgrpo.policy.replay import MicroBatch, Replay, ReplayFigures, UpdateData, check_on_policy
 from idgrpo.policy.schedule import Schedule
 from idgrpo.policy.scoring import RewardScorer
 from idgrpo.policy.sft import ClipSource
@@ -126,13 +127,14 @@ class Trainer:
             return {"grad_norm": 0.0, "grad_rms": 0.0}
         batches = self._evened(data)
         first: list[ReplayFigures] = []
-        anchored: list[Pairs] | None = [] if data.rolled_out and self.base.dtype != torch.float32 else None
+        is_anchored = data.rolled_out and self.base.dtype != torch.float32
+        # Where no pass follows nothing is kept: the anchors of an update are as large as its latents.
+        anchored: deque[MicroBatch] = deque(maxlen=None if self.config.loss.num_passes > 1 else 0)
         for number in range(self.config.loss.num_passes):
-            figures = self.replay.run(
-                batches, data.total_pairs, self.engine.backward, anchored if number == 0 else None
-            )
+            anchor = anchored.append if is_anchored and number == 0 else None
+            figures = self.replay.run(batches, data.total_pairs, self.engine.backward, anchor)
             if number == 0:
-                batches = anchored or batches
+                batches = list(anchored) or batches
                 first = self.world.gather(figures.on_cpu())
                 if data.rolled_out:
                     self._check(first)
@@ -149,12 +151,13 @@ class Trainer:
         described = replay_figures(seen) if data.rolled_out else matching_figures(seen)
         return described | {"grad_norm": report.grad_norm, "grad_rms": report.grad_rms}
 
-    def _evened(self, data: UpdateData) -> list[Pairs]:
+    def _evened(self, data: UpdateData) -> Sequence[MicroBatch]:
         """Give this rank's micro-batches; fillers give all ranks the same number where the engine needs it."""
         if not self.engine.needs_equal_backwards:
             return data.batches
         most = max(self.world.gather(len(data.batches)))
-        return [*data.batches, *([data.spare.as_filler()] * (most - len(data.batches)))]
+        filler = lambda: data.spare().as_filler()  # noqa: E731
+        return [*data.batches, *([filler] * (most - len(data.batches)))]
 
     def _check(self, ranks: Sequence[ReplayFigures]) -> None:
         """Run the on-policy self-check once per process, over the pairs of all ranks."""
