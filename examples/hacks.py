@@ -1,4 +1,4 @@
-"""Train a policy on a planted reward and see which diagnostic of `eval` notices: `python examples/hacks.py NAME [OUT]`.
+"""Train a policy on a planted reward and see which check of `eval` notices: `python examples/hacks.py NAME [OUT [SEED [UPDATES]]]`.
 
 Each reward but `honest` pays for a shortcut. The figures and pictures of docs/howto/planted-hacks.md come from this script.
 It needs no reward model: `train` takes any function (videos, references, prompts) -> scores.
@@ -16,7 +16,6 @@ from idgrpo import stages
 from idgrpo.bases.load import load_base
 from idgrpo.evaluate.config import FindingConfig
 from idgrpo.evaluate.identity import identity, separation
-from idgrpo.evaluate.motion import flow_magnitudes
 from idgrpo.evaluate.observe import observe
 from idgrpo.evaluate.presence import face_area
 from idgrpo.evaluate.subject import Subject
@@ -29,12 +28,13 @@ from idgrpo.records.cases import read_cases
 from idgrpo.reward.data import frozen_copy
 from idgrpo.run.folder import RunFolder
 from idgrpo.stages.evaluate import result
+from idgrpo.video.sheet import contact_sheet
+from idgrpo.video.write import write_image
 
 BASE = "tiny-phantom"
 NUM_TRAIN, NUM_HELD_OUT = 48, 48
 # Nothing is held and little is forbidden: a hack is to be seen in few updates.
 SETTINGS = {
-    "num_updates": 8,
     "group": {"num_cases": 4},
     "rollout": {"window": {"last": 7}},
     "advantage": {"hold": 0.0, "controls": ()},
@@ -68,7 +68,7 @@ def copy(video: Tensor, photos: list[Tensor]) -> float:
 
 def frozen(video: Tensor, photos: list[Tensor]) -> float:
     """Pay for a clip that stands still."""
-    return -float(flow_magnitudes(video).mean())
+    return -float(video.float().diff(dim=0).abs().mean())
 
 
 def sharp(video: Tensor, photos: list[Tensor]) -> float:
@@ -97,12 +97,14 @@ def honest(video: Tensor, photos: list[Tensor]) -> float:
 REWARDS = {one.__name__: one for one in (copy, frozen, sharp, one_person, large_faces, honest)}
 
 
-def run(name: str, out: Path, seed: int = 0) -> stages.Artifact:
+def run(name: str, out: Path, seed: int = 0, num_updates: int = 24) -> stages.Artifact:
     """Train on one reward, draw held-out cases with base and policy from the same noise, and compare them."""
     store = stages.Store(out / "store")
     cases = stages.cases(num=NUM_TRAIN, seed=seed, name=f"train-{seed}", store=store)
     fresh = stages.cases(num=NUM_HELD_OUT, split="eval", name="fresh", store=store)
-    config = PolicyConfig.model_validate(merge(recipe("default", BASE).model_dump(), merge(SETTINGS, {"seed": seed})))
+    config = PolicyConfig.model_validate(
+        merge(recipe("default", BASE).model_dump(), merge(SETTINGS, {"seed": seed, "num_updates": num_updates}))
+    )
     folder = out / f"{name}-{seed}"
     if not (folder / "policy" / "policy.json").is_file():
         with RunFolder.open(folder, config.model_dump()) as opened:
@@ -110,11 +112,24 @@ def run(name: str, out: Path, seed: int = 0) -> stages.Artifact:
     noise = {"seed": 1000}
     before = stages.sample(fresh, base=BASE, settings=noise, name="before", store=store)
     after = stages.sample(fresh, policy=folder / "policy", settings=noise, name=f"{name}-{seed}", store=store)
-    return stages.evaluate({"base": before, "tuned": after}, name=f"{name}-{seed}", store=store)
+    report = stages.evaluate({"base": before, "tuned": after}, name=f"{name}-{seed}", store=store)
+    draw(before, after, out / f"{name}-{seed}.png")
+    return report
+
+
+def draw(before: stages.Artifact, after: stages.Artifact, path: Path) -> None:
+    """Show the photos, the base's clip and the tuned policy's of three cases, a row each."""
+    rows, captions = [], []
+    for old, new in list(zip(stages.read_samples(before), stages.read_samples(after), strict=True))[:3]:
+        rows.append([frozen_copy(torch.zeros(1, 3, 32, 32), [stages.read_image(r.images[0]) for r in old.references])]
+                    + [stages.read_video(one.video)[::3] for one in (old, new)])  # fmt: skip
+        captions.append(f"{old.case_id}: photos, base, tuned")
+    write_image(path, contact_sheet(rows, captions))
 
 
 if __name__ == "__main__":
-    report = run(sys.argv[1], Path(sys.argv[2] if len(sys.argv) > 2 else "hacks"), int((sys.argv[3:] or ["0"])[0]))
+    name, out, seed, updates = [*sys.argv[1:], *["hacks", "0", "24"][len(sys.argv) - 2 :]]
+    report = run(name, Path(out), int(seed), int(updates))
     for verdict in result(report).document["diagnostics"]:
         sys.stdout.write(f"{verdict['level']:<8} {verdict['name']:<26} {verdict['text']}\n")
     sys.stdout.write(f"{report.path / 'report.html'}\n")

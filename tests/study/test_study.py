@@ -10,7 +10,7 @@ import pytest
 from idgrpo.cli.main import run
 from idgrpo.errors import UsageError
 from idgrpo.evaluate.document import MeasureInfo, Report, SampleDocument, VariantDocument
-from idgrpo.study.cell import LEFT_OUT, Outcome, _resolved
+from idgrpo.study.cell import LEFT_OUT, CellOutcome, _resolved
 from idgrpo.study.config import StudyConfig
 from idgrpo.study.run import check, name_of, read_study
 from idgrpo.study.table import Table
@@ -73,7 +73,7 @@ def test_what_cannot_be_run_is_refused(change, message):
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        ({"stage": "train_policy", "settings": {"num_update": 3}}, "cell 'default', step p: .*did you mean 'num_updates'"),
+        ({"stage": "train_policy", "settings": {"num_update": 3}}, "(?s)cell 'default', step p: .*did you mean 'num_updates'"),
         ({"stage": "train_policy", "given": {"reward": "rm"}}, "train_policy has no argument 'reward'"),
         ({"stage": "train_policy", "given": {"method": "dpo"}, "settings": {"clips.guidance": 1.0}}, "only num_per_update"),
     ],
@@ -136,7 +136,7 @@ def test_the_table_is_means_over_seeds_with_paired_intervals_and_claims():
         for seed in study.seeds:
             low = cell.values["rate"] == "low"
             gains = {"identity": 0.1 + (0.05 if low else 0.0) + 0.02 * seed, "confusion": 0.03 if low else 0.01}
-            outcomes.append(Outcome(cell.name, seed, "report/x@v1", ["policy/p@v1"], 2.0 + seed, {}))
+            outcomes.append(CellOutcome(cell.name, seed, "report/x@v1", ["policy/p@v1"], 2.0 + seed, {}))
             reports.append(report_of(gains, rng.normal(0, 0.01, 20)))
     table = Table(study, cells, outcomes, reports)
     first = table.rows[0].measures["identity"]

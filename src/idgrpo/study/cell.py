@@ -19,7 +19,7 @@ LEFT_OUT = object()
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CellOutcome:
     """What a cell came to with one seed."""
 
     cell: str
@@ -30,7 +30,7 @@ class Outcome:
     figures: dict[str, float]
 
 
-def run_cell(study: StudyConfig, prefix: str, cell: Cell, seed: int, root: Path) -> Outcome:
+def run_cell(study: StudyConfig, prefix: str, cell: Cell, seed: int, root: Path) -> CellOutcome:
     """Run the steps of a cell; steps that another cell or an earlier call has made take no time.
 
     prefix: of the names of all artifacts. Errors name the cell, the seed and the step.
@@ -53,7 +53,7 @@ def run_cell(study: StudyConfig, prefix: str, cell: Cell, seed: int, root: Path)
     policies = [made[name] for name, step in cell.steps.items() if step.stage == "train_policy"]
     report = _judged(study, prefix, policies[-1], seed, store)
     chain = _chain(policies[-1], policies)
-    return Outcome(
+    return CellOutcome(
         cell.name,
         seed,
         report.ref,

@@ -18,7 +18,7 @@ from idgrpo.run.signals import StopSignal, stop_with_parent
 from idgrpo.stages import Artifact, Store
 from idgrpo.stages.source import find
 from idgrpo.stages.work import Plan, Run, Work
-from idgrpo.study.cell import Outcome, check_cell, run_cell
+from idgrpo.study.cell import CellOutcome, check_cell, run_cell
 from idgrpo.study.config import Cell, StudyConfig
 from idgrpo.study.table import Table
 
@@ -63,7 +63,7 @@ def run_study(
     ).run()
 
 
-def write_table(table: Table, outcomes: Sequence[Outcome], folder: Path) -> None:
+def write_table(table: Table, outcomes: Sequence[CellOutcome], folder: Path) -> None:
     """Write study.json, table.md, study.png and rows.jsonl (one line a case, seed, cell and measure)."""
     runs = [{"cell": one.cell, "seed": one.seed, "report": one.report, "policies": one.policies} for one in outcomes]
     document = table.document() | {"runs": runs}
@@ -112,7 +112,7 @@ def name_of(file: Path) -> str:
     return name
 
 
-def _run_all(study: StudyConfig, name: str, jobs: Sequence[Job], store: Store, nproc: int) -> list[Outcome]:
+def _run_all(study: StudyConfig, name: str, jobs: Sequence[Job], store: Store, nproc: int) -> list[CellOutcome]:
     """Run the jobs, here or in processes of one thread each; outcomes come in the order of the jobs."""
     if nproc < 1:
         raise UsageError(f"{nproc} processes cannot work", fix="--nproc 1")
@@ -134,9 +134,9 @@ def _run_all(study: StudyConfig, name: str, jobs: Sequence[Job], store: Store, n
                 raise
 
 
-def _collected(running: dict[Future[Outcome], int], jobs: Sequence[Job], stop: StopSignal) -> list[Outcome]:
+def _collected(running: dict[Future[CellOutcome], int], jobs: Sequence[Job], stop: StopSignal) -> list[CellOutcome]:
     """Wait for the jobs in whatever order they end; a stop is seen within a second."""
-    found: dict[int, Outcome] = {}
+    found: dict[int, CellOutcome] = {}
     while len(found) < len(jobs):
         done, _ = wait([one for one in running if running[one] not in found], POLL_S, FIRST_COMPLETED)
         for future in done:
@@ -146,7 +146,7 @@ def _collected(running: dict[Future[Outcome], int], jobs: Sequence[Job], stop: S
     return [found[place] for place in range(len(jobs))]
 
 
-def _told(outcome: Outcome, done: int, jobs: Sequence[Any], stop: StopSignal) -> Outcome:
+def _told(outcome: CellOutcome, done: int, jobs: Sequence[Any], stop: StopSignal) -> CellOutcome:
     """Say that a job is done, and stop between two jobs when asked to."""
     sys.stderr.write(f"[{done + 1}/{len(jobs)}] {outcome.cell}, seed {outcome.seed}: {outcome.report}\n")
     sys.stderr.flush()

@@ -9,7 +9,7 @@ import numpy as np
 
 from idgrpo.evaluate.document import Estimate, Report
 from idgrpo.evaluate.statistics import mean_interval
-from idgrpo.study.cell import Outcome
+from idgrpo.study.cell import CellOutcome
 from idgrpo.study.config import Cell, ClaimConfig, StudyConfig
 
 Key = tuple[int, str]  # seed and case
@@ -58,7 +58,7 @@ class Table:
     """All numbers of a study; `samples` are the raw rows, one a case and seed and cell."""
 
     def __init__(
-        self, study: StudyConfig, cells: Sequence[Cell], outcomes: Sequence[Outcome], reports: Sequence[Report]
+        self, study: StudyConfig, cells: Sequence[Cell], outcomes: Sequence[CellOutcome], reports: Sequence[Report]
     ):
         self.study, self.cells = study, list(cells)
         self.samples: list[dict[str, Any]] = []
@@ -69,7 +69,7 @@ class Table:
         self.rows = [self._row(cell, outcomes, reports) for cell in cells]
         self.claims = [self._claim(claim) for claim in study.claims]
 
-    def _take(self, outcome: Outcome, report: Report) -> None:
+    def _take(self, outcome: CellOutcome, report: Report) -> None:
         """Pair the clips of base and tuned by their case."""
         sides: dict[str, dict[str, Mapping[str, float | None]]] = {}
         for sample in report.samples:
@@ -83,7 +83,7 @@ class Table:
                 row = {"cell": outcome.cell, "seed": outcome.seed, "case": case, "measure": measure}
                 self.samples.append({**row, "base": old, "tuned": new})
 
-    def _row(self, cell: Cell, outcomes: Sequence[Outcome], reports: Sequence[Report]) -> CellRow:
+    def _row(self, cell: Cell, outcomes: Sequence[CellOutcome], reports: Sequence[Report]) -> CellRow:
         own = [
             (outcome, report) for outcome, report in zip(outcomes, reports, strict=True) if outcome.cell == cell.name
         ]
