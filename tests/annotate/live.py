@@ -5,11 +5,12 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from idgrpo.records.jsonl import write_records
@@ -22,6 +23,8 @@ class Server:
 
     process: subprocess.Popen
     port: int
+    organiser: str = ""
+    links: dict[str, str] = field(default_factory=dict)
 
     def stop(self, number: int = signal.SIGINT, timeout_s: float = 60) -> tuple[int, str, str]:
         self.process.send_signal(number)
@@ -40,16 +43,31 @@ def start_server(folder: Path, pairs: list[Pair], *options: str, port: int = 0) 
     said = []
     while line := process.stderr.readline():
         said.append(line)
-        if found := re.search(r"http://[^/]*:(\d+)/", line):
-            return Server(process, int(found[1]))
+        if (found := re.search(r"organiser: (https?://\S+)", line)) and (port := port or _port(said)):
+            return Server(
+                process, port, found[1], dict(re.findall(r"^([\w -]+): https?://\S+#enter=(\S+)", "".join(said), re.M))
+            )
     raise AssertionError("the server did not start: " + "".join(said))
 
 
-class Client:
-    """One annotator's connection."""
+def _port(said: list[str]) -> int:
+    found = re.search(r"http://[^/]*:(\d+)/", "".join(said))
+    return int(found[1]) if found else 0
 
-    def __init__(self, port: int, name: str):
-        self.port, self.name = port, name
+
+def free_port() -> int:
+    """Find a port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Client:
+    """One annotator's connection; `path` and `origin` are those of a proxy in front of the server."""
+
+    def __init__(self, port: int, name: str, path: str = "", origin: str | None = None):
+        self.port, self.name, self.path, self.origin = port, name, path, origin
+        self.cookie = ""
         self.reader: asyncio.StreamReader | None = None
         self.writer: asyncio.StreamWriter | None = None
 
@@ -57,13 +75,18 @@ class Client:
         if self.writer is None:
             self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
         assert self.reader is not None
-        data = json.dumps({"annotator": self.name, **body}).encode()
-        head = f"POST /api/{what} HTTP/1.1\r\nhost: 127.0.0.1:{self.port}\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+        data = json.dumps(body if what == "enter" else {"annotator": self.name, **body}).encode()
+        extra = (f"origin: {self.origin}\r\n" if self.origin else "") + (
+            f"cookie: {self.cookie}\r\n" if self.cookie else ""
+        )
+        head = f"POST {self.path}/api/{what} HTTP/1.1\r\nhost: 127.0.0.1:{self.port}\r\n{extra}content-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
         self.writer.write(head.encode() + data)
         answer = await self.reader.readuntil(b"\r\n\r\n")
         length = int(re.search(rb"content-length: (\d+)", answer)[1])
         content = json.loads(await self.reader.readexactly(length))
         status = int(answer.split(b" ", 2)[1])
+        if found := re.search(rb"(?i)set-cookie: ([^;\r]+)", answer):
+            self.cookie = found[1].decode()
         if status != 200:
             raise RuntimeError(f"{what}: {status} {content}")
         return content

@@ -7,11 +7,12 @@ import pytest
 import torch
 from tests.reward.tiny_vlm import write_tiny_vlm
 
-from idgrpo.annotate.describe import MAX_WORDS, VlmDescriber, clause, make_precise, precise_prompt
+from idgrpo.annotate.describe import MAX_WORDS, VlmDescriber, clause, describe_photos, make_precise, precise_prompt
 from idgrpo.cli.main import run
 from idgrpo.errors import DataError
 from idgrpo.records.cases import read_cases
 from idgrpo.records.models import Case, Reference
+from idgrpo.run.dealing import Dealing
 from idgrpo.store.store import Store
 from idgrpo.video.write import write_image
 
@@ -52,13 +53,13 @@ def test_a_photo_is_asked_about_once_and_silence_is_an_error(tmp_path):
         asked.append(int(photo.float().mean()))
         return "" if asked[-1] < 10 else f"someone of {asked[-1]}"
 
-    cases, known = [case(tmp_path, "a", 40, 200), case(tmp_path, "b", 200, 0)], {}
-    assert make_precise(cases[0], describe, known).prompt == (
-        "they walk. Person 1: someone of 40. Person 2: someone of 200."
-    )
+    cases = [case(tmp_path, "a", 40, 200), case(tmp_path, "b", 200, 0)]
+    photos = [reference.images[0] for one in cases for reference in one.references]
+    said = describe_photos(photos, describe, tmp_path / "said", Dealing())
+    assert make_precise(cases[0], said).prompt == "they walk. Person 1: someone of 40. Person 2: someone of 200."
     with pytest.raises(DataError, match=r"case 'b'.*said nothing about .*0\.png"):
-        make_precise(cases[1], describe, known)
-    assert asked == [40, 200, 0]
+        make_precise(cases[1], said)
+    assert describe_photos(photos, describe, tmp_path / "said", Dealing()) == said and asked == [40, 200, 0]
 
 
 def teach(folder: Path) -> Path:

@@ -7,9 +7,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from idgrpo.annotate import queue
+from idgrpo.annotate.access import add_link
 from idgrpo.annotate.config import QueueConfig, ServeConfig
 from idgrpo.annotate.schema import open_database
-from idgrpo.annotate.server import COOKIE, Desk, add_link, build_app
+from idgrpo.annotate.server import COOKIE, Desk, build_app
 from idgrpo.annotate.session import prepare
 from idgrpo.annotate.writer import Writer
 
@@ -170,7 +171,7 @@ def test_malformed_json_is_refused(client, body):
 
 
 @pytest.mark.parametrize("changes", [
-    {"answer": "best"}, {"seconds": -1}, {"seconds": "4"}, {"seconds": 1e9}, {"assignment": "x/y"}, {"vote_id": ""}, {"reason": "x" * 201},
+    {"answer": "best"}, {"seconds": -1}, {"seconds": "4"}, {"seconds": 1e9}, {"assignment": "x/y"}, {"vote_id": ""}, {"reason": "x" * 501},
     {"answer": "skip"}, {"answer": "skip", "reason": "  "},
 ])  # fmt: skip
 def test_bad_votes_are_refused(client, desk, changes):

@@ -3,62 +3,26 @@
 Screenshots at 1280 and 390 px go to $IDGRPO_SCREENSHOTS if it is set.
 """
 
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.annotate.conftest import clip_pairs, clips  # noqa: F401 the annotate room's fixtures
 from tests.annotate.live import Server, start_server
+from tests.browser.window import Page
 
 from idgrpo.records.jsonl import read_records
 from idgrpo.records.models import Pair, Vote
 from idgrpo.store.store import Store
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-ARGUMENTS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-             "--disable-sync", "--disable-dev-shm-usage")  # fmt: skip
 PLAIN = ("--set", "queue.overlap=2", "--set", "queue.repeat_share=0")
 
 
-class Page:
-    """A browser window on the page, used by keyboard."""
-
-    def __init__(self, width: int = 1280, height: int = 800, dark: bool = False):
-        from selenium import webdriver
-        from selenium.webdriver.chrome.service import Service
-
-        options = webdriver.ChromeOptions()
-        options.binary_location = CHROMIUM
-        for argument in ARGUMENTS:
-            options.add_argument(argument)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        self.driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        if dark:
-            features = [{"name": "prefers-color-scheme", "value": "dark"}]
-            self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-
-    def ask(self, script: str):
-        return self.driver.execute_script(f"return {script}")
-
-    def wait(self, script: str, timeout_s: float = 60) -> None:
-        end = time.monotonic() + timeout_s
-        while not self.ask(script):
-            assert time.monotonic() < end, f"never came true: {script}"
-            time.sleep(0.05)
-
-    def press(self, *keys: str) -> None:
-        from selenium.webdriver.common.action_chains import ActionChains
-
-        chain = ActionChains(self.driver)
-        for key in keys:
-            chain.send_keys(key)
-        chain.perform()
+class AnnotatePage(Page):
+    """A window on the annotation page."""
 
     def join(self, port: int, name: str) -> None:
         self.driver.get(f"http://127.0.0.1:{port}/")
@@ -78,31 +42,10 @@ class Page:
     def saved(self) -> None:
         self.wait("idgrpo.outbox.waiting.length === 0")
 
-    def offline(self, on: bool) -> None:
-        condition = {"offline": on, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
-        self.driver.execute_cdp_cmd("Network.enable", {})
-        self.driver.execute_cdp_cmd("Network.emulateNetworkConditions", condition)
-
-    def shot(self, name: str) -> None:
-        folder = os.environ.get("IDGRPO_SCREENSHOTS")
-        if folder:
-            self.driver.save_screenshot(str(Path(folder) / f"{name}.png"))
-
 
 @pytest.fixture
-def pages() -> Iterator[Callable[..., Page]]:
-    if CHROMIUM is None or DRIVER is None:
-        pytest.skip("needs chromium and chromedriver")
-    pytest.importorskip("selenium")
-    opened: list[Page] = []
-
-    def make(**options) -> Page:
-        opened.append(Page(**options))
-        return opened[-1]
-
-    yield make
-    for page in opened:
-        page.driver.quit()
+def pages(windows) -> Callable[..., AnnotatePage]:
+    return partial(windows, AnnotatePage)
 
 
 @pytest.fixture

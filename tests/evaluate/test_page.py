@@ -14,14 +14,16 @@ import torch
 from tests.evaluate.conftest import PlantedFinder, planted_clip
 
 from idgrpo.evaluate.config import EvaluateConfig, PageConfig, StatisticsConfig
-from idgrpo.evaluate.document import read_report
+from idgrpo.evaluate.document import Provenance, read_report
 from idgrpo.evaluate.evaluate import evaluate
-from idgrpo.evaluate.page.charts import curve, forest, scatter, ticks
+from idgrpo.evaluate.page.charts import Line, Point, curve, forest, scatter, shortened, ticks
 from idgrpo.evaluate.page.gallery import choose
 from idgrpo.evaluate.page.html import page_html
 from idgrpo.evaluate.page.media import fit_width, trimmed
+from idgrpo.evaluate.page.runs import curves as run_curves
+from idgrpo.evaluate.page.runs import grouped, has_trend, joined
 from idgrpo.evaluate.report import write_report
-from idgrpo.evaluate.tables import latex, markdown, summary_lines
+from idgrpo.evaluate.tables import latex, markdown, samples_csv, summary_lines
 from idgrpo.records.models import Sample
 from idgrpo.video.read import read_image
 
@@ -41,7 +43,7 @@ class Outside(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.addresses += [v for k, v in attrs if k in ("src", "href", "srcset", "poster", "action") and v]
-        if tag not in ("meta", "img", "br", "link"):
+        if tag not in ("meta", "img", "br", "link", "input"):
             self.open_tags.append(tag)
 
     def handle_startendtag(self, tag, attrs):
@@ -123,7 +125,7 @@ def test_one_variant_alone_has_a_page(make_samples):
 def test_report_folder_holds_everything(report, tmp_path):
     write_report(report, tmp_path / "out", PageConfig(sheet_cases=3))
     names = {p.name for p in (tmp_path / "out").iterdir()}
-    assert names == {"report.json", "report.html", "contact_sheet.png", "table.md", "table.tex"}
+    assert names == {"report.json", "report.html", "contact_sheet.png", "table.md", "table.tex", "samples.csv"}
     sheet = read_image(tmp_path / "out" / "contact_sheet.png")
     assert sheet.shape[1] > 6 * 64  # three cases, two variants each
 
@@ -150,7 +152,9 @@ def test_cases_improve_by_the_better_direction(report):
     assert cells(markdown(report), "Swap rate ↓")[5] == share
     tex = next(line for line in latex(report).splitlines() if line.startswith("Swap rate"))
     assert tex.split(" & ")[5] == share.replace("%", r"\%")
-    row = re.search(r"Swap rate <em>↓</em></th>(.*?)</tr>", page_html([report], PageConfig()))[1]
+    row = re.search(r"Swap rate <em>↓</em><button[^>]*>[?]</button></th>(.*?)</tr>", page_html([report], PageConfig()))[
+        1
+    ]
     assert f"<td>{share}</td>" in row
     assert cells(markdown(report), "Motion")[5] == "–"  # no better direction, nothing to improve
 
@@ -205,8 +209,10 @@ def test_an_alarm_stands_beside_the_headline(make_samples):
     )
 
 
-def test_the_forest_shows_confusion_and_swaps(report):
-    page = page_html([report], PageConfig())
+def test_the_forest_shows_confusion_and_swaps(report, make_samples):
+    assert 'class="name"' not in page_html([report], PageConfig())  # 5 cases bound nothing: no plot of noise
+    samples = {"base": make_samples("b", BASE * 2), "tuned": make_samples("t", TUNED * 2, policy="p")}
+    page = page_html([evaluate(samples, PlantedFinder(), CONFIG)], PageConfig(max_players=1))
     names = re.findall(r'<text class="name"[^>]*>([^<]+)</text>', page)
     assert {"Identity ↑", "Separation ↑", "Confusion ↓", "Swap rate ↓", "Margin ↑"} <= set(names)
     assert "seen 100%" in page  # coverage is said in front of each clip's similarity
@@ -296,9 +302,15 @@ def test_ticks_are_round_and_inside():
 
 
 def test_charts_draw_every_point():
-    assert scatter([(0, 1, "a"), (1, 0, "b")], "x", "y", "t", diagonal=True).count("<circle") == 2
-    assert scatter([(0.1, 1, "<b>")], "x", "y", "t", zero=True).count("&lt;b&gt;") == 1
-    assert curve([(0, 1.0), (1, 2.0), (2, 1.5)], "t").count("<polyline") == 2
+    drawn = scatter([Point(0, 1, "a", "k|1"), Point(1, 0, "b", "k|2")], "x", "y", "t", diagonal=True)
+    assert drawn.count("<circle") == drawn.count('role="button"') == 2
+    assert drawn.count('tabindex="0"') == 1  # one stop of the tabulator; arrow keys go on from there
+    assert scatter([Point(0.1, 1, "<b>")], "x", "y", "t", zero=True).count("&lt;b&gt;") == 1
+    assert curve(Line("t", [(0, 1.0), (1, 2.0), (2, 1.5)])).count("<polyline") == 2
+    banded = curve(Line("t", [(0, 1.0), (1, 2.0)], band=[(0.5, 1.5), (1.0, 3.0)]))
+    assert (banded.count("<polygon"), banded.count("<polyline")) == (1, 1)
+    held_out = curve(Line("t", [(0, 1.0), (8, 2.0), (16, 2.5)], dots=True))
+    assert (held_out.count("<circle"), held_out.count('class="rule"')) == (3, 1)
     assert forest([("m", 0.1, 0.0, 0.2, "better"), ("n", -0.1, None, None, "unclear")], "t").count("whisker") == 1
 
 
@@ -319,3 +331,103 @@ def test_portraits_lose_their_plain_margin_only():
     assert int((cut == 90).sum()) == 3 * 16 * 6
     noise = torch.randint(0, 255, (3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert trimmed(noise).shape == noise.shape
+
+
+def document_of(page: str) -> dict:
+    """Read what the page's script works on."""
+    return json.loads(re.search(r'<script type="application/json" data-report>(.*?)</script>', page, re.DOTALL)[1])
+
+
+def test_a_clip_carries_its_tracks_and_each_persons_similarity_over_time(report):
+    page = page_html([report], PageConfig())
+    document = document_of(page)
+    assert document["complete"] and len(document["rows"]) == 10
+    swapped = document["clips"]["case-000|0|base"]
+    assert (swapped["fps"], swapped["frames"]) == (16.0, 12)
+    first = next(track for track in swapped["tracks"] if track["person"] == 0)
+    assert first["frames"] == list(range(12))
+    assert first["similarity"] == [1.0] * 6 + [0.0] * 6 or first["similarity"] == [0.0] * 6 + [1.0] * 6
+    assert set(first["nearest"]) == {0, 1}  # another person of the case is shown for half of the clip
+    assert all(0 <= value <= 1 for box in first["boxes"] for value in box)
+    strangers = document["clips"]["case-003|0|base"]["tracks"]
+    assert len(strangers) == 2
+    assert "<" not in json.dumps(document["rows"]).replace("<script>alert(1)</script>", "")
+
+
+def test_values_of_all_videos_are_left_out_of_a_small_page_and_never_of_the_csv(report):
+    many = report.model_copy(
+        update={"samples": [s.model_copy(update={"seed": n}) for n in range(60) for s in report.samples]}
+    )
+    small = PageConfig(max_bytes=300_000, max_players=3)
+    page = page_html([many], small)
+    assert len(page) <= 300_000
+    document = document_of(page)
+    assert not document["complete"] and len(document["rows"]) <= 6
+    lines = samples_csv(many).splitlines()
+    assert len(lines) == 601
+    assert lines[0].startswith("variant,case,seed,prompt,people,identity,")
+    assert "identity=" in lines[1] and "a-0;b-0" in lines[1]
+
+
+def test_several_policies_make_a_leaderboard(make_samples):
+    samples = {
+        "base": make_samples("base", ["missing person"] * 8),
+        "weak": make_samples("weak", ["missing person"] * 4 + ["faithful"] * 4, policy="policy/weak@v1"),
+        "strong": make_samples("strong", ["faithful"] * 8, policy="policy/strong@v1"),
+    }
+    page = page_html([evaluate(samples, PlantedFinder(), CONFIG)], PageConfig(max_players=0))
+    board = re.search(r'<section class="leaderboard">(.*?)</section>', page, re.DOTALL)[1]
+    names = re.findall(r'<tr><td>(\d)</td><th scope="row">(\w+)<small>([^<]+)</small>', board)
+    assert names == [
+        ("1", "strong", "policy/strong@v1"),
+        ("2", "weak", "policy/weak@v1"),
+        ("3", "base", "planted as it is"),
+    ]
+    assert board.count('<small class="better">') >= 2
+
+
+def test_runs_of_several_seeds_share_a_band_and_noise_is_not_drawn(report):
+    def rows(seed: int) -> list[dict]:
+        noise = torch.Generator().manual_seed(seed)
+        return [
+            {"step": i, "reward_mean": 0.1 * i + seed, "kl": float(torch.rand(1, generator=noise)), "lr": 1e-4}
+            | ({"eval_identity": 0.4 + 0.01 * i} if i % 8 == 0 else {})
+            for i in range(24)
+        ]
+
+    curves = {f"policy/p-seed{seed}@v1": rows(seed) for seed in range(3)}
+    assert list(grouped(curves)) == ["policy/p@v1"]
+    assert list(grouped({"a-seed0": [], "b-seed0": []})) == ["a-seed0", "b-seed0"]
+    line = joined(list(curves.values()), "reward_mean")
+    assert line.points[3] == (3.0, pytest.approx(1.3)) and line.band[3] == (pytest.approx(0.3), pytest.approx(2.3))
+    drawn = run_curves(report.model_copy(update={"curves": curves}))
+    titles = re.findall(r"<figcaption>([^<]+)</figcaption>", drawn)
+    assert titles == ["held-out identity", "reward mean"]
+    assert "3 seeds" in drawn and 'scope="row">kl</th>' in drawn
+    assert not has_trend([0.0, 1.0] * 12)
+    assert has_trend([0.0] * 12 + [1.0] * 12)
+
+
+def test_the_page_says_how_it_was_made(report):
+    made = Provenance(
+        "idgrpo eval --samples <a>", 'headline = "identity"', ("samples.base = samples/a@v1", "└─ cases/c@v1")
+    )
+    page = page_html([report], PageConfig(max_players=0), made_by=made)
+    assert "idgrpo eval --samples &lt;a&gt;" in page and "└─ cases/c@v1" in page
+    assert page.count("data-copy>") == 3
+    assert "How this report was made" not in page_html([report], PageConfig(max_players=0))
+
+
+def test_headings_go_down_one_level_at_a_time(report):
+    levels = [int(n) for n in re.findall(r"<h([1-6])[ >]", page_html([report], PageConfig()))]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+
+
+def test_labels_are_cut_to_what_fits():
+    assert shortened("Identity", 200) == "Identity"
+    assert shortened("a very long title of a measure of somebody's plugin", 100) == "a very long ti…"
+    drawn = forest([("a very long title of a measure of somebody's plugin", 0.1, 0.0, 0.2, "better")], "t")
+    left = float(re.search(r'class="name" x="([\d.]+)"', drawn)[1])
+    text = re.search(r'class="name"[^>]*>([^<]+)<', drawn)[1]
+    assert len(text) * 6.6 <= left + 6.6

@@ -43,6 +43,8 @@ def load(**changes):
         "base_gib_extra": 1.0,
         "trained_parameters": 2**28,
         "activation_gib": 2.0,
+        "rollout_gib": 1.5,
+        "start_gib": 0.0,
         "num_forwards_rollout": 100,
         "num_pairs": 64,
     }

@@ -62,6 +62,11 @@ def write_preferences(folder: Path, labels=("a", "b", "a", "b"), size=(5, 8, 8),
     return path
 
 
+def gathered(data):
+    """Give the micro-batches of an update with their tensors."""
+    return [gather() for gather in data.batches]
+
+
 def make_trainer(tmp_path, base=None, world=None, labels=("a", "b", "a", "b"), **changes):
     base = base or FakeBase()
     config = PolicyConfig.model_validate(merge(DPO, changes))
@@ -133,8 +138,7 @@ def test_the_gradient_of_an_update_by_hand(tmp_path, slots):
     start = {name: value.double() for name, value in trainer.start.items()}
     expected = {name: torch.zeros_like(value) for name, value in net.items()}
     seen = 0
-    for gather in data.batches:
-        pairs = gather()
+    for pairs in gathered(data):
         assert len(pairs.labels) == 1  # three rows hold one preference
         gained, slopes = [], []
         for row in range(2):
@@ -168,8 +172,7 @@ def test_the_gradient_of_an_update_by_hand(tmp_path, slots):
 
 
 def test_both_clips_get_one_level_and_one_noise(tmp_path):
-    for gather in make_trainer(tmp_path, rollout={"window": {"size": 2}}).source.data(0, PhaseTimer(), bool).batches:
-        pairs = gather()
+    for pairs in gathered(make_trainer(tmp_path, rollout={"window": {"size": 2}}).source.data(0, PhaseTimer(), bool)):
         sigma = pairs.sigma.float()[:, None, None, None, None]
         noise = (pairs.x - (1 - sigma) * pairs.x_next) / sigma
         torch.testing.assert_close(noise[0::2], noise[1::2], rtol=1e-3, atol=1e-4)
@@ -208,7 +211,7 @@ def test_the_kl_is_a_mean_over_preferences_however_they_are_batched(tmp_path):
 def test_ranks_share_an_update_and_together_see_what_one_sees(tmp_path):
     whole = make_trainer(tmp_path / "one").source.data(1, PhaseTimer(), bool)
     parts = [make_trainer(tmp_path / f"r{r}", world=World(r, 2)).source.data(1, PhaseTimer(), bool) for r in (0, 1)]
-    noised = lambda data: sorted(tuple(row.tolist()) for one in data.batches for row in one().x.flatten(1))  # noqa: E731
+    noised = lambda data: sorted(tuple(row.tolist()) for pairs in gathered(data) for row in pairs.x.flatten(1))  # noqa: E731
     assert noised(whole) == sorted([*noised(parts[0]), *noised(parts[1])])
     assert [part.total_pairs for part in parts] == [2, 2]
 

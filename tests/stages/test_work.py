@@ -4,11 +4,16 @@ import json
 import subprocess
 import sys
 import textwrap
+import threading
+import time
+from pathlib import Path
 
 import pytest
 
 from idgrpo.errors import BusyError, StoppedError, UsageError
+from idgrpo.run.distributed import World
 from idgrpo.run.folder import RunFolder
+from idgrpo.stages import work as work_module
 from idgrpo.stages.source import find
 from idgrpo.stages.work import Plan, Work
 from idgrpo.store.store import Store
@@ -143,7 +148,7 @@ def test_ranks_agree_on_what_is_made_and_all_get_it(store, model, tmp_path):
                     (run.out.path / "ranks").write_text(" ".join(names))
 
             store = Store({str(store.root)!r})
-            work = Work(store, "job", "rm", "ranks", {{"rm": find(store, "rm", {str(model)!r})}}, {{}}, make, lambda: Plan([], {{}}))
+            work = Work(store, "job", "rm", "ranks", {{"rm": find(store, "rm", {str(model)!r})}}, {{}}, make, lambda: Plan([], {{}}), ranks="together")
             artifact = work.run()
             Path(sys.argv[1]).with_suffix(f".{{work is not None and __import__('os').environ['RANK']}}").write_text(artifact.ref)
             """
@@ -167,3 +172,60 @@ def test_ranks_agree_on_what_is_made_and_all_get_it(store, model, tmp_path):
         assert [process.wait(timeout=120) for process in ranks] == [0, 0]
         assert {(tmp_path / f"told.{rank}").read_text() for rank in range(2)} == {"rm/ranks@v1"}
     assert (store.resolve("rm/ranks").path / "ranks").read_text() == "rank-0 rank-1"
+
+
+def shared_work(store, model, made_by: list, **options) -> Work:
+    """Make six files, dealt out; the artifact is their list."""
+
+    def make(run) -> None:
+        items = [run.path / f"item-{number}" for number in range(6)]
+        for item in run.dealing.share(items, lambda item: item.name, Path.exists, label="make"):
+            time.sleep(0.2)
+            made_by.append(threading.get_ident())
+            item.write_text("made")
+        if run.publishes:
+            (run.out.path / "weights").write_text(" ".join(item.name for item in items))
+
+    options = {"share": True, "ranks": "deal"} | options
+    return Work(
+        store, "many", "rm", "many", {"rm": find(store, "rm", model)}, {}, make, lambda: Plan([], {}), **options
+    )
+
+
+def test_processes_that_share_a_run_make_it_together_and_all_get_it(store, model, monkeypatch):
+    monkeypatch.setattr(work_module, "WAIT_S", 0.02)
+    made_by, got = [], []
+    jobs = [threading.Thread(target=lambda: got.append(shared_work(store, model, made_by).run())) for _ in range(3)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(60)
+    assert len(made_by) == 6 and len(set(made_by)) > 1 and {artifact.ref for artifact in got} == {"rm/many@v1"}
+    assert len(got) == 3 and not list((store.root / "runs").iterdir())
+    alone = shared_work(Store(store.root.with_name("alone")), model, made_by, share=False).run()
+    assert alone.digest == got[0].digest
+
+
+def test_who_helped_publishes_when_the_one_who_held_the_run_has_gone(store, model, monkeypatch):
+    monkeypatch.setattr(work_module, "WAIT_S", 0.05)
+    made_by: list[int] = []
+    work = shared_work(store, model, made_by)
+    with work.locked() as folder:  # another process, which holds the run, deals, and dies
+        work._dealing(World(), publishes=True).open(alone=False)
+        helper = threading.Thread(target=work.run)
+        helper.start()
+        for _ in range(200):
+            if len(made_by) == 6:
+                break
+            time.sleep(0.05)
+        assert len(made_by) == 6 and work.find() is None and folder.path.is_dir()
+    helper.join(30)
+    assert not helper.is_alive() and work.find() is not None and len(made_by) == 6
+
+
+def test_a_run_that_is_not_shared_is_busy_and_a_shared_one_is_not_forced(store, model):
+    work = shared_work(store, model, [])
+    with work.locked(), pytest.raises(BusyError):
+        shared_work(store, model, [], share=False).run()
+    with pytest.raises(UsageError, match="throw away"):
+        shared_work(store, model, [], force=True)

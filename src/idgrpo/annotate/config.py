@@ -136,6 +136,16 @@ class ServeConfig(Config):
     host: str = Field("127.0.0.1", description="address to listen on; any but loopback needs a link for each annotator")
     port: int = Field(8080, ge=0, le=65535, description="0: any free port")
     names: list[str] = Field([], description="names under which browsers may reach the page, beside `host`")
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/?#\s]+(/[^?#\s]*)?$",
+        description="address of the page behind a proxy, such as https://votes.example.org/faces/; links start with it",
+    )
+    guidelines: str | None = Field(None, description="Markdown file that annotators can read on the page")
+    link_hours: float = Field(168.0, gt=0, description="a link that nobody opened expires after this many hours")
+    code_after: int = Field(
+        0, ge=0, description="votes after which an annotator is shown a completion code (crowd platforms); 0: no codes"
+    )
     max_body_bytes: int = Field(16_384, ge=1024, description="largest request that the page may send, in bytes")
     drain_s: float = Field(5.0, gt=0, description="at Ctrl-C: time for requests under way")
     unlock: Literal["played", "at_once"] = Field(

@@ -3,7 +3,8 @@
 `two friends dance` leaves a generator to guess who is who; `two friends dance. Person 1: a woman with short red hair ..` does not.
 """
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from torch import Tensor
 
 from idgrpo.annotate.judge_vlm import load_vlm, shrunk
 from idgrpo.errors import DataError, MachineError
+from idgrpo.records.atomic import replacing
 from idgrpo.records.models import Case
+from idgrpo.run.dealing import Dealing
 from idgrpo.video.read import read_image
 
 TASK = (
@@ -67,19 +70,30 @@ def precise_prompt(prompt: str, clauses: Sequence[str]) -> str:
     return f"{prompt.strip().rstrip('.')}. {people}"
 
 
-def make_precise(case: Case, describe: Describe, known: dict[str, str]) -> Case:
-    """Return the case with a precise prompt; `known` (photo path -> clause) is read and filled, a photo is asked about once.
+def describe_photos(photos: Sequence[str], describe: Describe, folder: Path, dealing: Dealing) -> dict[str, str]:
+    """Ask about each photo once, whoever asks: photo path -> what was said, which is kept in `folder`."""
+    folder.mkdir(exist_ok=True)
+    files = {photo: folder / f"{hashlib.sha256(photo.encode()).hexdigest()[:32]}.txt" for photo in photos}
+    shared = dealing.share(
+        list(files), lambda photo: files[photo].stem, lambda photo: files[photo].exists(),
+        label="describing people", unit="photos",
+    )  # fmt: skip
+    for photo in shared:
+        with replacing(files[photo]) as draft:
+            draft.write_text(describe(read_image(photo)), encoding="utf-8")
+    return {photo: file.read_text(encoding="utf-8") for photo, file in files.items()}
+
+
+def make_precise(case: Case, said: Mapping[str, str]) -> Case:
+    """Return the case with a precise prompt; `said` is what the model said about each photo.
 
     Errors: DataError names the photo that the model says nothing about; no prompt is left imprecise in silence.
     """
     photos = [reference.images[0] for reference in case.references]
     for photo in photos:
-        if photo not in known:
-            said = describe(read_image(photo))
-            if not clause(said):
-                raise DataError(
-                    f"case {case.id!r}: the model said nothing about {photo} (it said {said[:60]!r})",
-                    fix="try another checkpoint, or write this prompt by hand",
-                )
-            known[photo] = clause(said)
-    return case.model_copy(update={"prompt": precise_prompt(case.prompt, [known[photo] for photo in photos])})
+        if not clause(said[photo]):
+            raise DataError(
+                f"case {case.id!r}: the model said nothing about {photo} (it said {said[photo][:60]!r})",
+                fix="try another checkpoint, or write this prompt by hand",
+            )
+    return case.model_copy(update={"prompt": precise_prompt(case.prompt, [clause(said[photo]) for photo in photos])})

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from idgrpo.run.limits import BodyReader, Limits, TooMuchError
@@ -26,11 +26,18 @@ class Guard:
 
     A foreign Host is refused (a name that someone else points at this machine), a POST must come from our own page
     (Origin and Sec-Fetch-Site) and be JSON (a form of another site cannot), and a body may not exceed its limit.
+
+    Args:
+        origins: public names of the page: a proxy may pass its own Host, and then Origin differs from it.
+        base: the path under which the page is reached, such as /faces; a proxy may leave it in the path or take it away.
     """
 
-    def __init__(self, app: ASGIApp, *, hosts: Iterable[str], limits: Limits):
-        self.app = app
+    def __init__(
+        self, app: ASGIApp, *, hosts: Iterable[str], limits: Limits, origins: Iterable[str] = (), base: str = ""
+    ):
+        self.app, self.base = app, base
         self.hosts = {host.lower() for host in hosts}
+        self.origins = set(origins)
         self.limits = limits
         self._bodies = BodyReader(limits)
 
@@ -38,6 +45,13 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+
+        if self.base and scope["path"] == self.base:  # relative addresses need the slash
+            await RedirectResponse(f"{self.base}/")(scope, receive, send)
+            return
+        if self.base and scope["path"].startswith(f"{self.base}/"):
+            path = scope["path"][len(self.base) :]
+            scope = {**scope, "path": path, "raw_path": path.encode()}
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -75,7 +89,7 @@ class Guard:
         if method != "POST":
             return 405, "only GET and POST"
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != headers["host"].lower():
+        if origin is not None and not self._is_ours(origin, headers["host"]):
             return 403, "the request comes from another site"
         if headers.get("sec-fetch-site", "same-origin") != "same-origin":
             return 403, "the request comes from another site"
@@ -85,6 +99,20 @@ class Guard:
         if not (length.isascii() and length.isdigit()) or int(length) > self.limits.max_bytes:
             return 413, "the body is too large"
         return None
+
+    def _is_ours(self, origin: str, host: str) -> bool:
+        place = urlsplit(origin)
+        return place.netloc.lower() == host.lower() or (place.hostname or "") in self.origins
+
+
+def public_host(public_url: str | None) -> str | None:
+    """Give the name in the public address of the page."""
+    return urlsplit(public_url).hostname if public_url else None
+
+
+def base_path(public_url: str | None) -> str:
+    """Give the path of the public address without the slash at its end: '' at the root, else such as /faces."""
+    return urlsplit(public_url).path.rstrip("/") if public_url else ""
 
 
 def host_name(host: str) -> str:

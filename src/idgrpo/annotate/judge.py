@@ -1,6 +1,5 @@
 """Judges: models that vote like people. Every round is asked in both orders; who contradicts himself abstains."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 
 Shown = Literal["left", "right", "tie", "both_bad"]
 SIDE_BLOCK = 8
+NO_TIME = datetime(2000, 1, 1, tzinfo=UTC).isoformat(timespec="milliseconds")
+"""Of every vote of a model: the same judges give the same votes to the byte, on whatever day and machine."""
 # How reasons of abstention begin; the figures below count by them.
 ORDER, UNSURE, UNREADABLE, EMBEDDINGS = "order", "unsure", "unreadable", "embeddings"
 
@@ -98,10 +99,8 @@ def _votes(
     pair: Pair, question: Question, judge: Judge, config: JudgeConfig, closer: float | None, left: bool
 ) -> Iterator[Vote]:
     num = config.votes if judge.varies else 1
-    started = time.monotonic()
     straight = _ask(judge, question, num, seed_of("judge", config.seed, judge.name, pair.pair_id, "straight"))
     swapped = _ask(judge, question.swapped(), num, seed_of("judge", config.seed, judge.name, pair.pair_id, "swapped"))
-    seconds = round((time.monotonic() - started) / num, 3)
     for round_, replies in enumerate(zip(straight, swapped, strict=True)):
         answer, reason = verdict(*replies)
         if closer is not None and contradicts(answer, closer, config.filter_margin):
@@ -113,9 +112,9 @@ def _votes(
             answer=answer,
             shown=meant_to_shown(answer, left ^ bool(round_ % 2)),
             a_is_left=left ^ bool(round_ % 2),
-            seconds=seconds,
+            seconds=0.0,
             reason=reason,
-            time_utc=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            time_utc=NO_TIME,
         )
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from idgrpo.annotate.config import QueueConfig
-from idgrpo.annotate.schema import GOLD_START
-from idgrpo.annotate.sides import a_is_left, shown_to_meant
+from idgrpo.annotate.schema import GOLD_START, PRACTICE_START
+from idgrpo.annotate.sides import a_is_left, meant_to_shown, shown_to_meant
 from idgrpo.errors import UsageError
 from idgrpo.records.models import Pair, Vote
 from idgrpo.run.draws import seed_of
@@ -32,8 +32,13 @@ class Assignment:
     pair: Pair
 
 
-def fill(database: sqlite3.Connection, pairs: Iterable[Pair], gold: Iterable[tuple[Pair, str]] = ()) -> int:
-    """Put pairs into an empty queue, and gold pairs with their known labels; count the plain ones."""
+def fill(
+    database: sqlite3.Connection,
+    pairs: Iterable[Pair],
+    gold: Iterable[tuple[Pair, str]] = (),
+    practice: Iterable[tuple[Pair, str]] = (),
+) -> int:
+    """Put pairs into an empty queue, and gold and practice pairs with their known labels; count the plain ones."""
     num = 0
 
     def rows() -> Iterator[tuple[int, str, str]]:
@@ -42,13 +47,15 @@ def fill(database: sqlite3.Connection, pairs: Iterable[Pair], gold: Iterable[tup
             yield num, pair.pair_id, pair.model_dump_json()
 
     database.executemany("INSERT INTO pairs (position, pair_id, body, open) VALUES (?, ?, ?, 1)", rows())
-    database.executemany(
-        "INSERT INTO pairs (position, pair_id, body, gold, open) VALUES (?, ?, ?, ?, 0)",
-        (
-            (GOLD_START + i, pair.pair_id, pair.model_dump_json(), label)
-            for i, (pair, label) in enumerate(gold, start=1)
-        ),
-    )
+    for start, known in ((GOLD_START, gold), (PRACTICE_START, practice)):
+        mark = "practice:" if start == PRACTICE_START else ""  # the same pair may be asked in earnest too
+        database.executemany(
+            "INSERT INTO pairs (position, pair_id, body, gold, open) VALUES (?, ?, ?, ?, 0)",
+            (
+                (start + i, mark + pair.pair_id, pair.model_dump_json(), label)
+                for i, (pair, label) in enumerate(known, start=1)
+            ),
+        )
     database.execute("INSERT INTO meta VALUES ('num_pairs', ?), ('num_plain_votes', '0')", (str(num),))
     return num
 
@@ -73,11 +80,13 @@ def claim(
             return _assignment(database, identity)
     if len(leased) >= MAX_HELD:
         return None
+    identity = _claim_practice(database, annotator, config, now_s)
+    if identity is not None:
+        return _assignment(database, identity)
     slot, num_shown, num_answers = database.execute(
         "SELECT num_slots, num_shown, num_answers FROM annotators WHERE name = ?", (annotator,)
     ).fetchone()
     draw = (seed_of("annotate-slot", config.seed, annotator, slot) >> 10) / 2**53
-    identity = None
     if draw < config.repeat_share:
         identity = _claim_repeat(database, annotator, slot, num_answers, config, now_s)
     elif draw < config.repeat_share + config.gold_share:
@@ -88,6 +97,19 @@ def claim(
         return None
     database.execute("UPDATE annotators SET num_slots = num_slots + 1 WHERE name = ?", (annotator,))
     return _assignment(database, identity)
+
+
+def _claim_practice(database: sqlite3.Connection, annotator: str, config: QueueConfig, now_s: float) -> int | None:
+    """Give the next practice pair: everybody sees all of them, in their order, before anything else."""
+    row = database.execute(
+        "SELECT position FROM pairs WHERE position > (SELECT practised FROM annotators WHERE name = ?) ORDER BY position LIMIT 1",
+        (annotator,),
+    ).fetchone()
+    if row is None:
+        return None
+    database.execute("UPDATE annotators SET practised = ? WHERE name = ?", (row[0], annotator))
+    left = a_is_left(config.seed, annotator, row[0] - PRACTICE_START, config.block)
+    return _lease(database, annotator, row[0], "practice", left, config, now_s)
 
 
 def _claim_repeat(
@@ -114,8 +136,8 @@ def _claim_gold(
 ) -> int | None:
     row = database.execute(
         "SELECT position FROM pairs WHERE position > (SELECT gold_cursor FROM annotators WHERE name = ?) "
-        "ORDER BY position LIMIT 1",
-        (annotator,),
+        "AND position <= ? ORDER BY position LIMIT 1",
+        (annotator, PRACTICE_START),
     ).fetchone()
     if row is None:
         return None
@@ -263,8 +285,8 @@ def record_vote(
         ),
     )
     (answered,) = database.execute(
-        "UPDATE annotators SET num_answers = num_answers + 1, num_plain = num_plain + ? WHERE name = ? RETURNING num_answers",
-        (int(kind == "plain"), annotator),
+        "UPDATE annotators SET num_answers = num_answers + ?, num_plain = num_plain + ? WHERE name = ? RETURNING num_answers",
+        (int(kind != "practice"), int(kind == "plain"), annotator),
     ).fetchone()
     database.execute("UPDATE assignments SET state = 'voted', answered = ? WHERE id = ?", (answered, identity))
     if kind == "plain":
@@ -300,8 +322,8 @@ def undo_vote(
     plain = int(row[2] == "plain")
     _count(database, -plain)
     database.execute(
-        "UPDATE annotators SET num_undone = num_undone + 1, num_plain = num_plain - ? WHERE name = ?",
-        (plain, annotator),
+        "UPDATE annotators SET num_undone = num_undone + ?, num_plain = num_plain - ? WHERE name = ?",
+        (int(row[2] != "practice"), plain, annotator),
     )
     return True
 
@@ -328,10 +350,10 @@ def progress(database: sqlite3.Connection, annotator: str, config: QueueConfig) 
 
 
 def read_votes(database: sqlite3.Connection) -> Iterator[Vote]:
-    """Give every vote that stands, in the order given."""
+    """Give every vote that stands, in the order given; answers to practice pairs are none."""
     rows = database.execute(
         "SELECT vote_id, pair_id, annotator, answer, shown, a_is_left, seconds, kind, reason, time_utc, people FROM votes v "
-        "WHERE NOT EXISTS (SELECT 1 FROM undone u WHERE u.vote_id = v.vote_id) ORDER BY serial"
+        "WHERE kind != 'practice' AND NOT EXISTS (SELECT 1 FROM undone u WHERE u.vote_id = v.vote_id) ORDER BY serial"
     )
     names = [column[0] for column in rows.description]
     for row in rows:
@@ -340,9 +362,37 @@ def read_votes(database: sqlite3.Connection) -> Iterator[Vote]:
         yield Vote(**{**fields, "a_is_left": bool(fields["a_is_left"]), "people": people})
 
 
+def practice_feedback(database: sqlite3.Connection, token: str, shown: str) -> dict[str, Any] | None:
+    """Say whether the answer to a practice pair is the known one, and which that is as shown; None for other pairs."""
+    row = database.execute(
+        "SELECT p.gold, s.a_is_left FROM assignments s JOIN pairs p USING (position) WHERE s.token = ? AND s.kind = 'practice'",
+        (token,),
+    ).fetchone()
+    if row is None:
+        return None
+    known = meant_to_shown(row[0], bool(row[1]))
+    return {"right": shown == known, "known": known}
+
+
+def own_votes(database: sqlite3.Connection, annotator: str, count: int) -> list[dict[str, Any]]:
+    """List the last votes of an annotator that stand, the newest first, as they were shown."""
+    rows = database.execute(
+        "SELECT v.vote_id, v.shown, v.reason, v.seconds, v.time_utc, json_extract(p.body, '$.prompt') FROM votes v "
+        "JOIN assignments s ON s.id = v.assignment JOIN pairs p USING (position) WHERE v.annotator = ? AND v.kind != 'practice' "
+        "AND NOT EXISTS (SELECT 1 FROM undone u WHERE u.vote_id = v.vote_id) ORDER BY v.serial DESC LIMIT ?",
+        (annotator, count),
+    )
+    names = ("vote_id", "answer", "comment", "seconds", "time_utc", "prompt")
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
 def gold_labels(database: sqlite3.Connection) -> dict[str, str]:
     """Give the known labels of the gold pairs."""
-    return dict(database.execute("SELECT pair_id, gold FROM pairs WHERE position > ?", (GOLD_START,)).fetchall())
+    return dict(
+        database.execute(
+            "SELECT pair_id, gold FROM pairs WHERE position > ? AND position <= ?", (GOLD_START, PRACTICE_START)
+        ).fetchall()
+    )
 
 
 def check_same(database: sqlite3.Connection, fingerprint: dict[str, str]) -> bool:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from idgrpo.errors import FULL_DISK, ArtifactError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 GOLD_START = 2**40  # gold pairs stand behind every possible plain pair
+PRACTICE_START = 2**41  # and practice pairs behind those
 log = logging.getLogger(__name__)
 
 # `taken` counts leases and votes of different annotators, `open` says taken < overlap. `returned` lists open pairs that
@@ -41,6 +42,13 @@ CREATE TABLE checked (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, clip TEXT NOT 
 CREATE TABLE sessions (digest TEXT PRIMARY KEY, annotator TEXT NOT NULL, used INTEGER NOT NULL) WITHOUT ROWID;
 """
 SINCE_1 = "ALTER TABLE votes ADD COLUMN people TEXT;"
+# `link`: of a cookie, the digest of the link that it was got with. `practised`: the last practice pair that was shown.
+SINCE_2 = f"""
+ALTER TABLE sessions ADD COLUMN link TEXT;
+ALTER TABLE sessions ADD COLUMN expires REAL;
+ALTER TABLE sessions ADD COLUMN revoked INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE annotators ADD COLUMN practised INTEGER NOT NULL DEFAULT {PRACTICE_START};
+"""
 
 
 def open_database(path: Path) -> sqlite3.Connection:
@@ -58,10 +66,9 @@ def open_database(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA foreign_keys = ON")
         database.execute("PRAGMA cache_size = -65536")
         (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            database.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-        elif version == 1:  # of before anybody was asked about people
-            database.executescript(f"BEGIN IMMEDIATE; {SINCE_1} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        if version < SCHEMA_VERSION:
+            steps = {0: TABLES + SINCE_2, 1: SINCE_1 + SINCE_2, 2: SINCE_2}[version]
+            database.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
         elif version != SCHEMA_VERSION:
             raise ArtifactError(
                 f"{path}: a session of format {version}; this version reads format {SCHEMA_VERSION}",

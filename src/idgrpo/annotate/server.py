@@ -1,80 +1,38 @@
-"""The page's server: six small requests, each answered after its commit."""
+"""The page's server: small requests, each answered after its commit; those of the organiser are in `organise`."""
 
 import asyncio
-import hashlib
 import mimetypes
-import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from importlib.resources import files
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from idgrpo.annotate import queue
+from idgrpo.annotate import access, organise, queue
+from idgrpo.annotate.bodies import Body, ClaimBody, EnterBody, NamedBody, Refused, UndoBody, VoteBody
 from idgrpo.annotate.config import QueueConfig, ServeConfig
-from idgrpo.annotate.guard import Guard
+from idgrpo.annotate.guard import Guard, base_path, public_host
+from idgrpo.annotate.guidelines import render
 from idgrpo.annotate.media import media_file, publish_media
 from idgrpo.annotate.writer import Writer
-from idgrpo.records.models import Fate
 from idgrpo.run.limits import Limits
 
 COOKIE = "idgrpo_annotate"
 AT_ONCE = 2048
 """Bodies of the greatest size that may be read at one time."""
-PAGE_FILES = ("index.html", "style.css", "main.js", "player.js", "outbox.js", "keys.js", "people.js", "view.js")
-MAX_PEOPLE = 64
-Name = Annotated[str, StringConstraints(pattern=r"^[\w][\w .@+-]{0,39}$")]
-Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class ClaimBody(_Body):
-    """Ask for a pair; `held` are those the page has already."""
-
-    annotator: Name
-    held: list[Identifier] = Field([], max_length=16)
-
-
-class PeopleBody(_Body):
-    """What became of each person, as shown: one answer or null per reference."""
-
-    left: list[Fate | None] = Field(max_length=MAX_PEOPLE)
-    right: list[Fate | None] = Field(max_length=MAX_PEOPLE)
-
-
-class VoteBody(_Body):
-    """Answer a pair, as shown; `vote_id` is the client's own, so that sending again is harmless."""
-
-    annotator: Name
-    assignment: Identifier
-    vote_id: Identifier
-    answer: Literal["left", "right", "tie", "both_bad", "skip"]
-    seconds: float = Field(ge=0, le=86_400)
-    reason: str | None = Field(None, max_length=200)
-    people: PeopleBody | None = None
-
-
-class UndoBody(_Body):
-    """Take one's vote back."""
-
-    annotator: Name
-    vote_id: Identifier
-
-
-class EnterBody(_Body):
-    """Use a one-time link."""
-
-    token: Identifier
+PAGE_FILES = (
+    "index.html", "style.css", "main.js", "player.js", "outbox.js", "keys.js", "people.js", "view.js", "store.js", "extras.js",
+    "organise.html", "organise.js",
+)  # fmt: skip
+OWN_VOTES = 200
 
 
 class Desk:
@@ -90,8 +48,11 @@ class Desk:
         *,
         needs_link: bool,
         ask_people: bool = False,
+        guidelines: str = "",
     ):
-        self.ask_people = ask_people
+        self.ask_people, self.guidelines = ask_people, render(guidelines)
+        self.seen: dict[str, Any] = {}  # the state last told to the organiser, and when it was computed
+        self.seen_s, self.looking = 0.0, asyncio.Lock()
         self.writer, self.reader, self.secret = writer, reader, secret
         self.queue, self.serve, self.needs_link = queue_config, serve, needs_link
         self.page = {name: files("idgrpo.annotate").joinpath("page", name).read_bytes() for name in PAGE_FILES}
@@ -103,30 +64,32 @@ class Desk:
     def owner(self, request: Request) -> str | None:
         """Give the annotator of the request's cookie."""
         cookie = request.cookies.get(COOKIE)
-        if not cookie:
-            return None
-        row = self.reader.execute("SELECT annotator FROM sessions WHERE digest = ?", (digest(cookie),)).fetchone()
-        return row[0] if row else None
+        return access.owner_of(self.reader, cookie) if cookie else None
 
+    @property
+    def file(self) -> Path:
+        """The database, for those who read it on their own."""
+        return Path(self.reader.execute("PRAGMA database_list").fetchone()[2])
 
-class Refused(Exception):
-    """An answer that is an error."""
-
-    def __init__(self, status: int, message: str):
-        super().__init__(message)
-        self.status = status
+    def code(self, annotator: str, num_votes: int) -> str | None:
+        """Give the completion code of an annotator who voted often enough."""
+        wanted = self.serve.code_after
+        return access.completion_code(self.secret, annotator) if 0 < wanted <= num_votes else None
 
 
 def build_app(desk: Desk, hosts: Iterable[str]) -> Guard:
     """Put the server together: `/` and its files, `/media/<name>`, and POST `/api/...`."""
-    handlers = {"me": _me, "enter": _enter, "claim": _claim, "vote": _vote, "undo": _undo}
+    handlers = {"me": _me, "enter": _enter, "claim": _claim, "vote": _vote, "undo": _undo, "votes": _votes}
+    handlers |= {f"organise/{name}": handler for name, handler in organise.HANDLERS.items()}
     routes = [Route(f"/api/{name}", _answering(handler), methods=["POST"]) for name, handler in handlers.items()]
     routes += [Route("/media/{name}", _media), Route("/", _page), Route("/{name}", _page)]
     app = Starlette(routes=routes)
     app.state.desk = desk
     size = desk.serve.max_body_bytes
     limits = Limits(max_bytes=size, max_bytes_in_flight=AT_ONCE * size, min_bytes_per_s=1024)
-    return Guard(app, hosts=hosts, limits=limits)
+    own = public_host(desk.serve.public_url)
+    origins = {name.lower() for name in desk.serve.names} | ({own} if own else set())
+    return Guard(app, hosts=hosts, limits=limits, origins=origins, base=base_path(desk.serve.public_url))
 
 
 def _answering(handler: Callable) -> Callable:
@@ -149,7 +112,7 @@ def _answering(handler: Callable) -> Callable:
     return answer
 
 
-async def _read(desk: Desk, request: Request, kind: type[_Body]) -> Any:
+async def _read(desk: Desk, request: Request, kind: type[Body]) -> Any:
     body = kind.model_validate_json(await request.body())
     annotator = getattr(body, "annotator", None)
     if desk.needs_link and annotator is not None and desk.owner(request) != annotator:
@@ -158,45 +121,31 @@ async def _read(desk: Desk, request: Request, kind: type[_Body]) -> Any:
 
 
 async def _me(desk: Desk, request: Request) -> dict[str, Any]:
-    await _read(desk, request, _Body)
+    await _read(desk, request, Body)
     return {
         "annotator": desk.owner(request), "needs_link": desk.needs_link, "unlock": desk.serve.unlock,
-        "ask_people": desk.ask_people,
-        "session": digest(desk.secret.hex())[:16],  # so that votes kept in a browser never reach another session
+        "ask_people": desk.ask_people, "guidelines": desk.guidelines, "code_after": desk.serve.code_after,
+        "session": access.digest(desk.secret.hex())[:16],  # so that votes kept in a browser never reach another session
     }  # fmt: skip
 
 
 async def _enter(desk: Desk, request: Request) -> Response:
     body = await _read(desk, request, EnterBody)
-    cookie = secrets.token_urlsafe(24)
-
-    def use(database: sqlite3.Connection) -> str | None:
-        row = database.execute(
-            "UPDATE sessions SET used = 1 WHERE digest = ? AND used = 0 RETURNING annotator", (digest(body.token),)
-        ).fetchone()
-        if row is None:
-            return None
-        database.execute("INSERT INTO sessions VALUES (?, ?, 1)", (digest(cookie), row[0]))
-        return row[0]
-
-    annotator = await desk.write(use)
-    if annotator is None:
-        raise Refused(403, "this link was used already; ask for another")
+    got = await desk.write(lambda database: access.use_link(database, body.token, time.time()))
+    if got is None:
+        raise Refused(403, "this link was used already, has expired or was revoked; ask for another")
+    annotator, cookie = got
     response = JSONResponse({"annotator": annotator}, headers={"cache-control": "no-store"})
-    response.set_cookie(COOKIE, cookie, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+    # Behind a proxy the request comes in plain; the page's own address tells how browsers reach it.
+    secure = request.url.scheme == "https" or request.headers.get("origin", "").startswith("https:")
+    path = base_path(desk.serve.public_url) + "/"
+    response.set_cookie(COOKIE, cookie, httponly=True, samesite="strict", secure=secure, path=path)
     return response
 
 
-def add_link(database: sqlite3.Connection, annotator: str) -> str:
-    """Make a one-time token for an annotator; only its digest is stored."""
-    token = secrets.token_urlsafe(24)
-    database.execute("INSERT INTO sessions VALUES (?, ?, 0)", (digest(token), annotator))
-    return token
-
-
-def digest(token: str) -> str:
-    """Give what is stored of a secret."""
-    return hashlib.sha256(token.encode()).hexdigest()
+async def _votes(desk: Desk, request: Request) -> dict[str, Any]:
+    body: NamedBody = await _read(desk, request, NamedBody)
+    return {"votes": queue.own_votes(desk.reader, body.annotator, OWN_VOTES)}
 
 
 async def _claim(desk: Desk, request: Request) -> dict[str, Any]:
@@ -205,7 +154,7 @@ async def _claim(desk: Desk, request: Request) -> dict[str, Any]:
     def work(database: sqlite3.Connection) -> dict[str, Any]:
         got = queue.claim(database, body.annotator, body.held, desk.queue, time.time())
         shown = None if got is None else _shown(database, desk.secret, got)
-        return {"pair": shown, "progress": queue.progress(database, body.annotator, desk.queue)}
+        return {"pair": shown, "progress": _progress(desk, database, body.annotator)}
 
     return await desk.write(work)
 
@@ -232,6 +181,7 @@ def _shown(database: sqlite3.Connection, secret: bytes, got: queue.Assignment) -
         "references": references,
         "left": clips[0],
         "right": clips[1],
+        **({"practice": True} if got.kind == "practice" else {}),
     }
 
 
@@ -253,7 +203,9 @@ async def _vote(desk: Desk, request: Request) -> dict[str, Any]:
             _now(),
             None if body.people is None else body.people.model_dump(),
         )
-        return {"saved": body.vote_id, "new": new, "progress": queue.progress(database, body.annotator, desk.queue)}
+        feedback = queue.practice_feedback(database, body.assignment, body.answer)
+        answer = {"saved": body.vote_id, "new": new, "progress": _progress(desk, database, body.annotator)}
+        return answer if feedback is None else {**answer, "feedback": feedback}
 
     return await desk.write(work)
 
@@ -263,9 +215,15 @@ async def _undo(desk: Desk, request: Request) -> dict[str, Any]:
 
     def work(database: sqlite3.Connection) -> dict[str, Any]:
         queue.undo_vote(database, body.annotator, body.vote_id, desk.queue, time.time(), _now())
-        return {"undone": body.vote_id, "progress": queue.progress(database, body.annotator, desk.queue)}
+        return {"undone": body.vote_id, "progress": _progress(desk, database, body.annotator)}
 
     return await desk.write(work)
+
+
+def _progress(desk: Desk, database: sqlite3.Connection, annotator: str) -> dict[str, Any]:
+    found: dict[str, Any] = queue.progress(database, annotator, desk.queue)
+    code = desk.code(annotator, found["mine"])
+    return found if code is None else {**found, "code": code}
 
 
 def _now() -> str:

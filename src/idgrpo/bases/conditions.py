@@ -14,6 +14,7 @@ from idgrpo.bases.finite import NotFiniteError, first_not_finite
 from idgrpo.errors import DataError
 from idgrpo.records.atomic import replacing
 from idgrpo.records.models import Case
+from idgrpo.run.dealing import Dealing
 
 Read = Callable[[Case], list[Tensor]]
 """Gives the photos of a case, uint8 [3, height, width], in order."""
@@ -180,16 +181,21 @@ def encode_cases(
     *,
     read: Read = read_references,
     check: Callable[[], None] = lambda: None,
+    dealing: Dealing | None = None,
 ) -> dict[str, str]:
     """Encode every case once, then let the text encoder go; give the name of each case's encoding by case id.
+
+    Processes that share a cache on disk share the work as `dealing` says.
 
     Needs no transformer: `load_base(.., with_transformer=False)`, this, `release_encoders`, `load_transformer` never has
     both in memory. `check` is called before each case and may raise (StopSignal.check).
     """
+    distinct = {case.id: case for case in cases}
     keys: dict[str, str] = {}
-    for case in cases:
-        if case.id not in keys:
-            check()
-            keys[case.id] = encode_case(base, case, size, cache, read).key
+    if dealing is None or cache.folder is None:
+        dealing = Dealing(publishes=False)
+    for case in dealing.share(list(distinct.values()), lambda case: case.id, label="encode", unit="cases", check=check):
+        keys[case.id] = encode_case(base, case, size, cache, read).key
     base.text_encoder.release()
-    return keys
+    # Others' encodings are found by content, without an encoder.
+    return {name: keys.get(name) or cache.key(base, case.prompt, read(case), size) for name, case in distinct.items()}

@@ -48,6 +48,14 @@ def transformer_flop(config: Mapping[str, Any], num_tokens: int, text_length: in
     return total
 
 
+def attention_share(config: Mapping[str, Any], num_tokens: int, text_length: int) -> float:
+    """Give the share of a forward's operations that the products of attention are, 4 N^2 d and 4 N L d a block."""
+    d = config["num_attention_heads"] * config["attention_head_dim"]
+    blocks = config["num_layers"] + len(config.get("vace_layers") or [])
+    products = blocks * 4 * num_tokens * (num_tokens + text_length) * d
+    return products / transformer_flop(config, num_tokens, text_length)
+
+
 def transformer_parameters(config: Mapping[str, Any]) -> int:
     """Count the parameters of a Wan or VACE transformer."""
     d = config["num_attention_heads"] * config["attention_head_dim"]
@@ -74,6 +82,11 @@ def activation_bytes(config: Mapping[str, Any], num_tokens: int, num_branches: i
 def decoder_bytes(geometry: Geometry, size: VideoSize, bytes_per_value: int) -> int:
     """Estimate what the decoder keeps alive: it works on one clip and one latent frame at a time, widest at full size."""
     return _DECODER_TENSORS * geometry.temporal * size.width * size.height * _DECODER_CHANNELS * bytes_per_value
+
+
+def encoder_bytes(geometry: Geometry, size: VideoSize, bytes_per_value: int) -> int:
+    """Estimate what the VAE's encoder keeps alive at a clip of a size."""
+    return decoder_bytes(geometry, size, bytes_per_value) * _ENCODER_TENSORS // _DECODER_TENSORS
 
 
 def batch_that_fits(
@@ -182,7 +195,7 @@ def sampling_cost(
     )
     activations = batch_size * activation_bytes(config, tokens, num_branches, bytes_per_weight)
     decoder = decoder_bytes(geometry, size, vae_bytes_per_value)
-    encoding = text_encoder_bytes + decoder * _ENCODER_TENSORS // _DECODER_TENSORS
+    encoding = text_encoder_bytes + encoder_bytes(geometry, size, vae_bytes_per_value)
     return Cost(
         num_tokens=tokens,
         num_branches=num_branches,

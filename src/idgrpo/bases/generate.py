@@ -1,6 +1,6 @@
 """Make clips: conditions, noise, a loop of steps, and the decoder; from nothing, or again from part of the way."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from idgrpo.flow.laws import stochastic_step
 from idgrpo.flow.schedule import sigma_max_of, wan_sigmas
 from idgrpo.flow.solver import solver_named
 from idgrpo.records.models import Case
+from idgrpo.run.dealing import Dealing
 from idgrpo.run.draws import generator
 
 
@@ -132,12 +133,14 @@ def generate(
     cache: ConditionsCache | None = None,
     read: Read = read_references,
     check: Callable[[], None] = lambda: None,
-    made: Collection[tuple[str, int]] = (),
+    made: Callable[[SampleJob], bool] | None = None,
+    dealing: Dealing | None = None,
 ) -> Iterator[GeneratedClip]:
     """Make the clips of jobs, batch by batch, and give each as soon as it is decoded.
 
-    made: (case id, seed) of clips that are there already and are not given again. Batches stay as they were without them,
-    since the last bits of a clip depend on how many are made together; those that hold nothing else are left out.
+    made: tells which clips are there already and are not given again. Batches stay as they were without them, since the
+    last bits of a clip depend on how many are made together; those that hold nothing else are left out. dealing: other
+    processes that make batches of the same jobs; what they make, which `made` must tell, is not given here.
 
     A clip depends on (case id, seed), the case, the base and the sampler only; batches mix cases freely. For full-size
     bases all conditions are encoded first, so that the text encoder leaves before the first step and before the transformer
@@ -146,39 +149,53 @@ def generate(
 
     Raises NotFiniteError that names case, seed and step; no clip of that batch is given.
     """
-    if all((job.case.id, job.seed) in made for job in jobs):
+    dealing, is_made = dealing or Dealing(), made or (lambda job: False)
+    if all(map(is_made, jobs)):
         return
     cache = ConditionsCache(max_items=max(256, len(jobs))) if cache is None else cache
     size, keys = sampler.size(base.entry), {}
     if base.entry.architecture != "tiny":
-        keys = encode_cases(base, (job.case for job in jobs), size, cache, read=read, check=check)
+        keys = encode_cases(base, (job.case for job in jobs), size, cache, read=read, check=check, dealing=dealing)
     base.load_transformer()
     known: dict[str, Condition] = {}
-    batch_size = sampler.batch_size or batch_size_for(base, jobs, sampler)
-    for start in range(0, len(jobs), batch_size):
-        part = jobs[start : start + batch_size]
-        missing = [row for row, job in enumerate(part) if (job.case.id, job.seed) not in made]
-        if not missing:
-            continue
+    batch_size = sampler.batch_size or dealing.agree("batch-size", batch_size_for(base, jobs, sampler))
+    batches = [jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size)]
+    part_made = None if made is None else (lambda part: all(map(is_made, part)))
+    shared = dealing.share(
+        batches, lambda part: f"{part[0].case.id}--s{part[0].seed}", part_made,
+        label=f"sample {base.name}", unit="clips", count=len, check=check,
+    )  # fmt: skip
+    for part in shared:
+        missing = [row for row, job in enumerate(part) if not is_made(job)]
         before, known = known, {}
         for case in {job.case.id: job.case for job in part}.values():
             kept = before.get(case.id) or (cache.get(keys[case.id], size) if case.id in keys else None)
             known[case.id] = kept or encode_case(base, case, size, cache, read)
-        conditions = [known[job.case.id] for job in part]
-        batch = base.collate(conditions, reversed_references=sampler.reversed_references)
-        names = [(job.seed, job.case.id) for job in part]
-        noise = draw_noise(base, batch, [("noise", *name) for name in names])
-        labels = [f"case '{job.case.id}', seed {job.seed}" for job in part]
-        latents = sample_latents(base, batch, noise, sampler, names, labels=labels, check=check)
-        # Decoders of full size work on one clip at a time anyway: then each can be given, and a stop answered, at once.
-        chunks = [list(range(len(part)))] if base.entry.architecture == "tiny" else [[row] for row in missing]
-        for rows in chunks:
-            check()
-            members = [part[row] for row in rows]
-            frames = decoded(base, latents[rows], batch.select(rows), [labels[row] for row in rows])
-            for row, job, clip in zip(rows, members, frames, strict=True):
-                if row in missing:
-                    yield GeneratedClip(job.case, job.seed, clip)
+        yield from _clips_of(base, part, missing, [known[job.case.id] for job in part], sampler, check)
+
+
+def _clips_of(
+    base: Base,
+    part: Sequence[SampleJob],
+    missing: Sequence[int],
+    conditions: Sequence[Condition],
+    sampler: SamplerConfig,
+    check: Callable[[], None],
+) -> Iterator[GeneratedClip]:
+    """Make the clips of one batch together, and give those in the rows that are missing."""
+    batch = base.collate(conditions, reversed_references=sampler.reversed_references)
+    names = [(job.seed, job.case.id) for job in part]
+    noise = draw_noise(base, batch, [("noise", *name) for name in names])
+    labels = [f"case '{job.case.id}', seed {job.seed}" for job in part]
+    latents = sample_latents(base, batch, noise, sampler, names, labels=labels, check=check)
+    # Decoders of full size work on one clip at a time anyway: then each can be given, and a stop answered, at once.
+    chunks = [list(range(len(part)))] if base.entry.architecture == "tiny" else [[row] for row in missing]
+    for rows in chunks:
+        check()
+        frames = decoded(base, latents[rows], batch.select(rows), [labels[row] for row in rows])
+        for row, clip in zip(rows, frames, strict=True):
+            if row in missing:
+                yield GeneratedClip(part[row].case, part[row].seed, clip)
 
 
 def batch_size_for(base: Base, jobs: Sequence[SampleJob], sampler: SamplerConfig) -> int:

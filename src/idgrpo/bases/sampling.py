@@ -20,8 +20,8 @@ from idgrpo.bases.load import load_base
 from idgrpo.bases.tuned import load_tuned
 from idgrpo.records.jsonl import write_records
 from idgrpo.records.models import Case, Sample
+from idgrpo.run.dealing import Dealing
 from idgrpo.run.machine import require_disk
-from idgrpo.run.progress import progress
 from idgrpo.video.read import read_video
 from idgrpo.video.sheet import contact_sheet
 from idgrpo.video.write import write_image, write_video
@@ -68,13 +68,17 @@ def sample_to_folder(
     read: Read = read_references,
     cache: ConditionsCache | None = None,
     check: Callable[[], None] = lambda: None,
+    dealing: Dealing | None = None,
 ) -> list[Sample]:
     """Make the clips of jobs into `folder`: videos/, samples.jsonl, contact_sheets/<case>.png.
 
     A video appears under its name only when it is complete, and depends on (case id, seed) only: videos that are there
     are kept, the missing ones are made, and the result is that of a run that was never interrupted. `check` is called
     between denoising steps and after each clip, and may raise (StopSignal.check). lossless None takes the base's habit. policy: what the adapter on
-    the base is called. cache: encodings shared with other runs; full-size bases keep theirs in `folder` else. Returns the samples in the order of jobs.
+    the base is called. cache: encodings shared with other runs; full-size bases keep theirs in `folder` else. dealing: other processes that
+    make clips of the same jobs into the same folder; records and sheets are written by the one that publishes.
+
+    Returns the samples in the order of jobs.
 
     Raises MachineError before anything is made when the disk has no room for it, NotFiniteError before a clip is written.
     """
@@ -93,14 +97,16 @@ def sample_to_folder(
             for case in {job.case.id: job.case for job in missing}.values()
         )
     require_disk(folder, needed)
-    with progress(len(jobs), f"sample {base.name}", unit="clips") as bar:
-        bar.advance(len(jobs) - len(missing))
-        made = paths.keys() - {(job.case.id, job.seed) for job in missing}
-        for clip in generate(base, jobs, sampler=sampler, cache=cache, read=read, check=check, made=made):
-            write_video(paths[clip.case.id, clip.seed], clip.frames, fps=base.entry.fps, lossless=lossless)
-            bar.advance(1)
-            check()
+    clips = generate(
+        base, jobs, sampler=sampler, cache=cache, read=read, check=check, dealing=dealing,
+        made=lambda job: _is_there(paths[job.case.id, job.seed]),
+    )  # fmt: skip
+    for clip in clips:
+        write_video(paths[clip.case.id, clip.seed], clip.frames, fps=base.entry.fps, lossless=lossless)
+        check()
     samples = [_record(base, job, paths[job.case.id, job.seed], sampler, policy) for job in jobs]
+    if dealing is not None and not dealing.publishes:
+        return samples
     write_records(folder / "samples.jsonl", samples)
     _write_sheets(folder / "contact_sheets", jobs, paths, read)
     return samples

@@ -10,14 +10,17 @@ from idgrpo.cli.options import (
     ForceOption,
     JsonOption,
     NameOption,
+    NprocOption,
     QuietOption,
     SeedOption,
     SetOption,
+    ShareOption,
     StoreOption,
     open_store,
     without_none,
 )
 from idgrpo.cli.output import carry_out
+from idgrpo.errors import UsageError
 from idgrpo.stages.annotate import annotate, result
 from idgrpo.stages.settings import Words
 
@@ -43,6 +46,14 @@ VotesOption = Annotated[
 GoldOption = Annotated[
     str | None, typer.Option(help="Pairs with known answers to mix in: a reference or a prefs.jsonl (people only).")
 ]
+PracticeOption = Annotated[
+    str | None, typer.Option(help="Pairs with known answers that everybody sees first, with feedback (people only).")
+]
+GuidelinesOption = Annotated[str | None, typer.Option(help="Markdown file that annotators can read on the page.")]
+PublicOption = Annotated[
+    str | None,
+    typer.Option("--public-url", help="Address of the page behind a proxy, such as https://votes.example.org/faces/."),
+]
 LeastSureOption = Annotated[
     str | None,
     typer.Option("--least-sure", help="Keep the pairs this reward model is least sure of (with pairs.per_case)."),
@@ -64,10 +75,15 @@ def command(
     votes: VotesOption = None,
     least_sure: LeastSureOption = None,
     gold: GoldOption = None,
+    practice: PracticeOption = None,
+    guidelines: GuidelinesOption = None,
     host: HostOption = None,
     port: PortOption = None,
+    public_url: PublicOption = None,
     annotator: AnnotatorOption = None,
     transcode: TranscodeOption = False,
+    nproc: NprocOption = 1,
+    share: ShareOption = False,
     store: StoreOption = None,
     name: NameOption = None,
     config: ConfigOption = None,
@@ -80,10 +96,14 @@ def command(
 ) -> None:
     """Compare clips pair by pair, and turn the votes into preferences."""
     seeds = {} if seed is None else {f"{part}.seed": seed for part in SEEDED}
-    settings = Words(config, sets, seeds | without_none(serve__host=host, serve__port=port))
+    if nproc > 1 and by != "judge":
+        raise UsageError("--nproc is for judges: people and simulated annotators vote in one process", fix="--by judge")
+    told = without_none(serve__host=host, serve__port=port, serve__public_url=public_url, serve__guidelines=guidelines)
+    settings = Words(config, sets, seeds | told)
     work = annotate.prepare(
-        samples or (), pairs=pairs, by=by, judges=judge or (), votes=votes or (), gold=gold, least_sure=least_sure,
-        annotators=annotator or (), transcode=transcode, settings=settings, name=name, store=open_store(store), force=force,
+        samples or (), pairs=pairs, by=by, judges=judge or (), votes=votes or (), gold=gold, practice=practice,
+        least_sure=least_sure, annotators=annotator or (), transcode=transcode, settings=settings, name=name, store=open_store(store), force=force,
+        share=share,
         tell=lambda line: typer.echo(line, err=True),
     )  # fmt: skip
-    carry_out(work, result, dry_run=dry_run, quiet=quiet, as_json=as_json)
+    carry_out(work, result, dry_run=dry_run, quiet=quiet, as_json=as_json, nproc=nproc)

@@ -8,6 +8,7 @@ from idgrpo.cli import exchange, serving
 from idgrpo.cli.options import DryRunOption, JsonOption, QuietOption, StoreOption, open_store
 from idgrpo.cli.output import write_json, write_lines
 from idgrpo.stages import Artifact
+from idgrpo.stages.lineage import tree_lines
 from idgrpo.stages.upkeep import flatten, prune_store, whole
 
 command = typer.Typer(
@@ -83,19 +84,14 @@ def show(ref: RefArgument, store: StoreOption = None, as_json: JsonOption = Fals
 
 @command.command()
 def lineage(ref: RefArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Show what an artifact was made from, down to the first inputs."""
+    """Show what an artifact was made from, down to the first inputs, as a tree."""
     opened = open_store(store)
     steps = list(opened.lineage(opened.resolve(ref)))
     if as_json:
         told = [{"depth": s.depth, "ref": s.ref, "found": s.artifact is not None, "roles": s.roles} for s in steps]
         write_json({"lineage": told})
         return
-    write_lines(
-        f"{'  ' * step.depth}{step.ref}"
-        + (f" ({' and '.join(step.roles)})" if len(step.roles) > 1 else "")
-        + (f"   <- {' '.join(step.artifact.manifest.command)}" if step.artifact else "   (a file, or no longer there)")
-        for step in steps
-    )
+    write_lines(tree_lines(steps))
 
 
 @command.command()

@@ -11,14 +11,17 @@ from idgrpo.cli.options import (
     ForceOption,
     JsonOption,
     NameOption,
+    NprocOption,
     QuietOption,
     SeedOption,
     SetOption,
+    ShareOption,
     StoreOption,
     open_store,
     without_none,
 )
 from idgrpo.cli.output import carry_out
+from idgrpo.errors import UsageError
 from idgrpo.stages import Artifact, Plan
 from idgrpo.stages.distort import distort, parse_mix, result
 from idgrpo.stages.settings import Words
@@ -69,6 +72,8 @@ def command(
     base: BaseOption = None,
     sample_sets: SampleSetOption = None,
     device: DeviceOption = None,
+    nproc: NprocOption = 1,
+    share: ShareOption = False,
     workers: WorkersOption = 1,
     lossless: LosslessOption = None,
     sheets: SheetsOption = True,
@@ -89,11 +94,14 @@ def command(
     exactly = None if lossless is None else ("yes" if lossless else "no")
     options = without_none(per_video=per_video, seed=seed, people__finder=finder, lossless=exactly)
     options |= {f"mix.{key}": weight for key, weight in parse_mix(mix or "").items()}
+    if workers > 1 and nproc > 1:
+        raise UsageError("--workers and --nproc are two ways to the same end", fix="give one of them")
     work = distort.prepare(
         data, settings=Words(config, sets, options), base=base, finder_weights=finder_weights, workers=workers,
         sampling=Words(None, sample_sets, without_none(device=device)), sheets=sheets, name=name, store=open_store(store), force=force,
+        share=share,
     )  # fmt: skip
-    carry_out(work, _result, dry_run=dry_run, quiet=quiet, as_json=as_json)
+    carry_out(work, _result, dry_run=dry_run, quiet=quiet, as_json=as_json, nproc=nproc)
 
 
 def _result(artifact: Artifact) -> Plan:

@@ -12,9 +12,11 @@ from idgrpo.cli.options import (
     ForceOption,
     JsonOption,
     NameOption,
+    NprocOption,
     QuietOption,
     SeedOption,
     SetOption,
+    ShareOption,
     StoreOption,
     open_store,
     without_none,
@@ -24,6 +26,7 @@ from idgrpo.stages import Artifact, Plan
 from idgrpo.stages.evaluate import GateResult, Gates, evaluate, result, write_junit
 from idgrpo.stages.settings import Words
 from idgrpo.stages.variants import named, named_curves
+from idgrpo.stages.work import num_ranks
 
 SamplesOption = Annotated[
     list[str] | None,
@@ -91,6 +94,8 @@ def command(
     finder_weights: WeightsOption = None,
     scorer: ScorerOption = None,
     device: DeviceOption = None,
+    nproc: NprocOption = 1,
+    share: ShareOption = False,
     curves: CurvesOption = None,
     minima: MinOption = None,
     maxima: MaxOption = None,
@@ -115,7 +120,8 @@ def command(
     work = evaluate.prepare(
         named(samples or ()), videos=named(videos or ()), cases=cases, base=base, policies=policy or (), reward=reward,
         sampling=Words(None, sample_sets, without_none(num_per_case=num_per_case, seed=seed, device=device)),
-        curves=named_curves(curves or ()), gates=gates, name=name, store=place, plan_only=dry_run, force=force,
+        curves=named_curves(curves or ()), gates=gates, name=name, store=place, force=force, share=share,
+        plan_only=dry_run or (nproc > 1 and num_ranks() == 1),  # the ranks sample what is missing
         settings=Words(
             config, sets,
             without_none(finding__finder=finder, finding__options__weights=finder_weights, scorers=scorer, finding__device=device),
@@ -130,7 +136,7 @@ def command(
         failed.extend(gate for gate in results if not gate.passed)
         return result(artifact, results)
 
-    carry_out(work, told, dry_run=dry_run, quiet=quiet, as_json=as_json)
+    carry_out(work, told, dry_run=dry_run, quiet=quiet, as_json=as_json, nproc=nproc)
     for gate in failed:
         typer.echo(f"gate not met: {gate.text}", err=True)
     return 1 if failed else 0

@@ -11,7 +11,9 @@ from idgrpo.cli.options import (
     ForceOption,
     JsonOption,
     NameOption,
+    NprocOption,
     QuietOption,
+    ShareOption,
     StoreOption,
     open_store,
 )
@@ -109,6 +111,8 @@ def describe(
         str | None, typer.Option(help="Qwen-VL checkpoint that generates text: directory or hub id.")
     ] = None,
     device: DeviceOption = None,
+    nproc: NprocOption = 1,
+    share: ShareOption = False,
     store: StoreOption = None,
     name: NameOption = None,
     force: ForceOption = False,
@@ -121,5 +125,5 @@ def describe(
     Precise prompts steady training (the paper's first stabiliser). The result is a cases artifact of the same name, so the
     next stage takes it; the old version stays.
     """
-    work = describe_people(ref, vlm=vlm, device=device, name=name, store=open_store(store), force=force)
-    carry_out(work, described, dry_run=dry_run, quiet=quiet, as_json=as_json)
+    work = describe_people(ref, vlm=vlm, device=device, name=name, store=open_store(store), force=force, share=share)
+    carry_out(work, described, dry_run=dry_run, quiet=quiet, as_json=as_json, nproc=nproc)

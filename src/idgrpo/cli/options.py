@@ -25,6 +25,21 @@ DeviceOption = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1. Default: the GPU if there is one.")
 ]
 
+NprocOption = Annotated[
+    int,
+    typer.Option(
+        "--nproc",
+        min=1,
+        help="Processes on this machine, one a GPU; the result is that of one. torchrun and srun join by themselves.",
+    ),
+]
+ShareOption = Annotated[
+    bool,
+    typer.Option(
+        "--share", help="Work together with other jobs that run this command on this store, such as a SLURM array."
+    ),
+]
+
 
 def open_store(path: str | None) -> Store:
     """Open the store of `--store`, of $IDGRPO_STORE, or ./idgrpo-store."""

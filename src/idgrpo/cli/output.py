@@ -17,12 +17,17 @@ def carry_out(
     dry_run: bool,
     quiet: bool,
     as_json: bool,
+    nproc: int = 1,
 ) -> None:
-    """Print the plan of a stage, or run it and print its result."""
+    """Print the plan of a stage, or run it in `nproc` processes and print its result."""
     if dry_run:
         told = task.plan()
         finish(summary=told.summary, document=told.document, artifact=None, quiet=quiet, as_json=as_json)
         return
+    if nproc > 1 and not task.is_done():
+        from idgrpo.cli.options import launch_ranks
+
+        launch_ranks(nproc)
     artifact = task.run()
     told = result(artifact)
     finish(summary=told.summary, document=told.document, artifact=artifact, quiet=quiet, as_json=as_json)

@@ -11,10 +11,12 @@ from idgrpo.cli.options import (
     ForceOption,
     JsonOption,
     NameOption,
+    NprocOption,
     QuietOption,
     ResumeOption,
     SeedOption,
     SetOption,
+    ShareOption,
     StoreOption,
     open_store,
     without_none,
@@ -68,6 +70,8 @@ def command(
     lossless: LosslessOption = None,
     as_trained: AsTrainedOption = False,
     device: DeviceOption = None,
+    nproc: NprocOption = 1,
+    share: ShareOption = False,
     store: StoreOption = None,
     name: NameOption = None,
     config: ConfigOption = None,
@@ -98,8 +102,9 @@ def command(
         plan_only=dry_run,
         force=force,
         resume=resume,
+        share=share,
     )
-    carry_out(work, result, dry_run=dry_run, quiet=quiet, as_json=as_json)
+    carry_out(work, result, dry_run=dry_run, quiet=quiet, as_json=as_json, nproc=nproc)
 
 
 def _size(text: str | None) -> dict[str, int]:

@@ -16,7 +16,6 @@ from idgrpo.cli.options import (
     SeedOption,
     SetOption,
     StoreOption,
-    launch_ranks,
     open_store,
     without_none,
 )
@@ -116,6 +115,4 @@ def command(
         store=open_store(store), ranks=max(nproc, num_ranks()), gpus=gpus, plan_only=dry_run, force=force,
         resume=resume,
     )  # fmt: skip
-    if not dry_run and nproc > 1 and (force or work.find() is None):
-        launch_ranks(nproc)
-    carry_out(work, result, dry_run=dry_run, quiet=quiet, as_json=as_json)
+    carry_out(work, result, dry_run=dry_run, quiet=quiet, as_json=as_json, nproc=nproc)

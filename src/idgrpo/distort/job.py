@@ -96,14 +96,20 @@ def read_clip(sample: Sample, config: DistortConfig) -> torch.Tensor:
     return clip
 
 
+def is_found(bench: Bench, sample: Sample) -> bool:
+    """Tell whether the first pass has been over a clip."""
+    folder, name = bench.folder / "people", slug(sample.id)
+    made = [folder / f"{name}.npz", *(folder / f"{name}-{slot}.npz" for slot in range(len(sample.references)))]
+    return (folder / f"{name}.why.json").exists() or all(path.exists() for path in made)
+
+
 def find_people(bench: Bench, sample: Sample) -> None:
     """First pass: find one clip's people and keep where they are and what they look like, or why not."""
+    if is_found(bench, sample):
+        return
     folder = bench.folder / "people"
     name = slug(sample.id)
     reasons = folder / f"{name}.why.json"
-    made = [folder / f"{name}.npz", *(folder / f"{name}-{slot}.npz" for slot in range(len(sample.references)))]
-    if reasons.exists() or all(path.exists() for path in made):
-        return
     settings = bench.config.people
     try:
         clip = read_clip(sample, bench.config)
@@ -237,6 +243,21 @@ def _person(sample: Sample, error: Exception) -> str | None:
     return sample.references[slot].person if slot is not None and slot < len(sample.references) else None
 
 
+def _part(bench: Bench, index: int) -> Path:
+    return bench.folder / "parts" / f"{index:07d}.json"
+
+
+def is_distorted(bench: Bench, sample: Sample, index: int) -> bool:
+    """Tell whether the second pass has been over a clip."""
+    return _part(bench, index).exists()
+
+
+def forget_broken_parts(bench: Bench, num: int) -> None:
+    """Remove parts that name files which are gone: their clips are done again."""
+    for index in range(num):
+        _finished(bench, _part(bench, index))
+
+
 def _finished(bench: Bench, part_path: Path) -> dict[str, Any] | None:
     """Read a part made before; None where there is none, or where files that it names are gone (a folder half removed)."""
     if not part_path.exists():
@@ -255,7 +276,7 @@ def distort_sample(bench: Bench, sample: Sample, index: int, position: float) ->
 
     Everything is drawn from (seed, sample id, pair number): the order of clips and the number of processes do not matter.
     """
-    part_path = bench.folder / "parts" / f"{index:07d}.json"
+    part_path = _part(bench, index)
     if (finished := _finished(bench, part_path)) is not None:
         return finished
     part: dict[str, Any] = {"sample": sample.id, "preferences": [], "skipped": [], "refused": None}

@@ -3,7 +3,7 @@
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,24 @@ import numpy as np
 from idgrpo.distort.config import DistortConfig
 from idgrpo.distort.files import PREFERENCES_FILE, REFUSALS_FILE, SUMMARY_FILE, remove_drafts
 from idgrpo.distort.inputs import slug
-from idgrpo.distort.job import Bench, Regenerate, distort_sample, exact_painter, find_people
+from idgrpo.distort.job import (
+    Bench,
+    Regenerate,
+    distort_sample,
+    exact_painter,
+    find_people,
+    forget_broken_parts,
+    is_distorted,
+    is_found,
+)
 from idgrpo.distort.summary import Summary, refusals_of
 from idgrpo.errors import DataError
 from idgrpo.people.contract import Finder
+from idgrpo.records.atomic import replacing
 from idgrpo.records.document import parse_json
 from idgrpo.records.jsonl import write_records
 from idgrpo.records.models import Preference, Sample
+from idgrpo.run.dealing import Dealing
 from idgrpo.run.draws import seed_of
 from idgrpo.run.progress import progress
 from idgrpo.run.signals import stop_with_parent
@@ -50,14 +61,17 @@ def _do(bench: Bench, task: str, arguments: tuple[Any, ...]) -> None:
         distort_sample(bench, *arguments)
 
 
-def _run(bench: Bench, task: str, jobs: Iterator[tuple[Any, ...]], total: int, workers: int, label: str) -> None:
-    """Do all jobs; at most four per process wait, so that memory does not grow with the data."""
-    with progress(total, label, unit="clip") as bar:
-        if workers <= 1:
-            for job in jobs:
-                _do(bench, task, job)
-                bar.advance()
-            return
+def _run(bench: Bench, task: str, jobs: Sequence[tuple[Any, ...]], workers: int, label: str, dealing: Dealing) -> None:
+    """Do all jobs, with `dealing` shared with other processes; else at most four per worker wait, so that memory is bounded."""
+    if workers <= 1:
+        is_done = is_found if task == "find" else is_distorted
+        shared = dealing.share(
+            jobs, lambda job: slug(job[0].id), lambda job: is_done(bench, *job[:2]), label=label, unit="clips"
+        )
+        for job in shared:
+            _do(bench, task, job)
+        return
+    with progress(len(jobs), label, unit="clip") as bar:
         # Forking after torch has started threads can hang; fresh processes cannot.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(
@@ -100,7 +114,8 @@ def _write_gallery(bench: Bench, samples: list[Sample]) -> None:
                 }
             )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "gallery.json").write_text(json.dumps(sorted(rows, key=lambda row: row["key"])), encoding="utf-8")
+    with replacing(folder / "gallery.json") as draft:  # each process writes the same
+        draft.write_text(json.dumps(sorted(rows, key=lambda row: row["key"])), encoding="utf-8")
 
 
 def _parts(folder: Path, num_samples: int) -> Iterator[dict[str, Any]]:
@@ -116,24 +131,37 @@ def distort(
     finder: Callable[..., Finder] | None = None,
     regenerate: Regenerate | None = None,
     workers: int = 1,
-) -> Summary:
+    dealing: Dealing | None = None,
+) -> Summary | None:
     """Make preferences out of clips and write `prefs.jsonl`, videos/, references/ and `refused.jsonl` into `folder`.
 
     Run again on the same folder it continues: clips with a finished part are not touched. `finder` makes a finder (picklable;
-    called once a process with `people.options`, only for clips whose truth is not known). Raises DataError when not one pair could be made.
+    called once a process with `people.options`, only for clips whose truth is not known). dealing: other processes that make
+    pairs of the same clips in the same folder; None is given to those that do not publish.
+
+    Raises DataError when not one pair could be made.
     """
+    dealing = dealing or Dealing()
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    remove_drafts(folder)
+    if not dealing.shared:  # nobody else is writing
+        remove_drafts(folder)
     bench = Bench(folder, config, finder, regenerate)
-    workers = 1 if regenerate is not None else workers
+    workers = 1 if regenerate is not None or dealing.shared else workers
+    if dealing.publishes:
+        forget_broken_parts(bench, len(samples))
     unknown = [sample for sample in samples if exact_painter(sample) is None]
     if unknown:
-        _run(bench, "find", ((sample,) for sample in unknown), len(unknown), workers, "find people")
+        _run(bench, "find", [(sample,) for sample in unknown], workers, "find people", dealing)
     _write_gallery(bench, unknown)
     num = len(samples)
-    jobs = ((sample, index, index / max(num - 1, 1)) for index, sample in enumerate(samples))
-    _run(bench, "distort", jobs, num, workers, "distort")
+    jobs = [(sample, index, index / max(num - 1, 1)) for index, sample in enumerate(samples)]
+    _run(bench, "distort", jobs, workers, "distort", dealing)
+    return _conclude(folder, num) if dealing.publishes else None
+
+
+def _conclude(folder: Path, num: int) -> Summary:
+    """Put the parts of all clips together."""
     summary = Summary()
     with (folder / REFUSALS_FILE).open("w", encoding="utf-8") as file:
         for part in _parts(folder, num):

@@ -88,8 +88,25 @@ class Verdict(Part):
     figures: dict[str, float | None] = {}
 
 
+class Track(Part):
+    """Where one person of a clip is seen: `boxes` (left, top, right, bottom) in shares of the picture, one a frame of `frames`.
+
+    `person` is the place of the reference that the track stands for, None for a person who was not asked for; `similarity`
+    is the cosine with that reference and `nearest` the place of the most similar reference, both frame by frame.
+    """
+
+    person: int | None
+    frames: list[int]
+    boxes: list[tuple[float, float, float, float]]
+    similarity: list[float | None] = []
+    nearest: list[int | None] = []
+
+
 class SampleDocument(Part):
-    """One video with its measures. `people` are scores per reference, in their order, by measure or scorer."""
+    """One video with its measures. `people` are scores per reference, in their order, by measure or scorer.
+
+    `persons` are the names of the people asked for; `tracks` and `fps` are empty in reports of before version 0.2.
+    """
 
     variant: str
     case_id: str
@@ -100,6 +117,24 @@ class SampleDocument(Part):
     values: dict[str, float | None]
     people: dict[str, list[float]] = {}
     occluded_share: float = 0.0
+    persons: list[str] = []
+    fps: float = 0.0
+    num_frames: int = 0
+    tracks: list[Track] = []
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Name what the variants are paired by: case and seed."""
+        return self.case_id, self.seed
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made a report: the command, its settings as TOML, and lines of lineage. Shown on the page, not in report.json."""
+
+    command: str
+    settings: str
+    lineage: tuple[str, ...]
 
 
 class VariantDocument(Part):

@@ -13,15 +13,17 @@ from idgrpo.evaluate.compare import compare, paired_cases, variant_means
 from idgrpo.evaluate.config import EvaluateConfig, PairLaw
 from idgrpo.evaluate.diagnostics import diagnose
 from idgrpo.evaluate.document import Report, SampleDocument, VariantDocument
-from idgrpo.evaluate.gather import ReferenceBook, Seen, gather
+from idgrpo.evaluate.gather import ReferenceBook, Seen, deal_out, gather
 from idgrpo.evaluate.identity import wrong_cases
 from idgrpo.evaluate.measure import Measure, load_measures
 from idgrpo.evaluate.scorer import ClipScorer
 from idgrpo.evaluate.slices import occluded_share, slice_report
 from idgrpo.evaluate.statistics import cases_needed, detectable_difference, fewest_cases, implied_win_rate
 from idgrpo.evaluate.subject import Subject
+from idgrpo.evaluate.tracks import tracks_of
 from idgrpo.people.contract import Finder, Levels, fingerprint_of, levels_of
 from idgrpo.records.models import Sample
+from idgrpo.run.dealing import Dealing
 
 Key = tuple[str, int]
 MAX_PROBLEMS = 20
@@ -88,6 +90,25 @@ def evaluate(
         "power_note": _power(values, report, config),
     }
     return report.model_copy(update=extra)
+
+
+def look_ahead(
+    samples_by_variant: Mapping[str, Sequence[Sample]],
+    finder: Finder,
+    config: EvaluateConfig,
+    cache_folder: Path,
+    dealing: Dealing,
+    *,
+    scorers: Sequence[ClipScorer] = (),
+) -> None:
+    """Find people and score together with other processes; `evaluate` with the same arguments then only measures."""
+    _check(samples_by_variant)
+    cache = ObservationCache(cache_folder, fingerprint_of(finder), config.finding)
+    book = ReferenceBook(finder, cache)
+    _check_photos(samples_by_variant, book)
+    everything = [sample for samples in samples_by_variant.values() for sample in samples]
+    _embed_references(everything, book)
+    deal_out(everything, finder, scorers, cache, book, config.finding, dealing)
 
 
 def _check(samples_by_variant: Mapping[str, Sequence[Sample]]) -> str:
@@ -202,6 +223,10 @@ def _document(
         values={name: None if v is None else float(v) for name, v in values.items()},
         people=people,
         occluded_share=occluded_share(subject),
+        persons=[r.person for r in sample.references],
+        fps=subject.observation.fps,
+        num_frames=subject.observation.num_frames,
+        tracks=tracks_of(subject),
     )
 
 

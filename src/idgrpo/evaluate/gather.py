@@ -1,7 +1,7 @@
 """Look at all videos, a few at a time: bounded memory, and nothing twice thanks to the cache."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from idgrpo.evaluate.subject import Observation
 from idgrpo.people.contract import Detection, Finder
 from idgrpo.records.digest import file_digest
 from idgrpo.records.models import Sample
+from idgrpo.run.dealing import Dealing
 from idgrpo.run.progress import progress
 from idgrpo.video.probe import probe
 from idgrpo.video.read import read_image, read_video
@@ -97,36 +98,60 @@ def gather(
     label: str = "looking at videos",
 ) -> list[Seen]:
     """Observe and score samples in their order; what the cache knows is not decoded again."""
-    seen_all: list[Seen] = []
     with progress(len(samples), label, "video") as bar:
-        for batch in _batches(samples, cache, scorers, book, config.batch_size, seen_all):
-            _complete(batch, finder, scorers, cache, config)
-            bar.advance(len(batch))
-    return seen_all
+        found: list[Seen] = []
+        for block in _blocks(samples, config):
+            found += _look_at(block, finder, scorers, cache, book, config)
+            bar.advance(len(block))
+    return found
 
 
-def _batches(
+def deal_out(
     samples: Sequence[Sample],
-    cache: ObservationCache,
+    finder: Finder,
     scorers: Sequence[ClipScorer],
+    cache: ObservationCache,
     book: ReferenceBook,
-    batch_size: int,
-    seen_all: list[Seen],
-) -> Iterator[list[tuple[Seen, torch.Tensor | None, float]]]:
-    """Yield (what is known, clip or None when nothing is missing, fps) in groups of bounded size."""
-    batch, pending_bytes = [], 0
-    for sample in samples:
-        known = _recall(sample, cache, scorers, book)
-        seen_all.append(known)
-        missing = known.observation is None or any(s.info.name not in known.scores for s in scorers)
-        clip, fps = (read_video(Path(sample.video)), probe(Path(sample.video)).fps) if missing else (None, 0.0)
-        batch.append((known, clip, fps))
-        pending_bytes += clip.numel() if clip is not None else 0
-        if len(batch) >= batch_size or pending_bytes >= MAX_PENDING_BYTES:
-            yield batch
-            batch, pending_bytes = [], 0
-    if batch:
-        yield batch
+    config: FindingConfig,
+    dealing: Dealing,
+) -> None:
+    """Fill the cache together with other processes; `gather` then finds everything in it."""
+    places = list(enumerate(_blocks(samples, config)))
+    shared = dealing.share(
+        places, lambda place: str(place[0]), label="looking at videos", unit="videos", count=lambda place: len(place[1])
+    )
+    for _, block in shared:
+        _look_at(block, finder, scorers, cache, book, config)
+
+
+def _blocks(samples: Sequence[Sample], config: FindingConfig) -> list[Sequence[Sample]]:
+    """Cut samples into the blocks that are looked at together: always the same ones, whatever is known already."""
+    return [samples[start : start + config.batch_size] for start in range(0, len(samples), config.batch_size)]
+
+
+def _look_at(
+    block: Sequence[Sample],
+    finder: Finder,
+    scorers: Sequence[ClipScorer],
+    cache: ObservationCache,
+    book: ReferenceBook,
+    config: FindingConfig,
+) -> list[Seen]:
+    """Recall what is known of a block and make the rest, at most `MAX_PENDING_BYTES` of pixels at a time.
+
+    Where one score of such a part is missing all of it is scored: the last bits of a score depend on what is scored together.
+    """
+    seen = [_recall(sample, cache, scorers, book) for sample in block]
+    part: list[Seen] = []
+    part_bytes = 0
+    for known in seen:
+        info = probe(Path(known.sample.video))
+        part.append(known)
+        part_bytes += 3 * info.frames * info.width * info.height
+        if part_bytes >= MAX_PENDING_BYTES or known is seen[-1]:
+            _complete(part, finder, scorers, cache, config)
+            part, part_bytes = [], 0
+    return seen
 
 
 def _recall(sample: Sample, cache: ObservationCache, scorers: Sequence[ClipScorer], book: ReferenceBook) -> Seen:
@@ -145,28 +170,27 @@ def _recall(sample: Sample, cache: ObservationCache, scorers: Sequence[ClipScore
 
 
 def _complete(
-    batch: Sequence[tuple[Seen, torch.Tensor | None, float]],
+    part: Sequence[Seen],
     finder: Finder,
     scorers: Sequence[ClipScorer],
     cache: ObservationCache,
     config: FindingConfig,
 ) -> None:
-    """Fill in what is missing in a batch and keep it."""
-    # `_batches` reads the clip of everything that lacks something.
-    readable = [(known, clip, fps) for known, clip, fps in batch if clip is not None]
-    blind = [(known, clip, fps) for known, clip, fps in readable if known.observation is None]
-    for (known, clip, fps), found in zip(blind, _find(finder, [clip for _, clip, _ in blind]), strict=True):
-        known.observation = assemble(clip, found, config, fps)
+    """Fill in what is missing and keep it."""
+    blind = [known for known in part if known.observation is None]
+    lacking = [scorer for scorer in scorers if any(scorer.info.name not in known.scores for known in part)]
+    clips = {id(known): read_video(Path(known.sample.video)) for known in (part if lacking else blind)}
+    rates = {id(known): probe(Path(known.sample.video)).fps for known in part}
+    found = _find(finder, [clips[id(known)] for known in blind])
+    for known, detections in zip(blind, found, strict=True):
+        known.observation = assemble(clips[id(known)], detections, config, rates[id(known)])
         cache.keep_observation(known.digest, known.observation)
-    for scorer in scorers:
-        name = scorer.info.name
-        open_ones = [(known, clip, fps) for known, clip, fps in readable if name not in known.scores]
-        if not open_ones:
-            continue
-        seen, clips, rates = zip(*open_ones, strict=True)
-        results = scorer.score(clips, [known.sample for known in seen], rates)
-        for known, values in zip(seen, results, strict=True):
-            known.scores[name] = values
+    for scorer in lacking:
+        results = scorer.score(
+            [clips[id(known)] for known in part], [known.sample for known in part], [rates[id(known)] for known in part]
+        )
+        for known, values in zip(part, results, strict=True):
+            known.scores[scorer.info.name] = values
             if values is not None:
                 cache.keep_scores(known.request_digest, scorer.cache_name(), values)
 

@@ -6,32 +6,39 @@ from pathlib import Path
 import torch
 
 from idgrpo.evaluate.config import PageConfig
-from idgrpo.evaluate.document import Report
+from idgrpo.evaluate.document import Provenance, Report
 from idgrpo.evaluate.page.gallery import choose, gain, paired_rows
 from idgrpo.evaluate.page.html import page_html
-from idgrpo.evaluate.tables import latex, markdown, number
+from idgrpo.evaluate.tables import latex, markdown, number, samples_csv
 from idgrpo.video.read import read_image, read_video
 from idgrpo.video.sheet import contact_sheet
 from idgrpo.video.write import write_image
 
 
-def write_report(report: Report, folder: Path, config: PageConfig) -> None:
-    """Write report.json, report.html, contact_sheet.png, table.md and table.tex into a folder.
+def write_report(report: Report, folder: Path, config: PageConfig, made_by: Provenance | None = None) -> None:
+    """Write report.json, report.html, contact_sheet.png, table.md, table.tex and samples.csv into a folder.
 
-    report.json names videos and photos relative to the folder, so a store may be moved or copied.
+    report.json names videos and photos relative to the folder, so a store may be moved or copied. `made_by` is shown on the page.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(report.relative_to(folder).model_dump_json(indent=1), encoding="utf-8")
     (folder / "table.md").write_text(markdown(report), encoding="utf-8")
     (folder / "table.tex").write_text(latex(report), encoding="utf-8")
     write_image(folder / "contact_sheet.png", report_sheet(report, config))
-    write_page([report], folder / "report.html", config)
+    (folder / "samples.csv").write_text(samples_csv(report), encoding="utf-8")
+    write_page([report], folder / "report.html", config, made_by=made_by)
 
 
-def write_page(reports: Sequence[Report], path: Path, config: PageConfig, names: Sequence[str] | None = None) -> None:
+def write_page(
+    reports: Sequence[Report],
+    path: Path,
+    config: PageConfig,
+    names: Sequence[str] | None = None,
+    made_by: Provenance | None = None,
+) -> None:
     """Write one self-contained page for one or several reports (a tab each)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page_html(reports, config, names), encoding="utf-8")
+    path.write_text(page_html(reports, config, names, made_by), encoding="utf-8")
 
 
 def report_sheet(report: Report, config: PageConfig) -> torch.Tensor:

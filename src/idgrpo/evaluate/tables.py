@@ -1,4 +1,7 @@
-"""The summary as rows, Markdown and LaTeX."""
+"""The summary as rows, Markdown and LaTeX; all videos as CSV."""
+
+import csv
+import io
 
 from idgrpo.evaluate.document import Comparison, Estimate, MeasureInfo, Report
 
@@ -128,6 +131,23 @@ def latex(report: Report) -> str:
             + f"{header}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}"
         )
     return "\n\n".join(parts) + "\n"
+
+
+def samples_csv(report: Report) -> str:
+    """Write every video with all its measures, one line each, as CSV; an undefined value is empty.
+
+    `each_person` holds the scores of the people in the order of `people`, such as identity=0.91/0.42.
+    """
+    names = [info.name for info in report.measures]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["variant", "case", "seed", "prompt", "people", *names, "each_person"])
+    for sample in report.samples:
+        each = ";".join(f"{name}={'/'.join(f'{v:.4f}' for v in scores)}" for name, scores in sample.people.items())
+        values = ["" if (value := sample.values.get(name)) is None else f"{value:.6g}" for name in names]
+        people = ";".join(sample.persons)
+        writer.writerow([sample.variant, sample.case_id, sample.seed, sample.prompt, people, *values, each])
+    return text.getvalue()
 
 
 def summary_lines(report: Report) -> list[str]:

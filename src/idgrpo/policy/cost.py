@@ -11,8 +11,6 @@ from idgrpo.policy.config import PolicyConfig
 REPLAY_FORWARDS = 3.24
 """A replayed step with recomputed activations, in forwards: forward, recompute, and backward to activations (weights of
 the base get no gradient; attention costs twice its forward). Counted on the meta device: 3.23 for VACE, 3.25 for Phantom."""
-REPLAY_FORWARDS_KEPT = 2.24
-"""The same with activations kept."""
 WEIGHT_FORWARDS = 1.0
 """What gradients of all weights cost beside it (`train=full`): every matrix product once more."""
 SUM_TRAFFIC = 2.0
@@ -100,12 +98,15 @@ def reference_forwards(config: PolicyConfig) -> int:
     return of_kl + (2 * steps if config.clips.guidance else 0)
 
 
-def sample_cost(config: PolicyConfig, forward_tflop: float, num_branches: int, *, recompute: bool = True) -> SampleCost:
-    """Count one sample; num_branches: guidance branches of the base (used unless guidance is off)."""
+def sample_cost(
+    config: PolicyConfig, forward_tflop: float, num_branches: int, *, recomputed: float = 1.0
+) -> SampleCost:
+    """Count one sample; num_branches: guidance branches of the base (used unless guidance is off); recomputed: what share of a
+    forward is computed again for the backward."""
     mode, steps = config.rollout.guidance.mode, config.rollout.window.size
     branches = 1 if mode == "none" else num_branches
     with_gradient = 1 if mode == "detach-uncond" else branches
-    replay = REPLAY_FORWARDS if recompute else REPLAY_FORWARDS_KEPT
+    replay = REPLAY_FORWARDS - 1 + recomputed
     replay += WEIGHT_FORWARDS if config.train == "full" else 0.0
     per_step = with_gradient * replay + (branches - with_gradient)
     return SampleCost(
@@ -153,7 +154,9 @@ class Load:
         float  # beside it: VAE, reward model and, when all weights are trained, their average and the reference
     )
     trained_parameters: int
-    activation_gib: float  # of one replayed step (all branches with gradient)
+    activation_gib: float  # of one replayed step, all branches with gradient
+    rollout_gib: float  # of one denoising step of a rollout batch, or of the decoder where that takes more
+    start_gib: float  # before training: text encoder and VAE at work, the transformer not read yet
     num_forwards_rollout: float  # of one rank: each gathers the base under ZeRO 3 without `engine.whole_rollout`
     num_pairs: int  # stored steps of all ranks
 
@@ -162,8 +165,9 @@ def plan(load: Load, config: PolicyConfig, machine: Machine, gpus: int, zero: in
     """Predict one update.
 
     seconds = samples / gpus * TFLOP / speed + traffic / link. Memory = base (its share under ZeRO 3, plus one whole copy
-    during the rollout when `engine.whole_rollout`; none beside them when the base's weights are what is trained) + what is trained (weights, gradients and AdamW's two moments, 16 bytes a
-    parameter, the parts that the ZeRO stage divides divided) + micro_batch x activations. Traffic: `rank_traffic`.
+    during the rollout when `engine.whole_rollout`; none beside them when the base's weights are what is trained) + what is
+    trained (weights, gradients and AdamW's two moments, 16 bytes a parameter, the parts that the ZeRO stage divides divided) + the
+    larger of micro_batch x activations and of the rollout; or the start, where that takes more. Traffic: `rank_traffic`.
     """
     samples = samples_per_update(config)
     share = (gpus - 1) / gpus
@@ -175,7 +179,8 @@ def plan(load: Load, config: PolicyConfig, machine: Machine, gpus: int, zero: in
         base = load.base_gib if config.engine.whole_rollout else base / gpus
     micro_batches = math.ceil(load.num_pairs / gpus / micro_batch)
     traffic = share * rank_traffic(load, config, zero, micro_batches)
-    memory = base + load.base_gib_extra + trained_state + micro_batch * load.activation_gib
+    at_work = max(micro_batch * load.activation_gib, load.rollout_gib)
+    memory = max(base + load.base_gib_extra + trained_state + at_work, load.start_gib)
     return UpdatePlan(
         gpus=gpus,
         zero=zero,

@@ -1,19 +1,24 @@
 """Predict an update on a number of GPUs before any is rented: sizes from the base's configuration, speed from `plan.*`."""
 
 from idgrpo.bases.contract import BaseEntry, VideoSize
-from idgrpo.bases.cost import GIB, VAE_SIZE_BYTES, transformer_flop, transformer_parameters
+from idgrpo.bases.cost import (
+    GIB,
+    TEXT_ENCODER_SIZE_BYTES,
+    VAE_SIZE_BYTES,
+    attention_share,
+    decoder_bytes,
+    encoder_bytes,
+    transformer_flop,
+    transformer_parameters,
+)
 from idgrpo.bases.geometry import Geometry
 from idgrpo.bases.guidance import branch_weights, num_branches
 from idgrpo.bases.inventory import configs_of_entry
 from idgrpo.policy.config import PolicyConfig
 from idgrpo.policy.cost import Load, Machine, UpdatePlan, best_plan, rollout_forwards, sample_cost, samples_per_update
 from idgrpo.policy.groups import nearest_num_groups
+from idgrpo.policy.simulation import simulated_peaks
 from idgrpo.policy.trainer import guidance_of
-
-BLOCK_ROWS = 34
-"""Activations of one block kept for its backward, in rows of the hidden width per token: an estimate."""
-KEPT_ROWS = 12
-"""The same for `selective` recomputation: what the matrix products and attention of a block gave, without the feed-forward's inside."""
 
 
 def forecast(
@@ -60,20 +65,25 @@ def load_of(entry: BaseEntry, config: PolicyConfig, num_references: int, gpus: i
     forward = transformer_flop(transformer, tokens, entry.text_length) / 1e12
     d = transformer["num_attention_heads"] * transformer["attention_head_dim"]
     num_blocks = transformer["num_layers"] + len(transformer.get("vace_layers") or [])
-    block = tokens * (BLOCK_ROWS * d + 2 * transformer["ffn_dim"]) * bytes_each
-    rows = {"on": d, "selective": KEPT_ROWS * d + transformer["ffn_dim"], "off": 0}[choice]
-    kept = num_blocks * tokens * rows * bytes_each + block if rows else num_blocks * block
-    with_gradient = 1 if guidance.mode != "both-grad" else branches
+    recomputed = {"on": 1.0, "selective": 1 - attention_share(transformer, tokens, entry.text_length), "off": 0.0}[
+        choice
+    ]
+    one = config.model_copy(update={"loss": config.loss.model_copy(update={"micro_batch": 1})})
+    peaks = simulated_peaks(entry, transformer, vae, one, size, num_references)
+    decoder = decoder_bytes(geometry, size, 4) / GIB
+    encoders = 0 if is_tiny or config.engine.encoder_device == "cpu" else TEXT_ENCODER_SIZE_BYTES
     samples = samples_per_update(config)
     return Load(
-        sample_tflop=sample_cost(config, forward, branches, recompute=choice == "on").total,
+        sample_tflop=sample_cost(config, forward, branches, recomputed=recomputed).total,
         base_gib=weights_gib,
         base_parameters=transformer_parameters(transformer),
         base_gib_extra=(0 if is_tiny else VAE_SIZE_BYTES / GIB) + config.plan.reward_gib + copies * weights_gib,
         trained_parameters=transformer_parameters(transformer)
         if is_full
         else adapter_parameters(config, d, transformer["ffn_dim"], num_blocks),
-        activation_gib=with_gradient * kept / GIB,
+        activation_gib=peaks.replay,
+        rollout_gib=max(peaks.rollout, decoder if config.method == "grpo" else 0),
+        start_gib=(encoders + VAE_SIZE_BYTES + encoder_bytes(geometry, size, 4)) / GIB if not is_tiny else 0.0,
         num_forwards_rollout=rollout_forwards(config) * -(-samples // (gpus * config.rollout.batch_size)),
         num_pairs=samples * config.rollout.window.size,
     )

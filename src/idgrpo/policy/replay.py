@@ -62,7 +62,7 @@ class Pairs:
     @property
     def kl_rows(self) -> slice | list[int]:
         """An index of the rows that enter the KL; all of them as a slice, which copies nothing."""
-        return slice(None) if len(self.with_kl) == len(self.steps) else self.with_kl
+        return slice(None) if len(self.with_kl) == len(self.x) else self.with_kl
 
     def as_filler(self) -> "Pairs":
         """Give the same forwards (also of the reference: ZeRO 3 counts them) and backward with a loss of exactly 0."""

@@ -49,7 +49,7 @@ class Peaks:
     """GiB of live tensors of one rank: what lies there all the time, and what each part adds at its highest.
 
     resident: weights of the base and of what is trained. rollout: one denoising step of a batch; replay: forward and backward of a
-    micro-batch, gradients included; step: the optimizer with its moments and gradients.
+    micro-batch, beside the gradients; step: the optimizer's moments and what it works with.
     """
 
     resident: float
@@ -123,16 +123,17 @@ def _simulated(entry: BaseEntry, configs: str, settings: str, size: VideoSize, n
     if depth <= SHALLOW[1]:
         return at_depth(entry, transformer, vae, config, size, num_references)
     low, high = (
-        at_depth(entry, _shallow(transformer, count, period), vae, config, size, num_references) for count in SHALLOW
+        at_depth(entry, shallow(transformer, count, period), vae, config, size, num_references) for count in SHALLOW
     )
     return low.line(high, (depth - SHALLOW[0]) / (SHALLOW[1] - SHALLOW[0]))
 
 
-def _shallow(transformer: dict[str, Any], count: int, period: int) -> dict[str, Any]:
+def shallow(transformer: Mapping[str, Any], count: int, period: int) -> dict[str, Any]:
+    """Give the configuration with `count` periods of blocks."""
     layers: dict[str, Any] = {"num_layers": count * period}
     if transformer.get("vace_layers"):
         layers["vace_layers"] = tuple(range(0, count * period, period))
-    return transformer | layers
+    return {**transformer, **layers}
 
 
 def at_depth(
@@ -144,43 +145,108 @@ def at_depth(
     num_references: int,
 ) -> Peaks:
     """Run the parts of an update on fake tensors, with all blocks that `transformer` has."""
-    base = _empty_base(entry, transformer, vae, config)
-    guidance, rows = guidance_of(entry, config), min(config.rollout.batch_size, samples_per_update(config))
-    reference = (lambda: reference_pass(base)) if config.train == "lora" else nullcontext
-    replay = Replay(base, _plain_step, guidance, config.loss, config.kl, load_loss(config.loss.name), reference)
+    parts = parts_of(entry, transformer, vae, config, size, num_references)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        _fill(base.transformer)
-        condition = _condition(base, size, num_references)
-        optimizer = torch.optim.AdamW(trained_weights(base.transformer).values())
         live = LiveBytes()
-        for tensor in (*base.transformer.parameters(), *base.transformer.buffers()):
+        parts.fill(torch.empty_like)
+        weights = trained_weights(parts.base.transformer).values()
+        for tensor in (*parts.base.transformer.parameters(), *parts.base.transformer.buffers()):
             live.add(tensor)
         resident = live.now
-
-        def roll_out() -> None:
-            batch = base.collate([condition] * rows)
-            state = torch.empty(rows, *base.latent_shape(size, num_references))
-            with torch.no_grad():
-                base.velocity(state, torch.empty(rows, dtype=torch.float64), batch, guidance)
-
-        def replay_once() -> None:
-            pairs = _pairs(base, condition, config.loss.micro_batch, size)
-            replay.loss_of(pairs, ReplayFigures()).backward()
-
         with live:
-            rollout = live.above(roll_out, resident) if config.method == "grpo" else 0
-            replayed = live.above(replay_once, resident)
-            stepped = live.above(optimizer.step, resident)
+            rollout = live.above(parts.roll_out, resident) if config.method == "grpo" else 0
+            for weight in weights:
+                weight.grad = torch.empty_like(weight)  # as after the first micro-batch
+            gradients = live.now
+            replayed = live.above(parts.replay, gradients)
+            stepped = live.above(torch.optim.AdamW(weights).step, gradients)
     return Peaks(*(value / GIB for value in (resident, rollout, replayed, stepped)))
+
+
+@dataclass(frozen=True)
+class UpdateParts:
+    """What an update does, to be run one by one on a base without numbers; `fill` gives its transformer tensors first."""
+
+    base: WanBase
+    config: PolicyConfig
+    size: VideoSize
+    num_references: int
+
+    def fill(self, make: Callable[..., Tensor]) -> None:
+        """Put a tensor on the CPU in place of each weight and buffer: attention there keeps what it keeps on a GPU."""
+        for part in self.base.transformer.modules():
+            for name, weight in part._parameters.items():
+                if weight is not None:
+                    filled = nn.Parameter(make(weight, device="cpu"), requires_grad=weight.requires_grad)
+                    part._parameters[name] = filled
+            for name, buffer in part._buffers.items():
+                if buffer is not None and buffer.is_meta:
+                    part._buffers[name] = make(buffer, device="cpu")
+
+    def roll_out(self) -> None:
+        """Make one denoising step of a batch of the rollout."""
+        base, rows = self.base, min(self.config.rollout.batch_size, samples_per_update(self.config))
+        batch = base.collate([self._condition()] * rows)
+        state, sigma = torch.zeros(rows, *base.latent_shape(self.size, self.num_references)), _levels(rows)
+        with torch.no_grad():
+            base.velocity(state, sigma, batch, guidance_of(base.entry, self.config))
+
+    def replay(self) -> None:
+        """Replay a micro-batch, with the reference and the backward."""
+        base, config = self.base, self.config
+        reference = (lambda: reference_pass(base)) if config.train == "lora" else nullcontext
+        guidance, loss = guidance_of(base.entry, config), load_loss(config.loss.name)
+        replay = Replay(base, _plain_step, guidance, config.loss, config.kl, loss, reference)
+        replay.loss_of(self._pairs(config.loss.micro_batch), ReplayFigures()).backward()
+
+    def _condition(self) -> Condition:
+        """Give an empty case: a prompt of full length, and photos, as latents."""
+        geometry = self.base.geometry
+        frames, height, width = geometry.latent_size(self.size)
+        text = torch.zeros(self.base.entry.text_length, self.base.transformer.config.text_dim)
+        return Condition(
+            text=text,
+            negative=text,
+            references=torch.zeros(geometry.z, self.num_references, height, width),
+            background=torch.zeros(geometry.z, frames, height, width),
+            size=self.size,
+        )
+
+    def _pairs(self, count: int) -> Pairs:
+        """Give an empty micro-batch of `count` stored steps."""
+        state = torch.zeros(count, *self.base.latent_shape(self.size, self.num_references))
+        return Pairs(
+            x=state,
+            x_next=state.clone(),
+            old_mean=state.clone(),
+            old_log_prob=torch.zeros(count),
+            sigma=_levels(count),
+            sigma_next=_levels(count) / 2,
+            batch=self.base.collate([self._condition()] * count),
+            advantage=torch.ones(count),
+            weight=torch.ones(count),
+            steps=[0] * count,
+            with_kl=list(range(count)),
+            kl_share=1.0,
+        )
+
+
+def _levels(count: int) -> Tensor:
+    return torch.full((count,), 0.5, dtype=torch.float64)
 
 
 def _plain_step(x: Tensor, velocity: Tensor, sigma: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]:
     return stochastic_step("wan", x, velocity, sigma, sigma_next, sigma_max=0.99)
 
 
-def _empty_base(
-    entry: BaseEntry, transformer: Mapping[str, Any], vae: Mapping[str, Any], config: PolicyConfig
-) -> WanBase:
+def parts_of(
+    entry: BaseEntry,
+    transformer: Mapping[str, Any],
+    vae: Mapping[str, Any],
+    config: PolicyConfig,
+    size: VideoSize,
+    num_references: int,
+) -> UpdateParts:
     """Make a base without numbers: the transformer on the meta device, in the dtypes of `load_base`, what is trained attached."""
     import diffusers
     from diffusers.configuration_utils import FrozenDict
@@ -203,49 +269,4 @@ def _empty_base(
     else:
         attach(base, rank=config.lora.rank, alpha=config.lora.alpha, targets=config.lora.targets, seed=config.seed)
     prepare_blocks(base, config.engine.model_copy(update={"compile": False}))
-    return base
-
-
-def _fill(module: nn.Module) -> None:
-    """Put a fake tensor on the CPU in place of each weight and buffer: attention there keeps what it keeps on a GPU."""
-    for part in module.modules():
-        for name, weight in part._parameters.items():
-            if weight is not None:
-                part._parameters[name] = nn.Parameter(
-                    torch.empty_like(weight, device="cpu"), requires_grad=weight.requires_grad
-                )
-        for name, buffer in part._buffers.items():
-            if buffer is not None:
-                part._buffers[name] = torch.empty_like(buffer, device="cpu")
-
-
-def _condition(base: WanBase, size: VideoSize, num_references: int) -> Condition:
-    """Give an empty case: a prompt of full length, and photos, as latents."""
-    frames, height, width = base.geometry.latent_size(size)
-    text = torch.empty(base.entry.text_length, base.transformer.config.text_dim)
-    return Condition(
-        text=text,
-        negative=text,
-        references=torch.empty(base.geometry.z, num_references, height, width),
-        background=torch.empty(base.geometry.z, frames, height, width),
-        size=size,
-    )
-
-
-def _pairs(base: WanBase, condition: Condition, count: int, size: VideoSize) -> Pairs:
-    """Give an empty micro-batch of `count` stored steps."""
-    state = (count, *base.latent_shape(size, condition.num_references))
-    return Pairs(
-        x=torch.empty(state),
-        x_next=torch.empty(state),
-        old_mean=torch.empty(state),
-        old_log_prob=torch.empty(count),
-        sigma=torch.empty(count, dtype=torch.float64),
-        sigma_next=torch.empty(count, dtype=torch.float64),
-        batch=base.collate([condition] * count),
-        advantage=torch.empty(count),
-        weight=torch.empty(count),
-        steps=[0] * count,
-        with_kl=list(range(count)),
-        kl_share=1.0,
-    )
+    return UpdateParts(base, config, size, num_references)

@@ -138,7 +138,7 @@ class EngineConfig(Config):
     recompute: Literal["auto", "on", "selective", "off"] = Field(
         default="auto",
         description="recompute activations of the blocks in the backward pass: a forward more, far less memory, same "
-        "gradients; selective: keep what matrix products and attention gave, recompute the rest; auto: on, for all bases "
+        "gradients; selective: keep what attention gave, recompute the rest; auto: on, for all bases "
         "but those of the embedded world",
     )
     compile: bool = Field(

@@ -177,6 +177,7 @@ class StoredSource(ABC):
         setting, window = self.config, self.config.rollout.window
         device, ones = self.base.device, torch.ones(len(places), device=self.base.device)
         sigma = torch.tensor([place.sigma for place in places], dtype=torch.float64, device=device)
+        with_kl = [row for row, place in enumerate(places) if setting.kl.steps == "all" or place.level == 0]
         return Pairs(
             x=torch.lerp(clean, noise, sigma.float().reshape(-1, 1, 1, 1, 1)),
             x_next=clean,
@@ -188,7 +189,7 @@ class StoredSource(ABC):
             advantage=ones,
             weight=ones,
             steps=[0] * len(places),
-            with_kl=[row for row, place in enumerate(places) if setting.kl.steps == "all" or place.level == 0],
+            with_kl=with_kl,
             kl_share=(window.size if setting.kl.steps == "first" else 1) / self.rows_per_item,  # mean over items
             **of_the_method,
         )

@@ -140,7 +140,7 @@ class Vote(Record):
     kind: Literal["plain", "gold", "repeat"] = Field(
         default="plain", description="plain, gold (the answer is known), or repeat (shown before, sides swapped)"
     )
-    reason: str | None = Field(default=None, description="why a pair was skipped")
+    reason: str | None = Field(default=None, description="why a pair was skipped, or a comment on the answer")
     time_utc: str = Field(description="when the vote was stored")
     people: Fates | None = Field(
         default=None, description="what became of each person in clip a and in clip b, where it was asked"

@@ -1,7 +1,7 @@
 """What turns losses into a step: plain AdamW on one or several ranks, or DeepSpeed ZeRO 0 to 3."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from idgrpo.run.distributed import World
+
+BUCKET_SIZE = 2**26
+"""Numbers of gradient that are summed over ranks at once: one buffer of all would be as large as all gradients (8 GiB with
+`--recipe full`)."""
+
+
+def buckets(tensors: Sequence[Tensor], size: int) -> Iterator[list[Tensor]]:
+    """Cut tensors, in order, into lists of at most `size` numbers together; a larger one stands alone."""
+    held: list[Tensor] = []
+    for tensor in tensors:
+        if held and sum(other.numel() for other in held) + tensor.numel() > size:
+            yield held
+            held = []
+        held.append(tensor)
+    if held:
+        yield held
 
 
 @dataclass(frozen=True)
@@ -89,16 +105,17 @@ class PlainEngine:
         return report
 
     def _sum_gradients(self) -> None:
-        """All-reduce one flat buffer: ranks without any pair contribute zeros and still take part."""
+        """All-reduce in flat buffers of a bounded size: ranks without any pair contribute zeros and still take part."""
         if self.world.size == 1:
             return
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        flat = self.world.sum_(torch.cat([gradient.reshape(-1).float() for gradient in gradients]))
-        for gradient, share in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(share.view_as(gradient))
+        for bucket in buckets(gradients, BUCKET_SIZE):
+            flat = self.world.sum_(torch.cat([gradient.reshape(-1).float() for gradient in bucket]))
+            for gradient, share in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+                gradient.copy_(share.view_as(gradient))
 
     @contextmanager
     def gathered(self) -> Iterator[None]:

@@ -23,6 +23,9 @@ Voters = Literal["people", "oracle", "judge"]
 GOLD_FILE = "gold.json"
 """In a votes artifact: the known labels of its gold pairs, pair id -> label."""
 
+GUIDELINES_FILE = "guidelines.md"
+"""In a votes artifact: what annotators were told, if the organiser wrote it."""
+
 
 @Stage
 def annotate(
@@ -33,6 +36,7 @@ def annotate(
     judges: Sequence[str] = (),
     votes: Sequence[Given] = (),
     gold: Given = None,
+    practice: Given = None,
     least_sure: Given = None,
     annotators: Sequence[str] = (),
     transcode: bool = False,
@@ -41,6 +45,7 @@ def annotate(
     store: Store | None = None,
     force: bool = False,
     resume: bool = False,
+    share: bool = False,
     tell: Callable[[str], None] | None = None,
 ) -> "Annotation":
     """Compare clips pair by pair, and publish pairs, votes and preferences; give the preferences.
@@ -51,9 +56,11 @@ def annotate(
         judges: with `by="judge"`: reward models or vision-language checkpoints.
         votes: take these votes; nobody votes.
         gold: preferences whose label is known, mixed among the pairs that people see.
+        practice: preferences whose label is known, shown to everybody first with feedback; they give no votes.
         least_sure: reward model; of each case the pairs it is least sure of are kept (with `pairs.per_case`).
         annotators: people who get a one-time link each.
         transcode: re-encode clips that browsers cannot play.
+        share: judge the pairs together with other processes that make the same call on this store.
         tell: takes the address of the page and the links; None writes them to stderr.
     """
     from idgrpo.annotate.config import AnnotateConfig
@@ -66,6 +73,8 @@ def annotate(
         raise UsageError(
             "--least-sure chooses among the pairs of each case", fix="add --set pairs.per_case=2, and give --samples"
         )
+    if share and by != "judge":
+        raise UsageError("--share is for judges: people and simulated annotators vote in one process", fix="--by judge")
     if judges and by != "judge":
         raise UsageError("--judge names who judges", fix="add --by judge")
     if settled.ask_people and by == "judge":
@@ -76,9 +85,10 @@ def annotate(
         pairs=None if pairs is None else find(store, "pairs", pairs),
         votes=tuple(find(store, "votes", one) for one in votes),
         gold=None if gold is None else find(store, "preferences", gold),
+        practice=None if practice is None else find(store, "preferences", practice),
         least_sure=None if least_sure is None else find(store, "rm", least_sure),
         judges=tuple(judges), annotators=tuple(annotators), transcode=transcode, tell=tell or to_stderr,
-        force=force, resume=resume,
+        force=force, resume=resume, share=share,
     )  # fmt: skip
 
 
@@ -94,6 +104,7 @@ class Annotation:
     pairs: Source | None
     votes: tuple[Source, ...]
     gold: Source | None
+    practice: Source | None
     least_sure: Source | None
     judges: tuple[str, ...]
     annotators: tuple[str, ...]
@@ -101,6 +112,11 @@ class Annotation:
     tell: Callable[[str], None] = field(repr=False)
     force: bool
     resume: bool
+    share: bool = False
+
+    def is_done(self) -> bool:
+        """Tell that something may be left to do: which, the three pieces find out one after the other."""
+        return False
 
     def run(self) -> Artifact:
         """Do all three; what exists is not made again, and a stopped session goes on.
@@ -148,7 +164,7 @@ class Annotation:
             config,
             make,
             self.plan,
-            **{"force": self.force, "resume": self.resume} | options,
+            **{"force": self.force, "resume": self.resume, "share": self.share} | options,
         )
 
     def _pairs(self) -> Work:
@@ -213,13 +229,14 @@ def _by_people(job: Annotation, pairs: Source) -> Work:
     """Serve the page until a stop is asked for, then publish what was voted; the session stays and can go on."""
 
     def make(run: Run) -> None:
+        from idgrpo.annotate.guidelines import read_guidelines
         from idgrpo.annotate.session import serve_session
         from idgrpo.records.jsonl import write_records
         from idgrpo.run.signals import StopSignal
 
         with StopSignal() as stop:
             gathered = serve_session(
-                _read_pairs(pairs), run.path, job.settings.queue, job.settings.serve, gold=_gold_pairs(job.gold),
+                _read_pairs(pairs), run.path, job.settings.queue, job.settings.serve, gold=_known_pairs(job.gold), practice=_known_pairs(job.practice),
                 annotators=job.annotators, transcode=job.transcode, ask_people=job.settings.ask_people, tell=lambda line: job.tell(f"{line}  (Ctrl-C ends)"),
                 should_stop=lambda: stop.requested,
             )  # fmt: skip
@@ -229,12 +246,15 @@ def _by_people(job: Annotation, pairs: Source) -> Work:
                 fix=f"idgrpo annotate --name {job.name} with the same pairs goes on",
             )
         run.out.metrics["votes"] = write_records(run.out.path / "votes.jsonl", gathered.votes)
+        if text := read_guidelines(job.settings.serve.guidelines):
+            (run.out.path / GUIDELINES_FILE).write_text(text, encoding="utf-8")
         if gathered.gold:
             (run.out.path / GOLD_FILE).write_text(json.dumps(gathered.gold, indent=1, sort_keys=True) + "\n")
 
     # Everything but the length of a lease decides who sees what: other settings are another session.
     config = {"by": "people", "queue": job.settings.queue.model_dump(mode="json", exclude={"lease_s"}), **_asked(job)}
     inputs = {"pairs": pairs} | ({"gold": job.gold} if job.gold else {})
+    inputs |= {"practice": job.practice} if job.practice else {}
     work = job.work("annotate", "votes", inputs, config, make, forget=lambda folder: None, reuse=False, resume=True)
     _tell_other_sessions(job, work)
     return work
@@ -267,13 +287,16 @@ def _by_judge(job: Annotation, pairs: Source) -> Work:
         from idgrpo.records.jsonl import write_records
         from idgrpo.run.signals import StopSignal
 
+        placed = config.model_copy(update={"device": run.device(None if config.device == "auto" else config.device)})
         with StopSignal() as stop:
-            votes = judge_session(_read_pairs(pairs), load_judges(found, config), config, run.path, stop.check)
-        run.out.metrics["votes"] = write_records(run.out.path / "votes.jsonl", votes)
+            judges = load_judges(found, placed)
+            votes = judge_session(_read_pairs(pairs), judges, placed, run.path, stop.check, run.dealing)
+        if run.publishes:
+            run.out.metrics["votes"] = write_records(run.out.path / "votes.jsonl", votes)
 
     inputs = {"pairs": pairs, **{f"judge{i}": one for i, one in enumerate(found.values())}}
     resolved = {"by": "judge", "judges": list(found), "judge": config.model_dump(mode="json", exclude={"device"})}
-    return job.work("annotate-judge", "votes", inputs, resolved, make)
+    return job.work("annotate-judge", "votes", inputs, resolved, make, ranks="deal")
 
 
 VOTING: dict[str, Callable[[Annotation, Source], Work]] = {
@@ -295,7 +318,7 @@ def _read_samples(sources: Sequence[Source]) -> "list[Sample]":
     return [sample for source in sources for sample in read_records(source.records, Sample)]
 
 
-def _gold_pairs(source: Source | None) -> "list[tuple[Pair, str]]":
+def _known_pairs(source: Source | None) -> "list[tuple[Pair, str]]":
     """Read pairs whose answer is known."""
     from idgrpo.records.jsonl import read_records
     from idgrpo.records.models import Pair, Preference

@@ -21,6 +21,7 @@ def describe_people(
     name: str | None = None,
     store: Store | None = None,
     force: bool = False,
+    share: bool = False,
 ) -> Work:
     """Add one clause per person to every prompt, written by a model that sees the first photo; `run` the work given.
 
@@ -39,18 +40,16 @@ def describe_people(
     name = name or source.name
 
     def make(run: Run) -> None:
-        from idgrpo.annotate.describe import VlmDescriber, make_precise
-        from idgrpo.bases.inventory import default_device
+        from idgrpo.annotate.describe import VlmDescriber, clause, describe_photos, make_precise
         from idgrpo.records.jsonl import write_records
         from idgrpo.reward.checkpoint import find_vlm
-        from idgrpo.run.progress import progress
 
-        describe, known = VlmDescriber(find_vlm(vlm), device=device or default_device()), dict[str, str]()
-        precise = []
-        with progress(len(found), "describing people", "case") as bar:
-            for case in found:
-                precise.append(make_precise(case, describe, known))
-                bar.advance()
+        photos = list(dict.fromkeys(reference.images[0] for case in found for reference in case.references))
+        describe = VlmDescriber(find_vlm(vlm), device=run.device(device))
+        said = describe_photos(photos, describe, run.path / "said", run.dealing)
+        if not run.publishes:
+            return
+        precise, known = [make_precise(case, said) for case in found], {photo: clause(said[photo]) for photo in photos}
         write_records(run.out.path / "cases.jsonl", precise)
         (run.out.path / CLAUSES_FILE).write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")
         run.out.metrics.update({"num_cases": len(precise), "num_photos": len(known)})
@@ -65,7 +64,10 @@ def describe_people(
         would_read = [str(source.records), vlm]
         return Plan(summary, {"would_read": would_read, "would_write": f"cases/{name}", "num_cases": len(found)})
 
-    return Work(store, "describe", "cases", name, {"cases": source}, {"vlm": vlm}, make, plan, pins=pins, force=force)
+    return Work(
+        store, "describe", "cases", name, {"cases": source}, {"vlm": vlm}, make, plan, pins=pins, force=force,
+        ranks="deal", share=share,
+    )  # fmt: skip
 
 
 def described(artifact: Artifact) -> Plan:

@@ -6,10 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from idgrpo.errors import DataError, UsageError
 from idgrpo.stages.joining import join_samples
+from idgrpo.stages.sample import on_rank
 from idgrpo.stages.settings import Settings, settle
 from idgrpo.stages.source import Given, Source, find, listed
-from idgrpo.stages.work import Plan, Run, Stage, Work
+from idgrpo.stages.work import Plan, Run, Stage, Work, num_ranks
 from idgrpo.store.artifact import Artifact
 from idgrpo.store.store import Store
 
@@ -35,6 +37,7 @@ def distort(
     store: Store | None = None,
     force: bool = False,
     resume: bool = False,
+    share: bool = False,
 ) -> Work:
     """Damage who is who in clean clips, in known amounts, and publish the preferences.
 
@@ -44,13 +47,16 @@ def distort(
         settings: a DistortConfig, or dotted keys such as {"per_video": 4, "mix": {"swap": 1}}.
         base: generator for `renoise`; `sampling` are its settings (a SampleConfig or dotted keys).
         finder_weights: face embedding weights, for clips whose people are not known.
-        workers: processes; the result is the same for any number.
+        workers: processes of this call, for distortions without a generator; the result is the same for any number.
+        share: work through the clips together with other processes that make the same call on this store.
         sheets: draw a contact sheet of every distortion.
     """
     from idgrpo.distort.config import DistortConfig
     from idgrpo.distort.inputs import read_samples
     from idgrpo.people.load import files_of
 
+    if workers > 1 and (share or num_ranks() > 1):
+        raise UsageError("--workers are processes of one command: they share no clips with others", fix="--workers 1")
     store = store or Store.default()
     settled = _with_renoise(settle(DistortConfig, settings), base)
     generator, pins = _generator(base, sampling) if base else (None, dict)
@@ -68,13 +74,13 @@ def distort(
     return Work(
         store, "distort", "preferences", name, {f"samples{i or ''}": source for i, source in enumerate(sources)},
         config, make, lambda: _plan(settled, sources, name, clips), pins=pins, force=force, resume=resume,
+        ranks="deal", share=share,
     )  # fmt: skip
 
 
 def _with_renoise(settings: "DistortConfig", base: str | None) -> "DistortConfig":
     """Put `renoise` into the default mix when there is a generator; refuse a mix that needs one when there is none."""
     from idgrpo.distort.registry import entry_of
-    from idgrpo.errors import UsageError
 
     needing = [name for name in settings.weights() if entry_of(name).needs_generator]
     if base is None:
@@ -104,7 +110,6 @@ def _regenerator(settings: "SampleConfig") -> "Callable[[Tensor, list[Tensor], s
     from idgrpo.bases.generate import renoise
     from idgrpo.bases.sampling import load_for_sampling
     from idgrpo.distort.contract import NotPossible
-    from idgrpo.errors import DataError, UsageError
 
     base = load_for_sampling(settings)
 
@@ -140,8 +145,12 @@ def _make(
         weights = {"weights": finder_weights} if finder_weights else {}
         finder = partial(load_kept_finder, kept, settings.people.finder, **weights)
     work = run.path / "work"
-    regenerate = _regenerator(generator) if generator else None
-    summary = damage(samples, settings, work, finder=finder, regenerate=regenerate, workers=workers)
+    regenerate = _regenerator(on_rank(generator, run)) if generator else None
+    summary = damage(
+        samples, settings, work, finder=finder, regenerate=regenerate, workers=workers, dealing=run.dealing
+    )
+    if summary is None:
+        return
     if sheets:
         draw_sheets(work)
     copy_result(work, run.out.path)

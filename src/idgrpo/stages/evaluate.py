@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from idgrpo.errors import UsageError
 from idgrpo.evaluate.gates import GateResult
+from idgrpo.run.config import to_toml
+from idgrpo.stages.lineage import provenance
 from idgrpo.stages.settings import Settings, settle
 from idgrpo.stages.source import Given, Source, find
 from idgrpo.stages.train_policy import scoring_service
@@ -41,6 +43,7 @@ def evaluate(
     name: str | None = None,
     store: Store | None = None,
     force: bool = False,
+    share: bool = False,
     plan_only: bool = False,
 ) -> Work:
     """Measure who is who in videos, compare the variants with the base, and publish the report.
@@ -52,6 +55,7 @@ def evaluate(
         reward: reward model (or address of a service) whose score is shown beside the measures.
         curves: files metrics.jsonl by name; None takes those of the policies.
         settings: an EvaluateConfig, or dotted keys such as {"finding.finder": "facenet"}.
+        share: sample and look at the videos together with other processes that make the same call on this store.
     """
     # transformers imports DeepSpeed where it is installed, which otherwise announces its guess on stdout.
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if Path("/dev/nvidiactl").exists() else "cpu")
@@ -60,7 +64,7 @@ def evaluate(
 
     store = store or Store.default()
     settled = settle(EvaluateConfig, settings)
-    variants = collect(store, samples or {}, videos or {}, cases, Sampling(base, policies, sampling, plan_only))
+    variants = collect(store, samples or {}, videos or {}, cases, Sampling(base, policies, sampling, plan_only, share))
     rows = curves_of(store, curves or {}, variants)
     service = scoring_service(reward)
     model = find(store, "rm", reward) if reward is not None and service is None else None
@@ -81,11 +85,13 @@ def evaluate(
     name = name or "eval"
 
     def make(run: Run) -> None:
-        _make(run, store, settled, variants, rows, _reward_scorer(model, service, settled.finding.device))
+        scorer = _reward_scorer(model, service, run.device(settled.finding.device))
+        _make(run, store, settled, variants, rows, scorer, inputs)
 
     return Work(
-        store, "eval", "report", name, inputs, config, make, lambda: _plan(store, name, variants, config), force=force
-    )
+        store, "eval", "report", name, inputs, config, make, lambda: _plan(store, name, variants, config), force=force,
+        ranks="deal", share=share,
+    )  # fmt: skip
 
 
 def _with_defaults(settings: "EvaluateConfig", variants: Sequence[Variant], model: Source | None) -> "EvaluateConfig":
@@ -114,27 +120,28 @@ def _make(
     variants: Sequence[Variant],
     rows: dict[str, list[dict[str, Any]]],
     reward: "ClipScorer | None",
+    inputs: Mapping[str, Source],
 ) -> None:
     from idgrpo.evaluate.evaluate import evaluate as measure
+    from idgrpo.evaluate.evaluate import look_ahead
     from idgrpo.evaluate.report import write_report
     from idgrpo.evaluate.scorer import load_scorer
     from idgrpo.people.kept import load_kept_finder
 
     finding = settings.finding
     assert finding.finder is not None  # `_with_defaults` filled it in
-    where = {"device": finding.device} if finding.device != "cpu" else {}
+    where = {"device": run.device(finding.device)} if finding.device != "cpu" else {}
     finder = load_kept_finder(store.root / "cache" / "people", finding.finder, **where | finding.options)
     scorers = [load_scorer(scorer) for scorer in settings.scorers or []] + ([reward] if reward else [])
+    samples, kept = {v.name: v.samples for v in variants}, store.root / "cache" / "observations"
+    look_ahead(samples, finder, settings, kept, run.dealing, scorers=scorers)
+    if not run.publishes:
+        return
     report = measure(
-        {v.name: v.samples for v in variants},
-        finder,
-        settings,
-        finder_name=finding.finder,
-        scorers=scorers,
-        cache_folder=store.root / "cache" / "observations",
-        curves=rows,
+        samples, finder, settings, finder_name=finding.finder, scorers=scorers, cache_folder=kept, curves=rows
     )
-    write_report(report, run.out.path, settings.page)
+    made_by = provenance(store, inputs, to_toml(settings))
+    write_report(report, run.out.path, settings.page, made_by)
     run.out.metrics.update({v: {n: f.value for n, f in means.items()} for v, means in report.means.items()})
 
 

@@ -1,11 +1,11 @@
 """Judges of `annotate --by judge`: which models judge, and a session with them that can be interrupted and goes on."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from idgrpo.errors import UsageError
+from idgrpo.run.dealing import Dealing
 from idgrpo.stages.source import Source, find
 from idgrpo.store import KINDS
 from idgrpo.store.store import Store
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from idgrpo.records.models import Pair, Vote
     from idgrpo.reward.score import RewardModel
 
-VOTES_SO_FAR = "votes.part.jsonl"
+JUDGED = "judged"
+"""In the run's folder: a file of votes for each pair."""
 
 
 class RewardJudge:
@@ -102,60 +103,31 @@ def look(pair: "Pair") -> "Question":
 
 
 def judge_session(
-    pairs: "Sequence[Pair]", judges: "Sequence[Judge]", config: "JudgeConfig", folder: Path, check: Callable[[], None]
-) -> "list[Vote]":
-    """Judge all pairs; those judged before an interruption are kept in `folder` and not judged again.
+    pairs: "Sequence[Pair]",
+    judges: "Sequence[Judge]",
+    config: "JudgeConfig",
+    folder: Path,
+    check: Callable[[], None] = lambda: None,
+    dealing: Dealing | None = None,
+) -> "Iterator[Vote]":
+    """Judge all pairs, then give the votes; the votes of a pair are a file in `folder`, and no pair is judged twice.
 
-    `check` is called before each pair and may raise to stop.
+    `check` is called before each pair and may raise to stop. dealing: other processes that judge the same pairs.
     """
     from idgrpo.annotate.embedding import embedding_gap
-    from idgrpo.annotate.judge import judge_votes, num_votes
+    from idgrpo.annotate.judge import judge_votes
     from idgrpo.people.load import load_finder
-    from idgrpo.run.progress import progress
-
-    gap = embedding_gap(load_finder(config.finder)) if config.finder else None
-    file = folder / VOTES_SO_FAR
-    done = _finished(file, num_votes(judges, config))
-    with progress(len(pairs), "judging", "pairs") as bar, file.open("a", encoding="utf-8") as log:
-
-        def begin(pair: "Pair") -> "Question":
-            check()
-            return look(pair)
-
-        # Sides depend on a pair's position among all, so that going on gives what going through gives.
-        for position, pair in enumerate(pairs):
-            if pair.pair_id not in done:
-                (votes,) = judge_votes([pair], judges, config, begin, gap=gap, start=position)
-                log.write("".join(vote.model_dump_json() + "\n" for vote in votes))
-                log.flush()
-                os.fsync(log.fileno())
-                done[pair.pair_id] = votes
-            bar.advance()
-    return [vote for pair in pairs for vote in done[pair.pair_id]]
-
-
-def _finished(file: Path, num: int) -> "dict[str, list[Vote]]":
-    """Read the votes of pairs judged whole, and cut off what a kill left of another."""
-    from pydantic import ValidationError
-
+    from idgrpo.records.jsonl import read_records, write_records
     from idgrpo.records.models import Vote
 
-    found: dict[str, list[Vote]] = {}
-    for vote in _lines(file, Vote.model_validate_json, ValidationError):
-        found.setdefault(vote.pair_id, []).append(vote)
-    whole = {name: votes for name, votes in found.items() if len(votes) == num}
-    if file.exists():
-        draft = file.with_suffix(".tmp")
-        draft.write_text(
-            "".join(v.model_dump_json() + "\n" for votes in whole.values() for v in votes), encoding="utf-8"
-        )
-        os.replace(draft, file)
-    return whole
-
-
-def _lines(file: Path, parse: Callable[[str], "Vote"], error: type[Exception]) -> "Iterator[Vote]":
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else ():
-        try:
-            yield parse(line)
-        except error:
-            return
+    gap = embedding_gap(load_finder(config.finder)) if config.finder else None
+    (folder / JUDGED).mkdir(exist_ok=True)
+    # Sides depend on a pair's position among all, so that any share of the pairs gives what going through gives.
+    files = [folder / JUDGED / f"{position:07d}.jsonl" for position in range(len(pairs))]
+    shared = (dealing or Dealing()).share(
+        range(len(pairs)), str, lambda position: files[position].exists(), label="judging", unit="pairs", check=check
+    )
+    for position in shared:
+        (votes,) = judge_votes([pairs[position]], judges, config, look, gap=gap, start=position)
+        write_records(files[position], votes)
+    return (vote for file in files for vote in read_records(file, Vote))

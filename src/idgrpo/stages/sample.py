@@ -34,6 +34,7 @@ def sample(
     store: Store | None = None,
     force: bool = False,
     resume: bool = False,
+    share: bool = False,
     plan_only: bool = False,
 ) -> Work:
     """Make videos of cases; a run that was stopped goes on, finished videos are kept.
@@ -45,6 +46,9 @@ def sample(
         policy: adapter to put on the base: artifact, reference or folder.
         settings: a SampleConfig, or dotted keys such as {"num_per_case": 4, "sampler.num_steps": 8}.
         as_trained: take size, steps, shift and guidance that the policy was trained with.
+        share: make the clips together with other processes that make the same call on this store.
+
+    Ranks of a job (torchrun, SLURM) deal the clips out by themselves; the result is that of one process.
     """
     from idgrpo.bases.config import SampleConfig
     from idgrpo.bases.inventory import weights_of_entry
@@ -71,6 +75,7 @@ def sample(
     return Work(
         store, "sample", "samples", name, inputs, settled.resolved(entry), make,
         lambda: _plan(store, settled, entry, source, name), pins=lambda: weights_of_entry(entry), force=force, resume=resume,
+        ranks="deal", share=share,
     )  # fmt: skip
 
 
@@ -135,6 +140,7 @@ def _make(run: Run, settings: "SampleConfig", cases: "list[Case]", adapter: Sour
     from idgrpo.bases.sampling import copy_samples, load_for_sampling, sample_to_folder
     from idgrpo.run.signals import StopSignal
 
+    settings = on_rank(settings, run)
     base = load_for_sampling(settings, adapter.path if adapter is not None else None)
     shared = None if base.entry.architecture == "tiny" else ConditionsCache(conditions)
     jobs = jobs_of(cases, seed=settings.seed, num_per_case=settings.num_per_case)
@@ -149,10 +155,19 @@ def _make(run: Run, settings: "SampleConfig", cases: "list[Case]", adapter: Sour
             policy=None if adapter is None else adapter.ref,
             cache=shared,
             check=stop.check,
+            dealing=run.dealing,
         )
+    if not run.publishes:
+        return
     speed = _speed(settings, base.entry, cases, len(samples) - num_kept, time.monotonic() - started)
     copy_samples(samples, run.path / "samples", run.out.path)
     run.out.metrics.update({"num_samples": len(samples), "num_cases": len(cases), **speed})
+
+
+def on_rank(settings: "SampleConfig", run: Run) -> "SampleConfig":
+    """Give the settings with the devices of this rank."""
+    encoder = settings.encoder_device and run.device(settings.encoder_device)
+    return settings.model_copy(update={"device": run.device(settings.device), "encoder_device": encoder})
 
 
 def _speed(

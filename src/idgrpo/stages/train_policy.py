@@ -140,7 +140,7 @@ def train_policy(
     return Work(
         store, "train-policy", "policy", name, inputs, resolved, make, plan,
         pins=lambda: weights_of_entry(entry), forget=functools.partial(_forget, keep=bool(settled.checkpoint.keep_every)),
-        force=force, resume=resume, device=device,
+        force=force, resume=resume, device=device, ranks="together",
     )  # fmt: skip
 
 

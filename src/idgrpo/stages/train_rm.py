@@ -61,6 +61,7 @@ def train_rm(
     return Work(
         store, "train-rm", "rm", name, inputs, resolved, make,
         lambda: _plan(store, settled, folder, sources, len(pairs), name, resolved), forget=_forget, force=force, resume=resume,
+        ranks="together",
     )  # fmt: skip
 
 

@@ -37,6 +37,7 @@ class Sampling:
     policies: Sequence[Given] = ()
     settings: Settings = None
     plan_only: bool = False
+    share: bool = False
 
 
 def collect(
@@ -164,7 +165,9 @@ def _sampled(store: Store, cases: Given, sampling: Sampling, taken: set[str]) ->
     for name, policy in sides:
         if name in taken:
             continue
-        work = sample.prepare(source, base=sampling.base, policy=policy, settings=sampling.settings, store=store)
+        work = sample.prepare(
+            source, base=sampling.base, policy=policy, settings=sampling.settings, store=store, share=sampling.share
+        )
         artifact = work.find() if sampling.plan_only else work.run()
         origin = f"{sampling.base} with {policy}" if policy is not None else str(sampling.base)
         if artifact is None:

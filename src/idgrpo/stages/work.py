@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from functools import partial, update_wrapper
 from inspect import signature
 from pathlib import Path
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar
 
-from idgrpo.errors import ArtifactError, BusyError, DataError
-from idgrpo.run.distributed import World, join_world, world_from_environment
+from idgrpo.errors import ArtifactError, BusyError, DataError, UsageError
+from idgrpo.run.dealing import Dealing, RunClosedError
+from idgrpo.run.distributed import World, join_world, rank_device, world_from_environment
 from idgrpo.run.folder import RunFolder
 from idgrpo.run.progress import tell
 from idgrpo.stages.source import RECORD_FILES, Source, find
@@ -25,6 +26,9 @@ from idgrpo.store.draft import Draft, remove_abandoned
 from idgrpo.store.manifest import InputEntry, canonical
 from idgrpo.store.prune import choosing, refs_named_in
 from idgrpo.store.store import Store, check_name
+
+WAIT_S = 0.5
+"""How often a process that helped looks whether the result is published."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Task(Protocol):
     """What preparing a stage gives: it tells what it would do, or does it."""
 
     def plan(self) -> Plan: ...
+
+    def is_done(self) -> bool: ...
 
     def run(self) -> Artifact: ...
 
@@ -61,10 +67,11 @@ class Stage(Generic[P, T]):
 
 @dataclass
 class Run:
-    """A piece of work under way: its folder, the ranks, and how to begin the artifact (on the main rank only)."""
+    """A piece of work under way: its folder, the ranks, the items, and how to begin the artifact (in one process only)."""
 
     folder: RunFolder
     world: World
+    dealing: Dealing
     begin: Callable[[], Draft] | None = None
     draft: Draft | None = None
 
@@ -72,9 +79,15 @@ class Run:
     def path(self) -> Path:
         return self.folder.path
 
+    def device(self, asked: str | None = None) -> str:
+        """Give what this rank computes on; None asks for the GPU if there is one, and "cuda" is a rank's own GPU."""
+        from idgrpo.bases.inventory import default_device
+
+        return rank_device(asked or default_device(), self.world)
+
     @property
     def publishes(self) -> bool:
-        """Tell whether this rank writes the result."""
+        """Tell whether this process writes the result."""
         return self.begin is not None
 
     @property
@@ -97,7 +110,10 @@ class Work:
     Attributes:
         stage: name of the stage, for the run's folder.
         config: all settings that decide the result, with their defaults filled in.
-        make: does the work in the run's folder and writes the result into the draft; called on every rank.
+        make: does the work in the run's folder and writes the result into the draft.
+        ranks: which ranks call `make`: the main "one", while the others wait; all, and they "deal" items out (`Run.dealing`);
+            or all, and they compute "together" by collectives.
+        share: deal items out to every process that makes the same call, ranks of one job or not.
         plan: tells what would be done, without doing it.
         pins: what else decides the result but is missing or dear in a plan, such as the digest of a base's weights.
         forget: removes from the run's folder what a published run needs no more.
@@ -120,10 +136,17 @@ class Work:
     resume: bool = False
     device: str | None = None
     reuse: bool = True
+    ranks: Literal["one", "deal", "together"] = "one"
+    share: bool = False
     _settled: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        if self.share and self.force:
+            raise UsageError(
+                "with --force each process would throw away what the others made",
+                fix="--share alone, or another --name",
+            )
 
     @property
     def settled(self) -> dict[str, Any]:
@@ -170,43 +193,96 @@ class Work:
         named = {ref for source in with_records for ref in refs_named_in(source.records)}
         return {"inputs": inputs, "config": self.settled, "reads": sorted(named)}
 
+    def is_done(self) -> bool:
+        """Tell whether `run` would give what exists."""
+        return self.reuse and not self.force and self.find() is not None
+
     def run(self) -> Artifact:
         """Give what exists, or make it; a run that was stopped or killed goes on.
 
-        Every rank of a job calls this and gets the artifact; the main one holds the lock and publishes.
+        Every rank of a job calls this and gets the artifact. The main one holds the lock and publishes, and tells the
+        others by a reference that it is done, by "" that they are to help.
 
         Raises:
-            BusyError: another process makes the same thing.
+            BusyError: another process makes the same thing, and it is not shared.
             StoppedError: a stop was asked for; the same call goes on.
         """
-        world = join_world(self.device) if world_from_environment(dict(os.environ)).size > 1 else World()
-        reuse = self.reuse and not self.force
-        found = self.find() if reuse and world.is_main else None
-        if world.gather(found is not None)[0]:
-            self._clean_up(found, world)
-        elif world.is_main:
-            found = self._main(world, reuse=reuse, fresh=self.force and not self.resume)
-        else:
-            world.barrier()
-            self.make(Run(RunFolder(self.folder), world))
-        return self._for_all(found, world)
+        world = World()
+        if world_from_environment(dict(os.environ)).size > 1:
+            world = join_world(self.device if self.ranks == "together" else "cpu")
+        if world.is_main:
+            made = self._main(world)
+            self.store.gave(made)
+            world.gather(made.ref)
+            return made
+        while not (ref := world.gather(None)[0]):
+            self._help(world)
+        return self.store.resolve(ref, kind=self.kind)
 
-    def _main(self, world: World, *, reuse: bool, fresh: bool) -> Artifact:
-        with self.locked() as folder:
-            # Somebody else may have made it between our look and our lock. Ranks have agreed already that it is made.
-            found = self.find() if reuse and world.size == 1 else None
+    def _main(self, world: World) -> Artifact:
+        """Find it, or hold the run's folder and make it; where that is shared and held by another process, help that one."""
+        if (found := self._found()) is not None:
+            return found
+        helped = False
+        while True:
+            try:
+                return self._make(world)
+            except BusyError:
+                if not self.share:
+                    raise
+            if not helped and self._dealing(world).is_open():
+                self._call_ranks(world)
+                self._help(world)
+                helped = True
+            time.sleep(WAIT_S)
+            if (found := self._found()) is not None:
+                return found
+
+    def _found(self) -> Artifact | None:
+        found = self.find() if self.reuse and not self.force else None
+        if found is not None:
+            self._clean_up(found)
+        return found
+
+    def _call_ranks(self, world: World) -> None:
+        """Ask the other ranks to make; the folder is ready for them."""
+        if self.ranks != "one":
+            world.gather("")
+
+    def _dealing(self, world: World, *, publishes: bool = False) -> Dealing:
+        shared = self.ranks == "deal" and (self.share or world.size > 1)
+        return Dealing(self.folder, shared, world.rank, world.size, publishes=publishes)
+
+    def _help(self, world: World) -> None:
+        """Make what the process that publishes leaves to us."""
+        folder = RunFolder(self.folder)
+        with self._dealing(world) as dealing:
+            try:
+                self.make(Run(folder, world, dealing))
+            except RunClosedError:
+                return
+            except OSError:  # files of a run that was published meanwhile
+                if self.ranks != "deal" or dealing.is_open():
+                    raise
+
+    def _make(self, world: World) -> Artifact:
+        with self.locked() as folder, self._dealing(world, publishes=True) as dealing:
+            # Somebody else may have made it between our look and our lock.
+            found = self.find() if self.reuse and not self.force else None
             if found is not None:
                 self.forget(folder)
                 return found
-            if fresh:
+            if self.force and not self.resume:
                 folder.clear()
-            world.barrier()  # the folder is the main rank's to prepare: others use it from here on
+            dealing.open(alone=not self.share)
+            self._call_ranks(world)
             started = time.monotonic()
             with ExitStack() as publishing:
                 publish = partial(self.store.publish, self.kind, self.name, inputs=self.entries, config=self.settled)
-                run = Run(folder, world, lambda: publishing.enter_context(publish(started=started)))
+                run = Run(folder, world, dealing, lambda: publishing.enter_context(publish(started=started)))
                 self.make(run)
                 self._tell_changes()
+            dealing.close()
             self.forget(folder)
         return run.out.artifact
 
@@ -220,22 +296,13 @@ class Work:
                         continue
                 tell(f"warning: {source.ref} ({key}) was changed during the work; the result is of the state before")
 
-    def _clean_up(self, found: Artifact | None, world: World) -> None:
+    def _clean_up(self, found: Artifact) -> None:
         """Remove what a kill left between publishing and cleaning up."""
-        if found is None:  # another rank than the main one
-            return
         with suppress(OSError):  # a store that can only be read
             remove_abandoned(found.path.parent)
         if self.folder.is_dir():
             with suppress(BusyError), self.locked() as folder:
                 self.forget(folder)
-
-    def _for_all(self, made: Artifact | None, world: World) -> Artifact:
-        """Give every rank the artifact of the main one."""
-        if made is not None and world.is_main:
-            self.store.gave(made)
-        ref = world.gather(made.ref if made is not None else "")[0]
-        return made if made is not None else self.store.resolve(ref, kind=self.kind)
 
 
 def num_ranks() -> int:

@@ -259,7 +259,7 @@ class Store:
                 version = max(_versions(folder), default=0) + 1
                 manifest = Manifest(
                     kind=kind, name=name, version=version, digest=content_digest(files, timed), files=files, timed=timed, inputs=pinned,
-                    config=json.loads(canonical(config)), command=list(command or _command()), code_version=__version__,
+                    config=json.loads(canonical(config)), command=list(command or current_command()), code_version=__version__,
                     environment=environment(), metrics=json.loads(json.dumps(draft.metrics, default=str)),
                     created_utc=self._now(kind), seconds=round(time.monotonic() - started, 3),
                 )  # fmt: skip
@@ -347,8 +347,10 @@ def _digests(inputs: dict[str, InputEntry]) -> dict[str, str]:
     return {key: entry.digest for key, entry in inputs.items()}
 
 
-def _command() -> list[str]:
-    return [Path(sys.argv[0]).name, *sys.argv[1:]]
+def current_command() -> list[str]:
+    """Give the command line of this process, without the folder of its program."""
+    program = Path(sys.argv[0]).name
+    return ["idgrpo" if program == "__main__.py" else program, *sys.argv[1:]]
 
 
 def _drop_unfinished(folder: Path) -> None:

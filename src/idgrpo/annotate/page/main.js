@@ -4,7 +4,9 @@
 import { ABOUT_PEOPLE, Keys } from "./keys.js";
 import { Outbox, post } from "./outbox.js";
 import { PeopleQuestion, answersOf } from "./people.js";
+import { Comment, Zoom, openOwnVotes, showCode, showFeedback } from "./extras.js";
 import { PairPlayer } from "./player.js";
+import { isKept, keep, onTrouble, recall } from "./store.js";
 import { $, fitStage, showKeys, showKeyTable, showPair, showPause, showProgress, showSaved, showWork } from "./view.js";
 
 const AHEAD = 2;
@@ -16,13 +18,13 @@ const SPEEDS = [0.1, 0.25, 0.5, 1, 1.5, 2];
 const keys = new Keys();
 const people = new PeopleQuestion(keys);
 const state = { annotator: null, current: null, ahead: [], history: [], progress: null, seconds: [], unlocked: false, flipped: false, finished: false };
-let outbox, player, me, startedAt = 0, fetching = false, retry = null, storageKey = "";
+let outbox, player, zoom, comment, me, startedAt = 0, pausedAt = 0, fetching = false, retry = null, storageKey = "";
 
 const held = () => [...new Set([state.current, ...state.ahead].filter(Boolean).map((pair) => pair.assignment).concat(outbox.assignments))].slice(0, 16);
 const medianSeconds = () => { const s = [...state.seconds].sort((a, b) => a - b); return s.length ? s[s.length >> 1] : 10; };
 
 async function blobOf(url) {
-  const response = await fetch(url);
+  const response = await fetch(url.replace(/^\//, "")); // below the page's own path
   if (!response.ok) throw new Error(`clip: ${response.status}`);
   return URL.createObjectURL(await response.blob());
 }
@@ -67,9 +69,11 @@ async function fetchAhead() {
 }
 
 function next() {
+  if (pausedAt) return;
   state.current = state.ahead.shift() ?? null;
   if (!state.current) {
     if (state.finished && !outbox.waiting.length) {
+      showCode(state.progress?.code);
       showPause("All done, thank you!", "There is no pair left for you. You may close this page, or leave it open: pairs that come back appear here.", state.history.length > 0);
     } else {
       showPause("One moment", "The next pair is on its way.", state.history.length > 0);
@@ -84,6 +88,8 @@ function next() {
 async function present() {
   const pair = state.current;
   lock(me.unlock !== "at_once");
+  $("question").textContent = pair.practice ? "Practice: who keeps the people best?" : "Who keeps the people best?";
+  comment.clear();
   setFlip(false);
   showPair(pair);
   showWork();
@@ -106,9 +112,11 @@ function lock(locked) {
   $("undo").disabled = state.history.length === 0;
 }
 
-function vote(answer, reason = null) {
+function vote(answer, why = null) {
   const pair = state.current;
   if (!pair || (!state.unlocked && answer !== "skip")) return;
+  const words = comment.take();
+  const reason = [why, words].filter(Boolean).join(": ").slice(0, 500) || null;
   const seconds = Math.min((performance.now() - startedAt) / 1000, 86400);
   const vote_id = crypto.randomUUID?.() ?? [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join("");
   state.seconds = [...state.seconds.slice(-20), seconds];
@@ -130,10 +138,53 @@ function undo() {
   if (last.pair.left.source) again(); else withMedia(last.pair).then(again, () => { state.current = null; fetchAhead(); });
 }
 
+// A vote of the list is taken back: its pair comes again as one that is held here.
+function takeBack(vote_id) {
+  state.history = state.history.filter((entry) => entry.vote_id !== vote_id);
+  keepHistory();
+  if (state.current) state.ahead.unshift(state.current);
+  state.current = null;
+  showPause("One moment", "The pair of that vote is on its way.", false);
+  outbox.add("undo", { annotator: state.annotator, vote_id });
+  const sent = setInterval(async () => {
+    if (outbox.waiting.length) return;
+    clearInterval(sent);
+    const answer = await post("claim", { annotator: state.annotator, held: held() }).catch(() => null);
+    if (answer?.pair) state.ahead.unshift(await withMedia(answer.pair));
+    next();
+  }, 100);
+}
+
+function pause(title, text, code = null) {
+  if (pausedAt) return;
+  player.pause();
+  pausedAt = performance.now();
+  showPause(title, text, false);
+  showCode(code);
+  $("pause-resume").hidden = false;
+  $("pause-resume").focus();
+}
+
+function resume() {
+  if (!pausedAt) return;
+  startedAt += performance.now() - pausedAt; // a pause is no time spent on the pair
+  pausedAt = 0;
+  $("pause-resume").hidden = true;
+  showCode(null);
+  if (state.current) { showWork(); player.play(); } else next();
+}
+
+async function finish() {
+  await outbox.flush();
+  const mine = state.progress?.mine ?? 0, waiting = outbox.waiting.length;
+  const sent = waiting ? `${waiting} votes are still on their way: keep this page open.` : "All your votes are saved; you may close this page.";
+  pause("Thank you!", `${mine} votes. ${sent} You can go on at any time.`, state.progress?.code);
+}
+
 function keepHistory() {
   state.history = state.history.slice(-HISTORY);
   const plain = state.history.map(({ pair, vote_id }) => ({ vote_id, pair: { ...pair, left: strip(pair.left), right: strip(pair.right), references: pair.references.map(({ person, images }) => ({ person, images })) } }));
-  localStorage.setItem(`${storageKey}-history`, JSON.stringify(plain));
+  keep(`${storageKey}-history`, JSON.stringify(plain));
 }
 const strip = ({ url, fps, frames }) => ({ url, fps, frames });
 
@@ -143,8 +194,12 @@ function noteProgress(progress) {
   showProgress(progress, medianSeconds());
 }
 
-function noteOutbox({ saved, offline, progress, refused }) {
+function noteOutbox({ saved, offline, progress, refused, feedback }) {
   noteProgress(progress);
+  if (feedback) {
+    const since = performance.now();
+    showFeedback(feedback, () => { startedAt += performance.now() - since; });
+  }
   const waiting = outbox?.waiting.length ?? 0;
   if (refused) showSaved("offline", `Not taken: ${refused}`);
   else if (offline) showSaved("offline", `Offline · ${waiting} kept here`);
@@ -186,6 +241,8 @@ const DO = {
   restart: () => { player.seek(0); player.play(); }, loop: toggleLoop, flip: () => setFlip(!state.flipped),
   peek: () => { if (state.flipped) front("right"); }, slower: () => changeSpeed(-1), faster: () => changeSpeed(1), help: openHelp,
   kept: () => people.press("kept"), changed: () => people.press("changed"), mixed: () => people.press("mixed"),
+  zoom: () => zoom.set(!zoom.on), comment: () => comment.open(), own_votes: () => openOwnVotes(state.annotator, takeBack),
+  guidelines: () => { if (me.guidelines) $("guidelines").showModal(); }, pause: () => pause("Paused", "The clock stands still."),
   missing: () => people.press("missing"), next_person: () => people.press("next"),
 };
 
@@ -209,11 +266,13 @@ function onKey(event) {
   }
   if (event.ctrlKey || event.altKey || event.metaKey || event.isComposing || document.querySelector("dialog[open]")) return;
   if (["INPUT", "SELECT", "TEXTAREA"].includes(event.target.tagName) && event.target.id !== "seek") return;
+  if (state.current && !pausedAt && zoom.key(event.code)) { event.preventDefault(); return; }
   const action = keys.action(event.code);
+  if (pausedAt) { if (action === "pause") resume(); return; }
   if (!action || !state.annotator || (ABOUT_PEOPLE.includes(action) && !me.ask_people)) return;
   event.preventDefault();
   if (event.repeat && !["back", "forward"].includes(action)) return; // a key held down is one answer
-  if (action === "undo" || action === "help" || state.current) DO[action]();
+  if (["undo", "help", "guidelines", "own_votes"].includes(action) || state.current) DO[action]();
 }
 
 function wire() {
@@ -227,9 +286,20 @@ function wire() {
       $("play").setAttribute("aria-label", p.playing ? "Pause" : "Play");
     },
   });
-  for (const id of ["back", "play", "forward", "restart", "loop", "flip", "skip", "undo"]) $(id).onclick = () => { DO[id](); };
+  for (const id of ["back", "play", "forward", "restart", "loop", "zoom", "flip", "comment", "skip", "undo"]) $(id).onclick = () => { DO[id](); };
   $("play").addEventListener("keyup", (event) => { if (event.code === "Space") event.preventDefault(); });
   for (const screen of document.querySelectorAll(".screen")) screen.onclick = () => { if (state.current) player.toggle(); };
+  zoom = new Zoom();
+  comment = new Comment();
+  for (const [id, act] of [["guidelines-open", DO.guidelines], ["own-open", DO.own_votes], ["pause-open", DO.pause], ["finish-open", finish]]) {
+    $(id).onclick = () => { $("menu").hidePopover(); if (state.annotator) act(); };
+  }
+  $("pause-resume").onclick = resume;
+  onTrouble((kind) => {
+    $("storage").textContent = `This browser's storage is ${kind}. Votes are still sent at once; keep this page open until it says “Saved”.`;
+    $("storage").hidden = false;
+  });
+  window.addEventListener("beforeunload", (event) => { if (outbox?.waiting.length && !isKept()) event.preventDefault(); });
   $("pause-undo").onclick = undo;
   $("help-open").onclick = openHelp;
   $("keys-reset").onclick = () => { keys.reset(); showKeys(keys); showTable(); };
@@ -255,10 +325,12 @@ function wire() {
 async function join() {
   const token = new URLSearchParams(location.hash.slice(1)).get("enter");
   me = await post("me", {});
-  const known = me.annotator ?? (me.needs_link ? null : sessionStorage.getItem("idgrpo-name"));
+  $("guidelines-open").hidden = !me.guidelines;
+  $("guidelines-text").innerHTML = me.guidelines; // made of the organiser's Markdown by the server: no script, no raw HTML
+  const known = me.annotator ?? (me.needs_link ? null : recall("idgrpo-name", "sessionStorage"));
   if (known && !token) return known;
   if (me.needs_link) { $("name").hidden = $("name-label").hidden = true; if (!token) { showPause("A link is needed", "Ask the person who runs this session for your own link.", false); return null; } }
-  $("name").value = localStorage.getItem("idgrpo-last-name") ?? "";
+  $("name").value = recall("idgrpo-last-name") ?? "";
   $("join").showModal();
   return new Promise((resolve) => {
     $("join").addEventListener("cancel", (event) => event.preventDefault());
@@ -267,10 +339,11 @@ async function join() {
       try {
         const name = me.needs_link ? (await post("enter", { token })).annotator : $("name").value.trim();
         if (!/^[\p{L}\p{N}_][\p{L}\p{N}_ .@+-]{0,39}$/u.test(name)) throw new Error("Letters, digits, spaces and . @ + - only, at most 40.");
-        history.replaceState(null, "", "/");
-        sessionStorage.setItem("idgrpo-name", name);
-        localStorage.setItem("idgrpo-last-name", name);
+        history.replaceState(null, "", location.pathname);
+        keep("idgrpo-name", name, { area: "sessionStorage" });
+        keep("idgrpo-last-name", name);
         $("join").close();
+        if (me.guidelines) $("guidelines").showModal();
         resolve(name);
       } catch (error) { $("join-error").textContent = error.message; }
     };
@@ -284,9 +357,9 @@ async function start() {
   if (!state.annotator) return;
   storageKey = `idgrpo-${me.session}-${state.annotator}`;
   try {
-    state.history = JSON.parse(localStorage.getItem(`${storageKey}-history`) ?? "[]");
+    state.history = JSON.parse(recall(`${storageKey}-history`) ?? "[]");
   } catch { state.history = []; }
-  outbox = new Outbox(`${storageKey}-outbox`, noteOutbox);
+  outbox = new Outbox(`${storageKey}-outbox`, noteOutbox, `${storageKey}-history`);
   await outbox.flush();
   await fetchAhead();
 }

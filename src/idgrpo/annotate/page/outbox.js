@@ -1,9 +1,11 @@
 // Votes and undos on their way: kept in the browser until the server says they are on disk, sent in order, one by one.
 
+import { keep, recall } from "./store.js";
+
 const RETRY_MS = [500, 1000, 2000, 4000, 8000];
 
 export async function post(name, body) {
-  const response = await fetch(`/api/${name}`, {
+  const response = await fetch(`api/${name}`, {
     method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body), signal: AbortSignal.timeout(15000),
   });
   const answer = await response.json().catch(() => ({}));
@@ -12,14 +14,15 @@ export async function post(name, body) {
 }
 
 export class Outbox {
-  // onChange({ waiting, offline, saved, progress, refused })
-  constructor(key, onChange) {
+  // onChange({ waiting, offline, saved, progress, refused, feedback })
+  constructor(key, onChange, spare = null) {
     this.key = key;
+    this.spare = spare;
     this.onChange = onChange;
     this.failures = 0;
     this.sending = false;
     this.timer = null;
-    try { this.waiting = JSON.parse(localStorage.getItem(key) ?? "[]"); } catch { this.waiting = []; }
+    try { this.waiting = JSON.parse(recall(key) ?? "[]"); } catch { this.waiting = []; }
     window.addEventListener("online", () => this.flush());
   }
 
@@ -31,7 +34,7 @@ export class Outbox {
   }
 
   keep() {
-    localStorage.setItem(this.key, JSON.stringify(this.waiting));
+    keep(this.key, JSON.stringify(this.waiting), { spare: this.spare });
   }
 
   // Assignments whose votes are still here: the server does not know that they are answered.
@@ -47,7 +50,7 @@ export class Outbox {
       const { name, body } = this.waiting[0];
       try {
         const answer = await post(name, body);
-        this.done({ saved: true, progress: answer.progress });
+        this.done({ saved: true, progress: answer.progress, feedback: answer.feedback });
       } catch (error) {
         if (error.status >= 400 && error.status < 500 && error.status !== 408 && error.status !== 429) {
           this.done({ refused: error.message }); // the server will never take it: say so and go on

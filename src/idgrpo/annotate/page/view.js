@@ -14,15 +14,17 @@ export function showPair(pair) {
     faces.className = "faces";
     reference.sources.forEach((source, k) => {
       const image = document.createElement("img");
-      image.alt = `Reference picture ${k + 1} of ${reference.person}`;
+      image.alt = `Person ${i + 1}, ${reference.person}: reference picture ${k + 1}`;
       image.onload = () => image.classList.toggle("tiny", image.naturalHeight < SMALL_PX);
       image.src = source;
       faces.append(image);
     });
     const name = document.createElement("span");
     name.className = "name";
-    name.textContent = reference.person || `Person ${i + 1}`;
-    name.title = name.textContent;
+    const number = document.createElement("b");
+    number.textContent = String(i + 1); // as prompts count them: Person 1, Person 2
+    name.append(number, ` ${reference.person || `Person ${i + 1}`}`);
+    name.title = reference.person || `Person ${i + 1}`;
     item.append(faces, name);
     return item;
   }));
@@ -37,8 +39,8 @@ export function fitStage(left, right) {
   for (const video of [left, right]) video.classList.toggle("tiny", video.videoHeight < SMALL_PX);
 }
 
-export function showProgress({ mine, votes, needed, left }, secondsEach) {
-  const share = needed ? Math.min(100, (100 * votes) / needed) : 0;
+export function showProgress({ mine, left }, secondsEach) {
+  const share = mine + left ? (100 * mine) / (mine + left) : 0;
   $("fill").style.width = `${share}%`;
   $("track").setAttribute("aria-valuenow", Math.round(share));
   const minutes = Math.round((left * secondsEach) / 60);

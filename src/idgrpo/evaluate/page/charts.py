@@ -3,10 +3,27 @@
 from collections.abc import Sequence
 from html import escape
 from math import floor, log10
+from typing import NamedTuple
 
-WIDTH, HEIGHT = 520, 300
+WIDTH, HEIGHT = 400, 300  # about as wide as a phone shows it, so that its letters stay readable there
 FOREST_LIMIT = 2.0
-LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 42
+LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 44
+LETTER_PX = 6.6  # mean width of a letter of 12 px
+
+
+class Point(NamedTuple):
+    """One dot: its place, what it is called, and the video that it opens (`key_of`)."""
+
+    x: float
+    y: float
+    label: str
+    key: str = ""
+
+
+def shortened(text: str, width_px: float) -> str:
+    """Cut a label to what fits, with an ellipsis."""
+    room = max(3, int(width_px / LETTER_PX))
+    return text if len(text) <= room else text[: room - 1].rstrip() + "…"
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -61,10 +78,10 @@ class Frame:
             )
         middle_x, middle_y = (LEFT + self.width - RIGHT) / 2, (TOP + self.height - BOTTOM) / 2
         parts.append(
-            f'<text class="axis" x="{middle_x}" y="{self.height - 6}" text-anchor="middle">{escape(x_title)}</text>'
+            f'<text class="axis" x="{middle_x}" y="{self.height - 6}" text-anchor="middle">{escape(shortened(x_title, self.width - LEFT))}</text>'
         )
         parts.append(
-            f'<text class="axis" transform="translate(14 {middle_y}) rotate(-90)" text-anchor="middle">{escape(y_title)}</text>'
+            f'<text class="axis" transform="translate(14 {middle_y}) rotate(-90)" text-anchor="middle">{escape(shortened(y_title, self.height - TOP))}</text>'
         )
         return "".join(parts)
 
@@ -74,12 +91,12 @@ def _widened(low: float, high: float) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _svg(content: str, label: str, width: int = WIDTH, height: int = HEIGHT) -> str:
-    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{content}</svg>'
+def _svg(content: str, label: str, width: int = WIDTH, height: int = HEIGHT, role: str = "img") -> str:
+    return f'<svg viewBox="0 0 {width} {height}" role="{role}" aria-label="{escape(label)}">{content}</svg>'
 
 
 def scatter(
-    points: Sequence[tuple[float, float, str]],
+    points: Sequence[Point],
     x_title: str,
     y_title: str,
     label: str,
@@ -87,8 +104,12 @@ def scatter(
     diagonal: bool = False,
     zero: bool = False,
 ) -> str:
-    """Draw points (x, y, tooltip); `diagonal` draws y = x with equal axes, `zero` the lines x = 0 and y = 0."""
-    xs, ys = [p[0] for p in points], [p[1] for p in points]
+    """Draw points; `diagonal` draws y = x with equal axes, `zero` the lines x = 0 and y = 0.
+
+    A point with a key is a button; arrow keys go from one to the next, by their place on the x axis.
+    """
+    points = sorted(points)
+    xs, ys = [p.x for p in points], [p.y for p in points]
     if diagonal:
         span = (min(xs + ys), max(xs + ys))
         frame = Frame(span, span)
@@ -104,27 +125,60 @@ def scatter(
         (x1, y0), (x0, y1) = frame.at(frame.x[0], 0), frame.at(0, frame.y[1])
         parts.append(f'<line class="rule" x1="{x1}" x2="{WIDTH - RIGHT}" y1="{y0}" y2="{y0}"/>')
         parts.append(f'<line class="rule" x1="{x0}" x2="{x0}" y1="{y1}" y2="{HEIGHT - BOTTOM}"/>')
-    for x, y, tip in points:
+    for index, (x, y, tip, key) in enumerate(points):
         px, py = frame.at(x, y)
         side = "up" if (y > x if diagonal else y > 0) else "down"
-        parts.append(f'<circle class="dot {side}" cx="{px}" cy="{py}" r="4"><title>{escape(tip)}</title></circle>')
-    return _svg("".join(parts), label)
+        text = escape(tip)
+        acts = (
+            f' role="button" tabindex="{-1 if index else 0}" data-key="{escape(key)}" aria-label="{text}"'
+            if key
+            else ""
+        )
+        parts.append(f'<circle class="dot {side}" cx="{px}" cy="{py}" r="4"{acts}><title>{text}</title></circle>')
+    return _svg("".join(parts), label, role="group")
 
 
-def curve(points: Sequence[tuple[float, float]], title: str, color: int = 0) -> str:
-    """Draw one curve of a run, raw faintly and smoothed (mean of a window of a tenth) on top."""
-    xs, ys = [p[0] for p in points], [p[1] for p in points]
-    frame = Frame((min(xs), max(xs)), (min(ys), max(ys)), 360, 200)
-    window = max(1, len(ys) // 10)
-    smooth = []
-    for i in range(len(ys)):
-        near = ys[max(0, i - window) : i + window + 1]
-        smooth.append(sum(near) / len(near))
+class Line(NamedTuple):
+    """One curve: a title, points (x, y), and where several runs are joined the lowest and highest value at each x."""
+
+    title: str
+    points: Sequence[tuple[float, float]]
+    band: Sequence[tuple[float, float]] = ()
+    dots: bool = False
+
+
+def curve(line: Line, color: int = 0) -> str:
+    """Draw a curve: its band or its raw values faintly, and the mean of a window of a tenth on top; `dots` are not smoothed.
+
+    A dashed line marks the value at the first point of `dots`, which is the base.
+    """
+    xs, ys = [p[0] for p in line.points], [p[1] for p in line.points]
+    edges = [v for pair in line.band for v in pair]
+    frame = Frame((min(xs), max(xs)), (min([*ys, *edges]), max([*ys, *edges])), 360, 200)
+
+    def path(values: Sequence[float]) -> str:
+        return " ".join(f"{x},{y}" for x, y in (frame.at(a, b) for a, b in zip(xs, values, strict=True)))
+
     parts = [frame.axes("update", "")]
-    for kind, values in (("raw", ys), ("smooth", smooth)):
-        path = " ".join(f"{x},{y}" for x, y in (frame.at(a, b) for a, b in zip(xs, values, strict=True)))
-        parts.append(f'<polyline class="line {kind} c{color}" points="{path}"/>')
-    return f"<figure><figcaption>{escape(title)}</figcaption>{_svg(''.join(parts), title, 360, 200)}</figure>"
+    if line.band:
+        there, back = path([low for low, _ in line.band]), path([high for _, high in line.band]).split()
+        parts.append(f'<polygon class="band c{color}" points="{there} {" ".join(reversed(back))}"/>')
+    if line.dots:
+        (x1, y1), (x2, _) = frame.at(xs[0], ys[0]), frame.at(xs[-1], ys[0])
+        parts.append(f'<line class="rule" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y1}"/>')
+        parts += [f'<circle class="spot c{color}" cx="{x}" cy="{y}" r="3.5"/>' for x, y in map(frame.at, xs, ys)]
+    elif not line.band:
+        parts.append(f'<polyline class="line raw c{color}" points="{path(ys)}"/>')
+    parts.append(f'<polyline class="line smooth c{color}" points="{path(ys if line.dots else smoothed(ys))}"/>')
+    said = f"{line.title}: {ys[0]:.4g} to {ys[-1]:.4g}"
+    return f"<figure><figcaption>{escape(line.title)}</figcaption>{_svg(''.join(parts), said, 360, 200)}</figure>"
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """Average each value with those a tenth of the run before and after it."""
+    window = max(1, len(values) // 10)
+    near = [values[max(0, i - window) : i + window + 1] for i in range(len(values))]
+    return [sum(part) / len(part) for part in near]
 
 
 def forest(
@@ -137,7 +191,8 @@ def forest(
     """
     numbers = [min(max(v, -FOREST_LIMIT), FOREST_LIMIT) for row in rows for v in row[1:4] if v is not None] + [0.0]
     low, high = _widened(min(numbers), max(numbers))
-    row_px, left, right = 26, 160, 20
+    longest = max(len(row[0]) for row in rows)
+    row_px, left, right = 26, round(min(longest * LETTER_PX + 20, WIDTH * 0.48)), 20
     height = row_px * len(rows) + 40
 
     def at(value: float) -> float:
@@ -154,7 +209,9 @@ def forest(
     parts.append(f'<line class="rule" x1="{at(0)}" x2="{at(0)}" y1="6" y2="{height - 30}"/>')
     for index, (name, value, lower, upper, verdict) in enumerate(rows):
         y = 20 + row_px * index
-        parts.append(f'<text class="name" x="{left - 12}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
+        parts.append(
+            f'<text class="name" x="{left - 12}" y="{y + 4}" text-anchor="end">{escape(shortened(name, left - 14))}</text>'
+        )
         if lower is not None and upper is not None:
             parts.append(f'<line class="whisker {verdict}" x1="{at(lower)}" x2="{at(upper)}" y1="{y}" y2="{y}"/>')
         parts.append(

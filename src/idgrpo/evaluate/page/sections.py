@@ -1,9 +1,11 @@
 """Parts of the page that are numbers and words: headline, panel, table, slices, notes."""
 
 from html import escape
+from typing import Any
 
-from idgrpo.evaluate.document import Comparison, MeasureInfo, Report, Verdict
-from idgrpo.evaluate.page.charts import curve, forest, scatter
+from idgrpo.evaluate.document import Comparison, MeasureInfo, Provenance, Report, Verdict
+from idgrpo.evaluate.page.charts import Point, forest, scatter
+from idgrpo.evaluate.page.data import key_of
 from idgrpo.evaluate.tables import ARROWS, VERDICTS, improved, number, ordered, p_value, percent, titled, with_interval
 
 CARDS = ("worst", "confusion", "margin", "swap_rate", "coverage", "wrong_reference")
@@ -11,19 +13,8 @@ POINT_FAMILIES = ("identity", "control", "change")  # cosines and shares: their 
 POINT_MEASURES = ("coverage", "count_accuracy", "swap_rate")
 MARKS = {"ok": "✓", "watch": "!", "alarm": "✕", "unknown": "?"}
 WORDS = {"ok": "fine", "watch": "watch", "alarm": "alarm", "unknown": "not known"}
-MAX_CURVES = 12
-CURVES_FIRST = (
-    "reward_mean",
-    "reward",
-    "identity",
-    "kl",
-    "ratio_mean",
-    "ratio",
-    "clip_share",
-    "advantage",
-    "grad_norm",
-    "loss",
-)
+CasePair = tuple[str, dict[str, Any], dict[str, Any]]  # key of case and seed, values of base and tuned
+FEWEST_DOTS = 6  # fewer say nothing of a relation
 
 
 def headline(report: Report, variant: str) -> str:
@@ -58,9 +49,17 @@ def _card(report: Report, variant: str, name: str, *, large: bool = False) -> st
     extra = f"<p class=sub>{extra}</p>" if extra else ""
     better = {"higher": "higher is better", "lower": "lower is better", "neutral": "no better direction"}[info.better]
     return (
-        f'<article class="card{" large" if large else ""} {entry.verdict}" title="{escape(info.definition)}">'
+        f'<article class="card{" large" if large else ""} {entry.verdict}">'
         f'<h3>{escape(info.title)} <em title="{better}">{ARROWS[info.better]}</em></h3>'
-        f"{_change(info, entry)}{bars}{extra}</article>"
+        f"{_change(info, entry)}{bars}{extra}{_about(info)}</article>"
+    )
+
+
+def _about(info: MeasureInfo) -> str:
+    """Draw the button that shows a definition: for fingers and keys as well as for a mouse."""
+    title = escape(info.title)
+    return (
+        f'<button type="button" class="about" data-about="{escape(info.name)}" aria-label="What is {title}?">?</button>'
     )
 
 
@@ -78,6 +77,39 @@ def _change(info: MeasureInfo, entry: Comparison) -> str:
     return f"<p class=change>{arrow} {text}</p><p class=between>{word}{interval}</p>"
 
 
+def leaderboard(report: Report) -> str:
+    """Rank several policies by the headline measure; the base stands among them."""
+    means, pair = report.means, report.pair()
+    order = sorted(report.variants, key=lambda v: means[v.name][report.headline].value, reverse=True)
+    rest = [n for n in ("worst", "swap_rate", "reward") if all(n in means[v.name] for v in order)]
+    columns = [*pair, *(n for n in rest if n not in pair)]
+    rows = ""
+    for rank, variant in enumerate(order, 1):
+        found = report.comparisons.get(variant.name, {})
+        cells = "".join(_place(report, variant.name, found.get(name), name) for name in columns)
+        alarms = sum(v.variant == variant.name and v.level == "alarm" for v in report.diagnostics)
+        of = escape(variant.policy or f"{variant.base} as it is")
+        rows += (
+            f'<tr><td>{rank}</td><th scope="row">{escape(variant.name)}<small>{of}</small></th>{cells}'
+            f"<td>{alarms if found else '–'}</td></tr>"
+        )
+    titles = [report.info(name) for name in columns]
+    head = "".join(_sorting(titled(info)) for info in titles)
+    head = f'<tr><th scope="col">rank</th><th scope="col">policy</th>{head}{_sorting("alarms")}</tr>'
+    note = f"Ranked by {report.info(report.headline).title.lower()}; below each figure: the difference from the base with its interval."
+    return f'<section class="leaderboard"><h2>Leaderboard</h2><p class="sub">{escape(note)}</p>{_scroll("Leaderboard", head, rows)}</section>'
+
+
+def _place(report: Report, variant: str, entry: Comparison | None, name: str) -> str:
+    value = report.means[variant][name].value
+    change = "" if entry is None else f'<small class="{entry.verdict}">{with_interval(entry.difference, True)}</small>'
+    return f'<td data-value="{value}">{number(value)}{change}</td>'
+
+
+def _sorting(title: str) -> str:
+    return f'<th scope="col" aria-sort="none"><button type="button" data-order>{escape(title)}</button></th>'
+
+
 def panel(report: Report, variant: str) -> str:
     """The hacking panel: one line a check."""
     checks = _checks([v for v in report.diagnostics if v.variant == variant])
@@ -86,7 +118,7 @@ def panel(report: Report, variant: str) -> str:
 
 def _checks(verdicts: list[Verdict]) -> str:
     items = "".join(
-        f'<li class="{v.level}"><i aria-label="{WORDS[v.level]}">{MARKS[v.level]}</i><div><b>{escape(v.name)}</b>'
+        f'<li class="{v.level}"><i role="img" aria-label="{WORDS[v.level]}">{MARKS[v.level]}</i><div><b>{escape(v.name)}</b>'
         f"<span>{escape(v.text)}</span></div></li>"
         for v in verdicts
     )
@@ -108,11 +140,17 @@ def table(report: Report, variant: str) -> str:
 
 def _table(report: Report, variant: str, measures: list) -> str:
     head = "".join(
-        f"<th>{h}</th>"
+        f'<th scope="col">{escape(h)}</th>'
         for h in ("measure", report.reference_variant, variant, "difference", "relative", "improved", "p", "verdict")
     )
     rows = "".join(_row(m, report.comparisons[variant][m.name]) for m in measures)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return _scroll(f"All measures of {variant}", f"<tr>{head}</tr>", rows)
+
+
+def _scroll(label: str, head: str, rows: str) -> str:
+    """Draw a table that scrolls sideways on narrow screens, also by keys."""
+    table = f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">{table}</div>'
 
 
 def _row(info: MeasureInfo, entry: Comparison) -> str:
@@ -130,7 +168,7 @@ def _row(info: MeasureInfo, entry: Comparison) -> str:
 
 
 def _row_head(info: MeasureInfo) -> str:
-    return f'<th scope="row" title="{escape(info.definition)}">{escape(info.title)} <em>{ARROWS[info.better]}</em></th>'
+    return f'<th scope="row">{escape(info.title)} <em>{ARROWS[info.better]}</em>{_about(info)}</th>'
 
 
 def means_table(report: Report) -> str:
@@ -141,8 +179,8 @@ def means_table(report: Report) -> str:
         for m in ordered(report)
         if m.name in means
     )
-    head = "<tr><th>measure</th><th>mean</th><th>cases</th></tr>"
-    return f'<section><h2>All measures</h2><div class="scroll"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div></section>'
+    head = '<tr><th scope="col">measure</th><th scope="col">mean</th><th scope="col">cases</th></tr>'
+    return f"<section><h2>All measures</h2>{_scroll('Means of all measures', head, rows)}</section>"
 
 
 def figures(report: Report, variant: str) -> str:
@@ -154,13 +192,19 @@ def figures(report: Report, variant: str) -> str:
     return f'<section><h2>Case by case</h2><div class="charts">{"".join(parts)}</div></section>' if parts else ""
 
 
-def _every_case(report: Report, pairs: list[tuple[str, dict, dict]], name: str) -> str:
+def _every_case(report: Report, pairs: list[CasePair], name: str) -> str:
     title = report.info(name).title
-    dots = [(b[name], t[name], f"{case}: {b[name]:.3f} to {t[name]:.3f}") for case, b, t in pairs if _both(b, t, name)]
+    dots = [
+        Point(b[name], t[name], f"{key.replace('|', ', seed ')}: {b[name]:.3f} to {t[name]:.3f}", key)
+        for key, b, t in pairs
+        if _both(b, t, name)
+    ]
     if not dots:
         return ""
-    chart = scatter(dots, f"{title}, base", f"{title}, tuned", title, diagonal=True)
-    return _figure(f"{title}, every case", "above the line: higher", chart)
+    chart = scatter(
+        dots, f"{title}, base", f"{title}, tuned", f"{title} of every case, base against tuned", diagonal=True
+    )
+    return _figure(f"{title}, every case", "above the line: higher; choose a dot for its clips", chart)
 
 
 def _forests(report: Report, variant: str) -> list[str]:
@@ -168,8 +212,8 @@ def _forests(report: Report, variant: str) -> list[str]:
     points, shares = [], []
     for info in ordered(report):
         entry = report.comparisons[variant].get(info.name)
-        if entry is None or info.family in ("field", "reward"):
-            continue
+        if entry is None or info.family in ("field", "reward") or entry.difference.low is None:
+            continue  # a change without an interval shows noise
         if info.family in POINT_FAMILIES or info.name in POINT_MEASURES:
             gap = entry.difference
             points.append((titled(info), gap.value, gap.low, gap.high, entry.verdict))
@@ -187,16 +231,19 @@ def _forests(report: Report, variant: str) -> list[str]:
     return parts
 
 
-def _reward_against(report: Report, pairs: list[tuple[str, dict, dict]], name: str) -> str:
+def _reward_against(report: Report, pairs: list[CasePair], name: str) -> str:
     title = report.info(name).title
     gaps = [
-        (t["reward"] - b["reward"], t[name] - b[name], case)
-        for case, b, t in pairs
+        Point(
+            t["reward"] - b["reward"], t[name] - b[name],
+            f"{key.replace('|', ', seed ')}: reward {t['reward'] - b['reward']:+.3f}, {title.lower()} {t[name] - b[name]:+.3f}", key,
+        )
+        for key, b, t in pairs
         if _both(b, t, name) and _both(b, t, "reward")
-    ]
-    if not gaps:
+    ]  # fmt: skip
+    if len(gaps) < FEWEST_DOTS:
         return ""
-    chart = scatter(gaps, "reward, tuned minus base", f"{title}, tuned minus base", f"reward and {title}", zero=True)
+    chart = scatter(gaps, "reward, tuned minus base", f"{title}, difference", f"reward against {title}", zero=True)
     return _figure(f"Reward against {title.lower()}", "one dot a video; a hacked reward fills the lower right", chart)
 
 
@@ -204,38 +251,15 @@ def _figure(title: str, text: str, chart: str) -> str:
     return f"<figure><figcaption>{escape(title)} <small>{escape(text)}</small></figcaption>{chart}</figure>"
 
 
-def _pairs(report: Report, variant: str) -> list[tuple[str, dict, dict]]:
-    base = {(s.case_id, s.seed): s.values for s in report.samples if s.variant == report.reference_variant}
-    tuned = {(s.case_id, s.seed): s.values for s in report.samples if s.variant == variant}
-    return [(key[0], base[key], tuned[key]) for key in sorted(set(base) & set(tuned))]
+def _pairs(report: Report, variant: str) -> list[CasePair]:
+    base = {s.key: s for s in report.samples if s.variant == report.reference_variant}
+    tuned = {s.key: s for s in report.samples if s.variant == variant}
+    both = sorted(set(base) & set(tuned))
+    return [(key_of(base[key]), base[key].values, tuned[key].values) for key in both]
 
 
 def _both(first: dict, second: dict, name: str) -> bool:
     return first.get(name) is not None and second.get(name) is not None
-
-
-def curves(report: Report) -> str:
-    """Curves of the runs: the figures worth watching first, then the rest."""
-    parts = []
-    for run, rows in report.curves.items():
-        names = [
-            n for n in dict.fromkeys(k for row in rows for k in row) if n not in ("step", "update", "time", "seconds")
-        ]
-        order = sorted(
-            names, key=lambda n: next((i for i, f in enumerate(CURVES_FIRST) if n.startswith(f)), len(CURVES_FIRST))
-        )
-        charts: list[str] = []
-        for name in order:
-            points = [
-                (float(step) if isinstance(step := row.get("step"), int | float) else float(i), float(value))
-                for i, row in enumerate(rows)
-                if isinstance(value := row.get(name), int | float)
-            ]
-            if len(points) >= 3 and len({y for _, y in points}) > 1 and len(charts) < MAX_CURVES:
-                charts.append(curve(points, name.replace("_", " "), len(charts) % 4))
-        if charts:
-            parts.append(f"<h3>{escape(run)}</h3><div class=curves>{''.join(charts)}</div>")
-    return f"<section><h2>The run</h2>{''.join(parts)}</section>" if parts else ""
 
 
 def slices(report: Report, variant: str) -> str:
@@ -248,8 +272,8 @@ def slices(report: Report, variant: str) -> str:
     )
     if not rows:
         return ""
-    head = "<tr><th>cases</th><th>measure</th><th>number</th><th>base</th><th>tuned</th><th>difference</th></tr>"
-    return f'<section><h2>By kind of case</h2><div class="scroll"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div></section>'
+    head = "".join(f'<th scope="col">{h}</th>' for h in ("cases", "measure", "number", "base", "tuned", "difference"))
+    return f"<section><h2>By kind of case</h2>{_scroll('By kind of case', f'<tr>{head}</tr>', rows)}</section>"
 
 
 def notes(report: Report) -> str:
@@ -262,3 +286,21 @@ def notes(report: Report) -> str:
         *report.notes,
     ]
     return "<section class=notes><h2>Notes</h2>" + "".join(f"<p>{escape(t)}</p>" for t in lines if t) + "</section>"
+
+
+def made_by(provenance: Provenance | None) -> str:
+    """Command, settings and lineage behind the page, each with a button that copies it."""
+    if provenance is None:
+        return ""
+    parts = (
+        ("Command", provenance.command),
+        ("Settings", provenance.settings),
+        ("Lineage", "\n".join(provenance.lineage)),
+    )
+    blocks = "".join(
+        f'<div class="made"><div class="bar-top"><h3>{title}</h3><button type="button" data-copy>copy</button></div>'
+        f'<pre tabindex="0" aria-label="{title}">{escape(text)}</pre></div>'
+        for title, text in parts
+        if text
+    )
+    return f"<section><h2>How this report was made</h2>{blocks}</section>"
