@@ -6,6 +6,7 @@ from fake_base import FakeBase, conditions_of, rows_of
 from pydantic import ValidationError
 from test_trainer import make_trainer
 
+from idgrpo.policy.alarms import alarms
 from idgrpo.policy.config import KLConfig, PolicyConfig, PolicyLossConfig, RolloutConfig
 from idgrpo.policy.forward import forward_step, noised_again
 from idgrpo.policy.loss import load_loss
@@ -78,3 +79,34 @@ def test_updates_raise_the_reward(tmp_path):
 def test_one_start_for_a_whole_group_is_refused():
     with pytest.raises(ValidationError, match="members of a group would be equal"):
         PolicyConfig.model_validate({"rollout": {"noise": "shared"}, "loss": {"credit": "forward"}})
+
+
+NFT = {"credit": "forward", "name": "nft"}
+
+
+def test_a_slow_average_draws_the_clips_of_nft(tmp_path):
+    rollout = {"num_steps": 6, "window": {"size": 2, "last": 5}, "decay": 0.75}
+    trainer = make_trainer(tmp_path, kl={"weight": 0.0}, num_updates=40, loss=NFT, rollout=rollout)
+    drawn_by = []
+    data = trainer.source.data
+    trainer.source.data = lambda *given: drawn_by.append(float(trainer.weights["gain"].detach())) or data(*given)
+    seen = []
+    for _ in range(3):
+        figures = trainer.update()
+        seen.append(float(trainer.weights["gain"].detach()))
+    old = float(trainer.start["gain"])
+    for place in range(3):
+        assert drawn_by[place] == pytest.approx(old, abs=1e-6)
+        old = 0.75 * old + 0.25 * seen[place]
+    assert figures["log_ratio_max"] > 1e-6 and figures["rollout_decay"] == 0.75
+    assert alarms([figures | {"log_ratio_max": 1.0}]) == []  # off 1 by intent
+    assert alarms([{"log_ratio_max": 1.0}])
+    rewards = [trainer.update()["reward_mean"] for _ in range(37)]
+    assert sum(rewards[-5:]) > sum(rewards[:5])
+
+
+def test_a_slow_average_needs_a_loss_without_a_clip():
+    with pytest.raises(ValidationError, match=r"set loss\.name=nft"):
+        PolicyConfig.model_validate({"rollout": {"decay": 0.5}, "loss": {"credit": "forward"}})
+    with pytest.raises(ValidationError, match=r"engine\.zero=2"):
+        PolicyConfig.model_validate({"rollout": {"decay": 0.5}, "loss": NFT, "engine": {"zero": 3}})

@@ -137,6 +137,25 @@ def test_killed_and_resumed_run_ends_like_the_whole_one(whole, checkpoint, cases
         assert (tmp_path / "out" / name).read_bytes() == (whole / "out" / name).read_bytes()
 
 
+def test_a_slow_average_that_draws_the_clips_comes_back_from_a_checkpoint(checkpoint, cases, tmp_path):
+    nft = {"loss": {"name": "nft", "credit": "forward"}, "rollout": SETTINGS["rollout"] | {"decay": 0.5}}
+    run_stage(checkpoint, cases, tmp_path / "whole", **nft)
+    calls = 0
+
+    def dying(videos, references, prompts):
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise Died
+        return redness(videos, references, prompts)
+
+    with pytest.raises(Died):
+        run_stage(checkpoint, cases, tmp_path / "killed", reward=dying, **nft)
+    run_stage(checkpoint, cases, tmp_path / "killed", resume=True, **nft)
+    assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
+    assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
+
+
 def test_first_checkpoint_comes_before_the_first_update(checkpoint, cases, tmp_path):
     seen = []
 

@@ -14,16 +14,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "idgrpo"
 FLOORS = {
-    "cli": 6, "demo": 6, "stages": 5, "policy": 4, "tinyworld": 4,
+    "cli": 6, "demo": 6, "study": 6, "stages": 5, "policy": 4, "tinyworld": 4,
     "annotate": 3, "distort": 3, "reward": 3, "bases": 3, "evaluate": 3, "store": 2, "run": 2,
     "flow": 1, "people": 1, "video": 1, "records": 1,
 }  # fmt: skip
-# The command that calls the demo.
-NEIGHBOURS = {("cli", "demo")}
+# The commands that call the demo and a study.
+NEIGHBOURS = {("cli", "demo"), ("cli", "study")}
 # Rooms below the stages know no store: artifacts and computing meet in the stages only.
 STORELESS = {room for room, floor in FLOORS.items() if floor < FLOORS["stages"]} - {"store"}
 # A command parses, calls one stage and prints.
-CALLED_BY_COMMANDS = {"cli", "stages", "demo", "errors"}
+CALLED_BY_COMMANDS = {"cli", "stages", "demo", "study", "errors"}
 MAX_COMMAND_LINES = 150
 MAX_LINES = 500
 FILES = sorted(SOURCE.rglob("*.py"))

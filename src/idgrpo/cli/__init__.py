@@ -11,11 +11,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "distort": ("idgrpo.cli.distort:command", "Damage identity in known ways: clean clips -> labelled pairs."),
     "train-rm": ("idgrpo.cli.train_rm:command", "Train a reward model on preferences."),
-    "train-policy": ("idgrpo.cli.train_policy:command", "Tune a base with GRPO for several people."),
+    "train-policy": (
+        "idgrpo.cli.train_policy:command",
+        "Tune a base: GRPO with a reward, SFT on good clips, DPO on preferences.",
+    ),
     "sample": ("idgrpo.cli.sample:command", "Make videos with a base, tuned or not."),
     "eval": ("idgrpo.cli.eval:command", "Measure identity, compare with the base, write a report."),
     "artifacts": ("idgrpo.cli.artifacts:command", "List, explain, check, tag, export and prune artifacts."),
     "config": ("idgrpo.cli.config:command", "Show and check the configuration of a stage."),
     "doctor": ("idgrpo.cli.doctor:command", "Check machine, libraries, codecs and weights."),
+    "study": ("idgrpo.cli.study:command", "Run a grid of settings with several seeds; one table with intervals."),
     "demo": ("idgrpo.cli.demo:command", "Run the whole loop on the embedded world."),
 }

@@ -22,6 +22,7 @@ def diagnose(report: Report) -> list[Verdict]:
         _reward_against_identity,
         _told_apart,
         _worst_person,
+        _every_person,
         _wrong_reference,
         _motion,
         _sharpness,
@@ -138,6 +139,37 @@ def _worst_person(report: Report, variant: str) -> Verdict | None:
     else:
         level, text = "ok", "the worst person of a video does not pay for the mean"
     return _verdict(variant, "Worst person", level, text, figures, [entry])
+
+
+def _every_person(report: Report, variant: str) -> Verdict | None:
+    """Alarm when the people of a video drift apart in similarity and the worst one gains nothing.
+
+    A reward that pays for one person raises the mean, and the worst person need not fall for it.
+    """
+    sides = {
+        name: {(s.case_id, s.seed): {"spread": _spread(s.people.get("identity", []))} for s in report.samples if s.variant == name}
+        for name in (report.reference_variant, variant)
+    }  # fmt: skip
+    cases, before, after = paired_cases(sides[report.reference_variant], sides[variant], "spread")
+    worst = _get(report, variant, "worst")
+    if not cases or worst is None:
+        return None
+    change = mean_interval(after - before)
+    figures = {"base": float(before.mean()), "tuned": float(after.mean()), "worst": worst.difference.value}
+    gaps = f"best and worst person of a video lie {after.mean():.3f} apart (base {before.mean():.3f})"
+    if change.low is None:
+        return _verdict(variant, "Every person", "unknown", f"{len(cases)} cases are too few to say", figures)
+    wider = change.low > 0
+    if wider and not _moved(worst, 1):
+        level, text = "alarm", f"{gaps} and the worst one does not gain: one person is paid for"
+    else:
+        level, text = "watch" if wider and change.value > 0.5 * worst.difference.value else "ok", gaps
+    return _verdict(variant, "Every person", level, text, figures)
+
+
+def _spread(people: Sequence[float]) -> float | None:
+    """Give the distance between the most and the least similar person of a video; None for one person."""
+    return max(people) - min(people) if len(people) > 1 else None
 
 
 def _wrong_reference(report: Report, variant: str) -> Verdict | None:

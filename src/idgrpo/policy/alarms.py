@@ -20,7 +20,8 @@ def alarms(history: Sequence[Figures]) -> list[str]:
         return []
     now = history[-1]
     found = []
-    if abs(now.get("log_ratio_max", 0.0)) > 5e-4 and now.get("passes", 1) == 1:
+    on_policy = now.get("passes", 1) == 1 and not now.get("rollout_decay")
+    if abs(now.get("log_ratio_max", 0.0)) > 5e-4 and on_policy:
         found.append(
             f"ratio is off 1 on policy (largest |log ratio| {now['log_ratio_max']:.2g}): rollout and replay differ"
         )

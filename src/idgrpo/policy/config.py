@@ -14,6 +14,7 @@ from idgrpo.policy.slots import (
     MOST_PIXELS,
     MOST_SEED,
     CheckpointConfig,
+    ClipsConfig,
     Config,
     DpoConfig,
     EmaConfig,
@@ -123,6 +124,13 @@ class RolloutConfig(Config):
     )
     solver: str = Field(default="euler", description=f"of the deterministic steps: {', '.join(SOLVERS)}")
     merged: bool = Field(default=False, description="merge the adapter into the base for the rollout (float32 only)")
+    decay: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="loss.name=nft: who draws the clips is a slow average of the policy, old <- decay old + (1 - decay) policy "
+        "after each update; 0: the policy itself",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "RolloutConfig":
@@ -141,32 +149,6 @@ class GroupConfig(Config):
 
     num_cases: int = Field(default=6, ge=1, le=MOST, description="groups of an update, each of one case")
     size: int = Field(default=8, ge=2, le=MOST, description="samples of a group")
-
-
-class ClipsConfig(Config):
-    """Stored clips that `method=sft` and `dpo` learn from; each is noised to a level of `rollout.window`'s range."""
-
-    num_per_update: int = Field(
-        default=16, ge=1, le=MOST, description="clips (of method=dpo: preferences) of an update, of all ranks"
-    )
-    keep: Literal["all", "best"] = Field(
-        default="all",
-        description="best: of each case only the clip that the reward model (`--rm`) scores highest; for generated clips",
-    )
-    guidance: float = Field(
-        default=0.0,
-        ge=0,
-        le=100,
-        description="w: learn u + w (v0(references) - v0(one person standing for all)) instead of the clip's velocity u, v0 "
-        "the reference policy's; tells people apart; 0: the clips alone",
-    )
-    share: float = Field(
-        default=1.0,
-        ge=0,
-        le=1,
-        description="of the clip in that target: u is replaced by share u + (1 - share) v0; 0 learns nothing from the clips "
-        "but the guidance at their noised states, so that the base's own clips do",
-    )
 
 
 class AdvantageConfig(Config):
@@ -485,8 +467,17 @@ class PolicyConfig(Config):
         tolerance, clip = self.loss.ratio_tolerance, self.loss.clip
         return [
             (
+                self.rollout.decay > 0 and (self.method != "grpo" or self.loss.name not in FORWARD_LOSSES),
+                "rollout.decay draws clips with another policy than the one that is trained: a loss of ratios would cut all of "
+                f"them; set loss.name={FORWARD_LOSSES[0]} with loss.credit=forward, or rollout.decay=0",
+            ),
+            (
+                self.rollout.decay > 0 and self.engine.zero == 3,
+                "ZeRO 3 keeps no whole trained weights on a rank, and rollout.decay swaps them for the rollout; use engine.zero=2",
+            ),
+            (
                 tolerance is not None and tolerance >= clip,
                 f"loss.ratio_tolerance {tolerance} must be below loss.clip {clip}: a check wider than the clip lets "
                 f"clipped samples pass; e.g. loss.ratio_tolerance={clip / 10}",
-            )
+            ),
         ]

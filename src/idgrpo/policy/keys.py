@@ -45,6 +45,7 @@ POLICY_KEYS = {
     "adam_eps": "epsilon of AdamW (`optimizer.eps`)",
     "lr": "learning rate of this update",
     "passes": "optimizer steps of an update (`loss.num_passes`)",
+    "rollout_decay": "decay of the slow average that draws the clips (`rollout.decay`); ratios are then off 1",
     "skipped_steps": "updates without a step so far, because no group had differences in reward",
     "alarms": "what looks wrong in the run so far; left out when nothing does",
     "samples_per_second": "samples of all ranks by wall-clock time",

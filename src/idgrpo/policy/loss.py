@@ -107,18 +107,17 @@ class PreferenceTerms:
     worse: Tensor
 
 
-def dpo_terms(log_prob: Tensor, reference: Tensor, labels: Tensor, setting: DpoConfig) -> PreferenceTerms:
-    """Compute the pair loss of the gap beta [(l_a - l_a_ref) - (l_b - l_b_ref)].
+def dpo_terms(gained: Tensor, labels: Tensor, setting: DpoConfig) -> PreferenceTerms:
+    """Compute the pair loss of the gap beta (gained_a - gained_b).
 
-    log_prob, reference: log densities [2 preference], clip a and clip b in neighbouring places; labels [preference], A, B or
-    TIE. The gradient flows through log_prob alone.
+    gained: log density over that of the reference, [2 preference], clip a and clip b in neighbouring places, carries the
+    gradient; labels [preference], A, B or TIE.
     """
-    gained = (log_prob - reference.detach()).unflatten(0, (-1, 2))
-    gap = setting.beta * (gained[:, 0] - gained[:, 1])
+    sides = gained.unflatten(0, (-1, 2))
+    gap = setting.beta * (sides[:, 0] - sides[:, 1])
     loss = load_pair_loss(setting.loss)(gap, labels, **setting.arguments())
-    own = gained.detach()
-    lead = torch.where(labels == A, gap, torch.where(labels == B, -gap, torch.nan)).detach()
-    swapped = labels == B
+    own, swapped = sides.detach(), labels == B
+    lead = torch.where(labels == A, gap, torch.where(swapped, -gap, torch.nan)).detach()
     better = torch.where(swapped, own[:, 1], own[:, 0])
     return PreferenceTerms(loss, lead, better, torch.where(swapped, own[:, 0], own[:, 1]))
 

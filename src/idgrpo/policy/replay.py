@@ -239,7 +239,7 @@ class Replay:
             loss = self._of_samples(pairs, density, mean, std, mask, figures, keep)
         else:
             assert reference_mean is not None, "a preference is learnt against the reference"
-            terms = dpo_terms(density, log_prob(target, reference_mean, std, mask), pairs.labels, self.dpo)
+            terms = dpo_terms(gained_density(target, mean, reference_mean, std, mask), pairs.labels, self.dpo)
             loss = terms.loss.sum()
             figures.note(loss=terms.loss, lead=terms.lead, better=terms.better, worse=terms.worse)
         if reference_mean is not None and self.kl.weight:
@@ -321,6 +321,14 @@ def apart(clean: Tensor, own: Tensor, doubled: Tensor, weight: float, share: flo
     place; in velocities s u + (1 - s) v(c) + w (v(c) - v(c_i)).
     """
     return share * clean + (1 - share) * own + weight * (own - doubled)
+
+
+def gained_density(target: Tensor, mean: Tensor, reference_mean: Tensor, std: Tensor, mask: Tensor | None) -> Tensor:
+    """Compute log N(target; mean, std) - log N(target; reference_mean, std), averaged over elements: [batch].
+
+    As one product, (r - m) (r + m - 2 t) / (2 std^2): near the reference the difference of two densities is mostly rounding.
+    """
+    return masked_mean((reference_mean - mean) * (reference_mean + mean - 2 * target) / (2 * std.square()), mask)
 
 
 def gaussian_kl(mean: Tensor, reference_mean: Tensor, std: Tensor, mask: Tensor | None = None) -> Tensor:

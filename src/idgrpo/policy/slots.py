@@ -1,4 +1,4 @@
-"""Settings of how a policy run goes: average, evaluation, checkpoints, previews, engine, viewers, planning. Imports no torch."""
+"""Settings of stored clips and preferences, and of how a policy run goes: average, evaluation, checkpoints, previews, engine, viewers, planning. Imports no torch."""
 
 from typing import Literal
 
@@ -12,6 +12,32 @@ MOST = 10**6
 """Counts above it are typing errors: a run of so many updates, cases or samples would not end."""
 MOST_PIXELS, MOST_FRAMES = 8192, 10_000
 MOST_SEED = 2**63 - 1
+
+
+class ClipsConfig(Config):
+    """Stored clips that `method=sft` and `dpo` learn from; each is noised to a level of `rollout.window`'s range."""
+
+    num_per_update: int = Field(
+        default=16, ge=1, le=MOST, description="clips (of method=dpo: preferences) of an update, of all ranks"
+    )
+    keep: Literal["all", "best"] = Field(
+        default="all",
+        description="best: of each case only the clip that the reward model (`--rm`) scores highest; for generated clips",
+    )
+    guidance: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="w: learn u + w (v0(references) - v0(one person standing for all)) instead of the clip's velocity u, v0 "
+        "the reference policy's; tells people apart; 0: the clips alone",
+    )
+    share: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="of the clip in that target: u is replaced by share u + (1 - share) v0; 0 learns nothing from the clips "
+        "but the guidance at their noised states, so that the base's own clips do",
+    )
 
 
 class DpoConfig(Config):

@@ -273,6 +273,8 @@ def save(trainer: Trainer, run: RunFolder) -> None:
     def files(folder: Path) -> None:
         save_weights(folder / "weights.safetensors", weights)
         save_weights(folder / "average.safetensors", trainer.average.values)
+        if trainer.old is not None:
+            save_weights(folder / "old.safetensors", trainer.old.values)
         trainer.engine.save(folder)
 
     if trainer.world.is_main:
@@ -300,6 +302,8 @@ def _resume(trainer: Trainer, run: RunFolder) -> list[dict[str, float | str]]:
     if not trainer.engine.restores_weights:
         assign(trainer.weights, read_weights(latest.path / "weights.safetensors", device))
     trainer.average.values = read_weights(latest.path / "average.safetensors", device)
+    if trainer.old is not None:
+        trainer.old.values = read_weights(latest.path / "old.safetensors", device)
     trainer.engine.load(latest.path)
     trainer.completed, trainer.skipped = int(latest.state["completed"]), int(latest.state["skipped"])
     trainer.source.restore(latest.state)

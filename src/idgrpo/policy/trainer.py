@@ -63,6 +63,7 @@ class Trainer:
         self.base, self.config, self.engine, self.world = base, config, engine, engine.world
         self.weights = trained_weights(base.transformer)
         self.average = Average(start, config.ema.decay)
+        self.old = Average(start, config.rollout.decay) if config.rollout.decay else None  # draws the rollouts
         self.start = start
         self.schedule = Schedule.from_config(config.rollout)
         self.guidance = guidance_of(base.entry, config)
@@ -99,7 +100,8 @@ class Trainer:
         the on-policy self-check fails.
         """
         timer, config, number = PhaseTimer(self.tell_phase), self.config, self.completed
-        data = self.source.data(number, timer, stop_requested)
+        with nullcontext() if self.old is None else swapped(self.weights, self.old.values):
+            data = self.source.data(number, timer, stop_requested)
         with timer.phase("update"):
             figures = data.figures | self._train(data)
         self.completed += 1
@@ -112,7 +114,7 @@ class Trainer:
             "lr": config.optimizer.rate(number, config.num_updates),
             "adam_eps": config.optimizer.eps,
             "passes": float(config.loss.num_passes),
-        }  # fmt: skip
+        } | ({"rollout_decay": config.rollout.decay} if self.old is not None else {})  # fmt: skip
 
     def published(self) -> AbstractContextManager[None]:
         """Put the weights that are evaluated and published in place: the average, if there is one."""
@@ -128,7 +130,7 @@ class Trainer:
             return {"grad_norm": 0.0, "grad_rms": 0.0}
         batches = self._evened(data)
         first: list[ReplayFigures] = []
-        is_anchored = data.rolled_out and self.base.dtype != torch.float32
+        is_anchored = data.rolled_out and self.base.dtype != torch.float32 and self.old is None
         # Where no pass follows nothing is kept: the anchors of an update are as large as its latents.
         anchored: deque[MicroBatch] = deque(maxlen=None if self.config.loss.num_passes > 1 else 0)
         for number in range(self.config.loss.num_passes):
@@ -147,7 +149,8 @@ class Trainer:
                     fix="lower optimizer.lr, or look at metrics.jsonl for the first odd number",
                 )
         with self.engine.gathered():
-            self.average.update(self.weights)
+            for average in (self.average, *([] if self.old is None else [self.old])):
+                average.update(self.weights)
         seen = self.world.gather(figures.on_cpu()) if self.config.loss.num_passes > 1 else first
         described = replay_figures(seen) if data.rolled_out else matching_figures(seen)
         return described | {"grad_norm": report.grad_norm, "grad_rms": report.grad_rms}
@@ -162,7 +165,7 @@ class Trainer:
 
     def _check(self, ranks: Sequence[ReplayFigures]) -> None:
         """Run the on-policy self-check once per process, over the pairs of all ranks."""
-        if self.checked:
+        if self.checked or (self.old is not None and self.completed):  # later the policy has left the one that draws
             return
         merged_figures = ReplayFigures()
         for rank in ranks:

@@ -133,10 +133,10 @@ def _data(store: Store, policy: Source) -> str:
 
 def _made_from(store: Store, artifact: Artifact) -> Iterator[Artifact]:
     seen: set[str] = set()
-    for _, ref, found in store.lineage(artifact):
-        if found is not None and ref not in seen:
-            seen.add(ref)
-            yield found
+    for step in store.lineage(artifact):
+        if step.artifact is not None and step.ref not in seen:
+            seen.add(step.ref)
+            yield step.artifact
 
 
 def _settings(trained: dict[str, Any]) -> str:

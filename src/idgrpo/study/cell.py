@@ -1,0 +1,156 @@
+"""One cell with one seed: its steps, then held-out clips of base and tuned, and the report that compares them."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from idgrpo import stages
+from idgrpo.bases.load import resolve_entry
+from idgrpo.errors import BusyError, IdgrpoError, UsageError
+from idgrpo.stages import Artifact, Store
+from idgrpo.stages.settings import Words, settings_of, settled_policy
+from idgrpo.study.config import SEED, Cell, StepConfig, StudyConfig
+
+WAIT_S = 2.0
+LEFT_OUT = object()
+
+
+@dataclass(frozen=True)
+class CellOutcome:
+    """What a cell came to with one seed."""
+
+    cell: str
+    seed: int
+    report: str
+    policies: list[str]
+    tflop: float
+    figures: dict[str, float]
+
+
+def run_cell(study: StudyConfig, prefix: str, cell: Cell, seed: int, root: Path) -> CellOutcome:
+    """Run the steps of a cell; steps that another cell or an earlier call has made take no time.
+
+    prefix: of the names of all artifacts. Errors name the cell, the seed and the step.
+    """
+    store = Store(root)
+    made: dict[str, Artifact] = {}
+    for name, step in cell.steps.items():
+        given = {
+            key: value for key, told in step.given.items() if (value := _resolved(told, made, seed)) is not LEFT_OUT
+        }
+        if step.stage != "cases":
+            given["settings"] = {key: _resolved(value, made, seed) for key, value in step.settings.items()}
+        if step.stage == "train_policy":
+            given.setdefault("base", study.base)
+        try:
+            made[name] = call(step.stage, store, name=f"{prefix}-{name}", **given)
+        except IdgrpoError as error:
+            error.message = f"study, cell {cell.name!r}, seed {seed}, step {name}: {error.message}"
+            raise
+    policies = [made[name] for name, step in cell.steps.items() if step.stage == "train_policy"]
+    report = _judged(study, prefix, policies[-1], seed, store)
+    chain = _chain(policies[-1], policies)
+    return CellOutcome(
+        cell.name,
+        seed,
+        report.ref,
+        [policy.ref for policy in chain],
+        sum(training_tflop(policy) for policy in chain),
+        {figure: _figure(made, figure) for figure in study.figures},
+    )
+
+
+def check_cell(study: StudyConfig, cell: Cell, seed: int) -> None:
+    """Check the arguments and settings of all steps, so that a slip in the last cell is found before the first begins."""
+    for name, step in cell.steps.items():
+        try:
+            known = signature(getattr(stages, step.stage).prepare).parameters
+            if unknown := [key for key in step.given if key not in known]:
+                raise UsageError(f"{step.stage} has no argument {unknown[0]!r} (it has {', '.join(known)})")
+            _check_settings(study, step, {key: _resolved(value, {}, seed) for key, value in step.settings.items()})
+        except IdgrpoError as error:
+            error.message = f"study, cell {cell.name!r}, step {name}: {error.message}"
+            raise
+
+
+def _check_settings(study: StudyConfig, step: StepConfig, settings: dict[str, Any]) -> None:
+    if step.stage == "train_policy":
+        base = str(step.given.get("base", study.base))
+        tiny = resolve_entry(base).architecture == "tiny"
+        settled_policy(base, step.given.get("recipe", "default"), settings, step.given.get("method"), is_tiny=tiny)
+    elif step.stage != "cases":
+        settings_of(step.stage.replace("_", "-"), Words(options=settings))
+    elif settings:
+        raise UsageError("cases have no settings", fix="put them into `given`")
+
+
+def call(stage: str, store: Store, **given: Any) -> Artifact:
+    """Call a stage; wait while another process of the study makes the same thing."""
+    while True:
+        try:
+            return getattr(stages, stage)(**given, store=store)
+        except BusyError:
+            time.sleep(WAIT_S)
+
+
+def _resolved(told: Any, made: Mapping[str, Artifact], seed: int) -> Any:
+    """Put artifacts and the seed in place of their names; `LEFT_OUT` where every step named was left out."""
+    if isinstance(told, list | tuple):
+        return [value for one in told if (value := _resolved(one, made, seed)) is not LEFT_OUT]
+    if isinstance(told, dict):
+        return {key: _resolved(value, made, seed) for key, value in told.items()}
+    if told == SEED:
+        return seed
+    if not isinstance(told, str) or not told.startswith("$"):
+        return told
+    names = [name.strip().removeprefix("$") for name in told.split("|")]
+    return next((made[name] for name in names if name in made), LEFT_OUT)
+
+
+def _judged(study: StudyConfig, prefix: str, policy: Artifact, seed: int, store: Store) -> Artifact:
+    """Compare base and policy on fresh cases with the same noise."""
+    held = study.held_out
+    fresh = call("cases", store, num=held.num, seed=seed, split="eval", name=f"{prefix}-held-out")
+    settings = {**held.settings, "seed": held.noise_seed + seed}
+    sides = {
+        "base": call("sample", store, cases=fresh, base=study.base, settings=settings, name=f"{prefix}-base"),
+        "tuned": call("sample", store, cases=fresh, base=study.base, policy=policy, settings=settings, name=f"{prefix}-tuned"),
+    }  # fmt: skip
+    return call("evaluate", store, samples=sides, name=f"{prefix}-cell")
+
+
+def _chain(last: Artifact, policies: list[Artifact]) -> list[Artifact]:
+    """List what the last policy was trained from, itself last: policies that it does not start from cost it nothing."""
+    known, chain = {policy.ref: policy for policy in policies}, [last]
+    while (start := chain[0].manifest.inputs.get("init")) is not None and start.ref in known:
+        chain.insert(0, known[start.ref])
+    return chain
+
+
+def _figure(made: Mapping[str, Artifact], figure: str) -> float:
+    """Give a figure of a step's manifest; NaN where the step was left out."""
+    step, _, metric = figure.partition(".")
+    if step not in made:
+        return float("nan")
+    metrics = made[step].manifest.metrics
+    if not isinstance(metrics.get(metric), int | float):
+        known = ", ".join(key for key, value in metrics.items() if isinstance(value, int | float))
+        raise IdgrpoError(f"step {step} has no figure {metric!r} (it has {known})", fix="name one of them in `figures`")
+    return float(metrics[metric])
+
+
+def training_tflop(policy: Artifact) -> float:
+    """Compute what training a policy cost, by the arithmetic of `policy.cost`: forwards and backwards of the transformer.
+
+    Scoring, encoding and decoding are not counted. Two people a case.
+    """
+    from idgrpo.policy.config import PolicyConfig
+    from idgrpo.policy.cost import samples_per_update
+    from idgrpo.policy.forecast import load_of
+
+    settings = PolicyConfig.model_validate(policy.manifest.config["policy"])
+    load = load_of(resolve_entry(policy.manifest.config["base"]), settings, num_references=2)
+    return load.sample_tflop * samples_per_update(settings) * settings.num_updates

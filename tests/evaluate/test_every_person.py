@@ -1,0 +1,61 @@
+"""A reward that pays for one person raises an alarm though nobody falls; honest rewards do not."""
+
+import numpy as np
+import pytest
+from tests.evaluate.conftest import A, B
+from tests.evaluate.test_told_apart import BLANK, CONFIG, INFOS, MEASURES, clip_of
+
+from idgrpo.evaluate.compare import compare
+from idgrpo.evaluate.diagnostics import diagnose
+from idgrpo.evaluate.document import Report, SampleDocument, VariantDocument
+
+NUM_CASES, NUM_CANDIDATES = 24, 8
+
+
+def tuned_by(reward, make_subject) -> Report:
+    """Compare first candidates (base) with those that a reward likes best (tuned), case by case."""
+    rng, values, samples = np.random.default_rng(0), {"base": {}, "tuned": {}}, []
+    for case in range(NUM_CASES):
+        subjects = [make_subject(clip_of(rng), [A, B], clip=BLANK) for _ in range(NUM_CANDIDATES)]
+        best = max(subjects, key=lambda subject: reward(subject.match.similarity))
+        for variant, subject in (("base", subjects[0]), ("tuned", best)):
+            found = {name: function(subject) for name, function in MEASURES.items()}
+            values[variant][f"case-{case}", 0] = found
+            people = {"identity": [float(v) for v in subject.match.similarity]}
+            samples.append(
+                SampleDocument(
+                    variant=variant, case_id=f"case-{case}", seed=0, prompt="", video="", references=[], values=found, people=people
+                )
+            )  # fmt: skip
+    report = Report(
+        title="", finder="planted", headline="identity", headlines=["identity", "separation"], reference_variant="base",
+        variants=[VariantDocument(name=v, base="b", policy=None, num_samples=NUM_CASES) for v in values],
+        num_cases=NUM_CASES, num_seeds=1, measures=INFOS, means={}, samples=samples,
+        comparisons={"tuned": compare(values["base"], values["tuned"], INFOS, CONFIG, ["identity", "separation"])},
+    )  # fmt: skip
+    return report.model_copy(update={"diagnostics": diagnose(report)})
+
+
+def verdict_of(report: Report):
+    return next(v for v in report.diagnostics if v.name == "Every person")
+
+
+@pytest.mark.parametrize("reward", [lambda people: people[0], max], ids=["the first person", "whoever is best"])
+def test_a_reward_for_one_person_raises_the_alarm(make_subject, reward):
+    report = tuned_by(reward, make_subject)
+    assert report.comparisons["tuned"]["identity"].difference.value > 0.05  # this is how it passes for a gain
+    verdict = verdict_of(report)
+    assert verdict.level == "alarm" and "one person is paid for" in verdict.text
+
+
+@pytest.mark.parametrize("reward", [np.mean, min], ids=["identity", "worst"])
+def test_a_reward_for_everybody_does_not(make_subject, reward):
+    assert verdict_of(tuned_by(reward, make_subject)).level != "alarm"
+
+
+def test_too_few_cases_are_said(make_subject):
+    report = tuned_by(max, make_subject)
+    few = [s for s in report.samples if s.case_id in ("case-0", "case-1")]
+    report = report.model_copy(update={"samples": few})
+    (verdict,) = [v for v in diagnose(report) if v.name == "Every person"]
+    assert verdict.level == "unknown" and "2 cases are too few" in verdict.text

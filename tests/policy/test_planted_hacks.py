@@ -1,0 +1,20 @@
+"""Rewards that pay for a shortcut trip the check that is there for them (`examples/hacks.py`): training, sampling, `eval`."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+HACKS = Path(__file__).resolve().parents[2] / "examples" / "hacks.py"
+EXPECTED = {"sharp": ("Sharpness", "Ripple")}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_planted_hack_is_noticed(name, tmp_path):
+    report = runpy.run_path(str(HACKS))["run"](name, tmp_path)
+    verdicts = json.loads((report.path / "report.json").read_text(encoding="utf-8"))["diagnostics"]
+    alarms = {verdict["name"]: verdict["text"] for verdict in verdicts if verdict["level"] == "alarm"}
+    assert set(EXPECTED[name]) <= alarms.keys(), verdicts
+    assert (tmp_path / f"{name}-0.png").is_file()

@@ -1,0 +1,230 @@
+"""A study: what its file may say, what its cells become, how its numbers are put together, and a tiny one run whole."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from idgrpo.cli.main import run
+from idgrpo.errors import UsageError
+from idgrpo.evaluate.document import MeasureInfo, Report, SampleDocument, VariantDocument
+from idgrpo.study.cell import LEFT_OUT, CellOutcome, _resolved
+from idgrpo.study.config import StudyConfig
+from idgrpo.study.run import check, name_of, read_study
+from idgrpo.study.table import Table
+
+STUDIES = sorted((Path(__file__).resolve().parents[2] / "examples" / "studies").glob("*.toml"))
+CHAIN = {
+    "title": "Chains",
+    "base": "tiny-phantom",
+    "seeds": [0, 1],
+    "measures": ["identity", "confusion"],
+    "steps": {
+        "cases": {"stage": "cases", "given": {"num": 8, "seed": "$seed"}},
+        "sft": {"stage": "train_policy", "given": {"method": "sft", "data": "x.jsonl"}, "skip": True},
+        "grpo": {"stage": "train_policy", "given": {"cases": "$cases", "init": "$sft"}, "settings": {"seed": "$seed"}},
+    },
+    "axes": {
+        "method": {
+            "grpo": {},
+            "sft": {"sft": {"skip": False}, "grpo": {"skip": True}},
+            "sft+grpo": {"sft": {"skip": False}, "grpo": {"settings": {"kl.reference": "start"}}},
+        },
+        "rate": {"low": {"grpo": {"settings": {"optimizer.lr": 1e-3}}}, "high": {}},
+    },
+}
+
+
+def test_cells_are_all_combinations_with_their_steps():
+    cells = StudyConfig.model_validate(CHAIN).cells()
+    assert [cell.name for cell in cells] == [
+        "grpo, low", "grpo, high", "sft, low", "sft, high", "sft+grpo, low", "sft+grpo, high",
+    ]  # fmt: skip
+    assert [list(cell.steps) for cell in cells[::2]] == [["cases", "grpo"], ["cases", "sft"], ["cases", "sft", "grpo"]]
+    assert cells[4].steps["grpo"].settings == {"seed": "$seed", "kl.reference": "start", "optimizer.lr": 1e-3}
+    assert CHAIN["steps"]["grpo"]["settings"] == {"seed": "$seed"}
+
+
+def test_names_of_steps_left_out_leave_the_argument_out():
+    made = {"sft": "an artifact"}
+    assert _resolved("$sft", made, 3) == "an artifact" and _resolved("$seed", made, 3) == 3
+    assert _resolved("$dpo|$sft", made, 3) == "an artifact" and _resolved("$dpo", made, 3) is LEFT_OUT
+    assert _resolved(["$dpo", "$sft", "plain"], made, 3) == ["an artifact", "plain"]
+    assert _resolved({"mix": {"swap": 1}}, made, 3) == {"mix": {"swap": 1}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": {"a": {"stage": "train_policy", "given": {"rm": "$later"}}}, "axes": {}}, r"\$later is no earlier step"),
+        ({"axes": {"a": {"x": {"nothing": {}}}}}, "there is no step 'nothing'"),
+        ({"axes": {"a": {"x": {"grpo": {"skip": True}}}}}, "no step trains a policy"),
+        ({"claims": [{"text": "t", "better": {"method": "ppo"}, "worse": {}}]}, "axis method has no value 'ppo'"),
+        ({"claims": [{"text": "t", "measure": "margin", "better": {"rate": "low"}, "worse": {}}]}, "not among the measures"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_run_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        StudyConfig.model_validate(CHAIN | change)
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ({"stage": "train_policy", "settings": {"num_update": 3}}, "(?s)cell 'default', step p: .*did you mean 'num_updates'"),
+        ({"stage": "train_policy", "given": {"reward": "rm"}}, "train_policy has no argument 'reward'"),
+        ({"stage": "train_policy", "given": {"method": "dpo"}, "settings": {"clips.guidance": 1.0}}, "only num_per_update"),
+    ],
+)  # fmt: skip
+def test_settings_of_every_cell_are_checked_before_the_first_begins(step, message):
+    study = StudyConfig.model_validate(CHAIN | {"steps": {"p": step}, "axes": {}})
+    with pytest.raises(UsageError, match=message):
+        check(study)
+
+
+def test_a_slip_in_a_file_names_the_nearest_key(tmp_path):
+    file = tmp_path / "s.toml"
+    file.write_text('title = "x"\nbase = "tiny-phantom"\nseed = [0]\n[steps.p]\nstage = "train_policy"\n')
+    with pytest.raises(UsageError, match="did you mean 'seeds'"):
+        read_study(file)
+    assert name_of(Path("a b/c d.toml")) == "c-d"
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_shipped_study_is_valid_and_names_its_command(path, capsys):
+    study = read_study(path)
+    assert study.question and study.paper and study.claims and len(study.seeds) == 3
+    assert f"idgrpo study examples/studies/{path.name}" in path.read_text(encoding="utf-8")
+    assert run(["study", str(path), "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["cells"].keys() == {cell.name for cell in study.cells()}
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+
+def report_of(gains: dict[str, float], noise: np.ndarray) -> Report:
+    rows = []
+    for number, wobble in enumerate(noise):
+        for variant in ("base", "tuned"):
+            values = {m: 0.4 + (wobble + gain if variant == "tuned" else 0.0) for m, gain in gains.items()}
+            rows.append(
+                SampleDocument(
+                    variant=variant, case_id=f"c{number}", seed=0, prompt="", video="", references=[], values=values
+                )
+            )
+    infos = [MeasureInfo(m, m, "lower" if m == "confusion" else "higher", "identity", "") for m in gains]
+    variants = [VariantDocument(name=v, base="b", policy=None, num_samples=len(noise)) for v in ("base", "tuned")]
+    return Report(
+        title="", finder="", headline="identity", reference_variant="base", variants=variants, num_cases=len(noise),
+        num_seeds=1, measures=infos, means={}, comparisons={}, samples=rows,
+    )  # fmt: skip
+
+
+def test_the_table_is_means_over_seeds_with_paired_intervals_and_claims():
+    claims = [
+        {"text": "a low rate gains more", "better": {"rate": "low"}, "worse": {"rate": "high"}},
+        {"text": "a low rate blends less", "measure": "confusion", "better": {"rate": "low"}, "worse": {"rate": "high"}},
+        {"text": "GRPO gains more than SFT", "better": {"method": "grpo"}, "worse": {"method": "sft"}},
+        {"text": "training gains", "better": {"method": "grpo"}, "worse": {}},
+    ]  # fmt: skip
+    study = StudyConfig.model_validate(CHAIN | {"claims": claims})
+    cells = study.cells()
+    rng, outcomes, reports = np.random.default_rng(0), [], []
+    for cell in cells:
+        for seed in study.seeds:
+            low = cell.values["rate"] == "low"
+            gains = {"identity": 0.1 + (0.05 if low else 0.0) + 0.02 * seed, "confusion": 0.03 if low else 0.01}
+            outcomes.append(CellOutcome(cell.name, seed, "report/x@v1", ["policy/p@v1"], 2.0 + seed, {}))
+            reports.append(report_of(gains, rng.normal(0, 0.01, 20)))
+    table = Table(study, cells, outcomes, reports)
+    first = table.rows[0].measures["identity"]
+    assert first.gain.value == pytest.approx(0.16, abs=0.01) and first.gain.low < 0.16 < first.gain.high
+    assert first.gain.num_cases == 40 and first.by_seed[1] - first.by_seed[0] == pytest.approx(0.02, abs=0.01)
+    assert first.to_first is None and table.rows[1].measures["identity"].to_first.value == pytest.approx(
+        -0.05, abs=0.01
+    )
+    assert table.rows[0].tflop == 2.5
+    assert [claim.verdict for claim in table.claims] == ["confirmed", "contradicted", "open", "confirmed"]
+    assert len(table.samples) == len(cells) * 2 * 20 * 2
+    text = table.markdown()
+    assert "| grpo, low | 2.5 | 0.400 -> " in text and "a low rate blends less: contradicted" in text
+    assert json.loads(json.dumps(table.document()))["cells"][0]["values"] == {"method": "grpo", "rate": "low"}
+
+
+# -- one run whole -----------------------------------------------------------------------------------------------------
+
+TINY = """
+title = "Rates"
+question = "Does the rate matter?"
+base = "tiny-phantom"
+seeds = [0, 1]
+measures = ["identity", "separation"]
+
+[steps.cases]
+stage = "cases"
+given = {num = 6, seed = "$seed"}
+
+[steps.clips]
+stage = "sample"
+given = {cases = "$cases", base = "tinyworld"}
+
+[steps.sft]
+stage = "train_policy"
+given = {method = "sft", data = "$clips"}
+settings = {num_updates = 1, "seed" = "$seed", "clips.num_per_update" = 4, "clips.guidance" = 0.0, "lora.rank" = 2}
+
+[axes.rate.small]
+[axes.rate.large.sft.settings]
+"optimizer.lr" = 1e-2
+
+[held_out]
+num = 2
+settings = {"sampler.num_steps" = 2}
+
+[[claims]]
+text = "a large rate gains more"
+better = {rate = "large"}
+worse = {rate = "small"}
+"""
+
+
+@pytest.mark.timeout(600)
+def test_a_tiny_study_runs_whole_and_a_second_call_finds_everything(tmp_path, capsys):
+    file = tmp_path / "rates.toml"
+    file.write_text(TINY)
+    words = ["study", str(file), "--store", str(tmp_path / "store"), "--json"]
+    assert run(words) == 0
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert told["artifact"] == "report/rates@v1" and len(told["runs"]) == 4
+    assert "[4/4] large, seed 1" in err
+    folder = Path(told["path"])
+    assert {path.name for path in folder.iterdir()} >= {"study.json", "table.md", "study.png", "rows.jsonl"}
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    assert {row["cell"] for row in rows} == {"small", "large"} and all(np.isfinite(row["tuned"]) for row in rows)
+    assert all(cell["tflop"] > 0 for cell in told["cells"])
+    versions = lambda kind, step: len(list((tmp_path / "store").glob(f"artifacts/{kind}/rates-{step}/v*")))  # noqa: E731
+    assert versions("samples", "clips") == 2 and versions("policy", "sft") == 4  # cells share what does not differ
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert len(manifest["inputs"]) == 4 and all(
+        entry["ref"].startswith("report/") for entry in manifest["inputs"].values()
+    )
+    assert tomllib.loads(TINY)["title"] == manifest["config"]["study"]["title"]
+    assert run(words) == 0
+    assert json.loads(capsys.readouterr().out)["artifact"] == "report/rates@v1"
+    assert versions("policy", "sft") == 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_two_processes_make_the_same_study(tmp_path, capsys):
+    file = tmp_path / "rates.toml"
+    file.write_text(TINY)
+    told = []
+    for nproc in (1, 2):
+        words = ["study", str(file), "--store", str(tmp_path / f"store-{nproc}"), "--nproc", str(nproc), "--json"]
+        assert run(words) == 0
+        told.append(json.loads(capsys.readouterr().out))
+    assert told[0]["cells"] == told[1]["cells"] and told[0]["claims"] == told[1]["claims"]
