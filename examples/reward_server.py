@@ -25,7 +25,11 @@ def picture(text: str) -> np.ndarray:
 
 def result_of(clip: dict) -> dict:
     try:
-        return {"score": score([picture(f) for f in clip["frames"]], [picture(r) for r in clip["references"]], clip["prompt"])}
+        return {
+            "score": score(
+                [picture(f) for f in clip["frames"]], [picture(r) for r in clip["references"]], clip["prompt"]
+            )
+        }
     except (OSError, ValueError) as error:
         return {"failure": str(error)}  # a failure is never a number
 
