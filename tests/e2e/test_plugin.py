@@ -88,9 +88,8 @@ def test_its_base_trains_with_grpo_by_its_own_reward_loss_law_and_control(told):
     assert metrics["updates"] == 2
     folder = Path(document(told, "train-policy")["path"])
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert any("advantage_explained_share" in row for row in rows) and all(
-        row["grad_norm"] > 0 for row in rows if "grad_norm" in row
-    )
+    assert any("advantage_explained_share" in row for row in rows)
+    assert [row["grad_norm"] > 0 for row in rows if "grad_norm" in row] == [True, True]
 
 
 def test_its_clips_are_sampled_judged_measured(told):
