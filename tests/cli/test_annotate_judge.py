@@ -134,20 +134,20 @@ def test_an_interrupted_session_goes_on(annotate, tmp_path, reward, monkeypatch)
 
     def look(pair):
         seen.append(pair.pair_id)
-        if len(seen) == 3:
+        if len(seen) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return true_look(pair)
 
     monkeypatch.setattr(judges, "look", look)
     code, document, _ = annotate("--judge", str(reward))
     assert code == 75 and "run the same command again" in document["error"]["fix"]
-    (part,) = (tmp_path / "store").rglob("votes.part.jsonl")
-    assert len(part.read_text().splitlines()) == 3
-    with part.open("a") as file:
-        file.write('{"vote_id": "cut o')  # as a kill in the middle of a write leaves it
+    done = sorted((tmp_path / "store").rglob("judged/*.jsonl"))
+    assert len(done) == len(seen) == 2, "the stop is heard before the next pair"
+    draft = done[0].with_name(".0000002.jsonl.0.part")
+    draft.write_text('{"vote_id": "cut o')  # as a kill in the middle of a write leaves it
     code, _, err = annotate("--judge", str(reward))
     assert code == 0, err
-    assert len(seen) == 3 + 1 and sorted(set(seen)) == sorted(vote.pair_id for vote in votes_of(tmp_path))
+    assert len(seen) == 2 + 2 and sorted(set(seen)) == sorted(vote.pair_id for vote in votes_of(tmp_path))
     straight = {vote.vote_id: (vote.answer, vote.a_is_left) for vote in votes_of(tmp_path)}
     assert annotate("--judge", str(reward), "--force")[0] == 0
     assert {vote.vote_id: (vote.answer, vote.a_is_left) for vote in votes_of(tmp_path)} == straight

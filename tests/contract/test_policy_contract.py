@@ -87,5 +87,5 @@ def test_every_step_law_is_taken_by_training(name):
 
 
 def test_a_new_step_law_is_a_function_and_a_line(monkeypatch):
-    monkeypatch.setitem(LAWS, "steady", "idgrpo.flow.laws:dance_std")
+    monkeypatch.setitem(LAWS.house, "steady", "idgrpo.flow.laws:dance_std")
     assert RolloutConfig(law="steady").law == "steady"

@@ -63,13 +63,13 @@ def test_sample_and_what_works_on_its_clips(stores):
     one, two, judge = stores
     assert run(one, *SAMPLE) == run(two, *SAMPLE, "--nproc", "2")
     for store in (one, two):
-        run(store, *SAMPLE, "--seed", "9", "--name", "other")
+        run(store, *SAMPLE, "--base", "tiny-vace", "--name", "other")
     given = ["--samples", "samples/tiny-phantom", "--samples", "samples/other"]
     commands = {
         "eval": ["eval", *given, "--set", "statistics.num_resamples=200", "--set", "finding.batch_size=2",
                  "--reward", str(judge)],
         "judge": ["annotate", "--by", "judge", *given, "--judge", str(judge)],
-        "distort": ["distort", "--data", "samples/tiny-phantom", "--base", "tiny-phantom", "--per-video", "2",
+        "distort": ["distort", "--data", "samples/tiny-phantom", "--base", "tiny-phantom", "--per-video", "2", "--finder", "tiny",
                     "--mix", "renoise=1,swap=1", "--sample-set", "sampler.num_steps=3"],
     }  # fmt: skip
     found = {name: (run(one, *words), run(two, *words, "--nproc", "2")) for name, words in commands.items()}
@@ -85,9 +85,11 @@ def test_eval_samples_with_the_ranks(stores):
 
 def test_a_killed_rank_leaves_a_run_that_goes_on(stores, tmp_path):
     one, two, _ = stores
-    words = [*SAMPLE, "--num-per-case", "3", "--name", "killed", "--steps", "12"]
+    # More work than a rank does in the time that the launcher leaves to it after another one died.
+    words = [*SAMPLE, "--num-per-case", "16", "--name", "killed", "--steps", "30", "--batch-size", "1"]
     process = begin(two, *words, "--nproc", "2")
-    for _ in range(1200):
+    deadline = time.monotonic() + 400
+    while time.monotonic() < deadline:
         if list(two.glob("runs/sample-killed-*/samples/videos/[!.]*")) or process.poll() is not None:
             break
         time.sleep(0.05)
@@ -97,7 +99,7 @@ def test_a_killed_rank_leaves_a_run_that_goes_on(stores, tmp_path):
     process.communicate()
     assert not list(two.glob("artifacts/samples/killed/*"))
     kept = {path.name: path.stat().st_mtime_ns for path in two.glob("runs/sample-killed-*/samples/videos/[!.]*")}
-    assert 0 < len(kept) < 12
+    assert 0 < len(kept) < 64
     assert run(two, *words, "--nproc", "2") == run(one, *words)
 
 

@@ -227,7 +227,7 @@ def test_a_new_law_is_one_function_and_one_line(monkeypatch):
     module = types.ModuleType("a_law")
     module.level_std = level_std
     monkeypatch.setitem(sys.modules, "a_law", module)
-    monkeypatch.setitem(LAWS, "level", "a_law:level_std")
+    monkeypatch.setitem(LAWS.house, "level", "a_law:level_std")
     assert default_eta("level") == 0.5
     from idgrpo.bases.config import SamplerConfig
 

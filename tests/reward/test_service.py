@@ -1,7 +1,11 @@
 """Service and client: same scores as the model, failures kept apart, back-pressure, bounded retries, outages as errors."""
 
 import asyncio
+import re
+import socket
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -10,11 +14,11 @@ from safetensors.torch import save
 from scoring import clips, untrained
 from starlette.testclient import TestClient
 
-from idgrpo.errors import ArtifactError, DataError, MachineError
+from idgrpo.errors import ArtifactError, DataError, MachineError, UsageError
 from idgrpo.reward.client import RewardClient
 from idgrpo.reward.inputs import frame_rates
 from idgrpo.reward.score import RewardFailure, RewardModel, one_for_all, score_sets
-from idgrpo.reward.service import make_app
+from idgrpo.reward.service import listen, make_app, serve
 from idgrpo.reward.wire import TYPE, pack_request, unpack_request, unpack_scores
 from idgrpo.run.limits import Limits
 
@@ -73,7 +77,7 @@ def test_short_outages_are_bridged_and_long_ones_are_errors(model) -> None:
     busy = httpx.Response(503, headers={"Retry-After": "3"})
     bridge.answers = [httpx.ConnectError("refused"), busy]
     assert client(bridge, waits=waits).score(*clips(1)) == model.score(*clips(1))
-    assert waits == [0.5, 3.0]
+    assert waits[0] == 0.5 and 3.0 <= waits[1] <= 3.75
     bridge.answers = [httpx.ReadTimeout("slow")] * 9
     bridge.num_requests = 0
     with pytest.raises(MachineError, match="ReadTimeout slow, 3 attempts"):
@@ -312,3 +316,107 @@ def test_other_content_is_refused(model, kind) -> None:
     body = pack_request(*clips(1))
     answer = web_of(make_app([model])).post("/score", content=body, headers={"content-type": kind})
     assert answer.status_code == 415
+
+
+def test_who_has_no_token_is_turned_away(model, monkeypatch) -> None:
+    bridge = Bridge(make_app([model], token="secret"))
+    for path in ("/health", "/metrics"):
+        assert bridge.web.get(path).status_code == 401
+        assert bridge.web.get(path, headers={"authorization": "Bearer secret"}).status_code == 200
+    with pytest.raises(UsageError, match="asks for a token"):
+        client(bridge, token="wrong").score(*clips(1))
+    monkeypatch.setenv("IDGRPO_SERVICE_TOKEN", "secret")
+    assert client(bridge).score(*clips(1)) == model.score(*clips(1))
+
+
+def test_waiting_requests_are_joined_and_a_bad_one_costs_nobody_else(model) -> None:
+    calls, entered, leave = [], threading.Event(), threading.Event()
+
+    class Noted:
+        digest, device = model.digest, "cpu"
+
+        def score(self, videos, *rest):
+            calls.append(len(videos))
+            if not entered.is_set():
+                entered.set()
+                leave.wait(20)
+            if any(len(video) == 3 for video in videos):
+                raise RuntimeError("three frames")
+            return model.score(videos, *rest)
+
+    requests = [clips(1), clips(2), clips(3), clips(1, frames=3), clips(2)]
+    expected = [model.score(*request) for request in requests]
+
+    async def scenario(join: int) -> list[httpx.Response]:
+        transport = httpx.ASGITransport(make_app([Noted()], join=join))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=HEADERS) as web:
+            sent = [asyncio.create_task(web.post("/score", content=pack_request(*requests[0])))]
+            while not entered.is_set():
+                await asyncio.sleep(0.01)
+            for request in requests[1:]:
+                sent.append(asyncio.create_task(web.post("/score", content=pack_request(*request))))
+                await asyncio.sleep(0.1)
+            leave.set()
+            return [await one for one in sent]
+
+    answers = asyncio.run(scenario(join=6))
+    for request, answer, scores in zip(requests, answers, expected, strict=True):
+        if len(request[0][0]) == 3:
+            assert "three frames" in answer.json()["results"][0]["failure"]
+        else:
+            found = [row["score"] for row in answer.json()["results"]]
+            assert found == pytest.approx(scores, abs=1e-5)
+    assert calls[0] == 1 and calls[1] == 6, "the three behind the first went together: 2 + 3 + 1 clips"
+
+
+def test_metrics_tell_what_was_answered(model) -> None:
+    bridge = Bridge(make_app([model]))
+    client(bridge).score(*clips(3))
+    assert bridge.web.post("/score", content=b"nonsense").status_code == 422
+    text = bridge.web.get("/metrics").text
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert values['idgrpo_answers_total{status="200"}'] == values['idgrpo_answers_total{status="422"}'] == "1"
+    assert values["idgrpo_clips_scored_total"] == "3" and values["idgrpo_bytes_in_flight"] == "0"
+    assert values['idgrpo_wait_seconds_bucket{le="+Inf"}'] == values["idgrpo_wait_seconds_count"] == "1"
+    assert all(
+        re.fullmatch(r'[a-z_]+(\{[a-z]+="[^"]*"\})? [-+.\de]+', line) for line in text.splitlines() if line[0] != "#"
+    )
+
+
+def test_sixty_four_clients_of_sixteen_places_are_all_answered(model) -> None:
+    """Callers who find the service full wait in line: none gives up, and none of the waits counts as a failed attempt."""
+    app = make_app([model], max_waiting=16)
+    with listen("127.0.0.1", 0) as listener:
+        stop = threading.Event()
+        serving = threading.Thread(target=serve, args=(app, listener, stop.is_set))
+        serving.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        request = clips(1)
+        expected = model.score(*request)
+
+        def ask(_: int) -> list:
+            return RewardClient(url, attempts=2, first_wait_s=0.05).score(*request)
+
+        with ThreadPoolExecutor(64) as callers:
+            found = list(callers.map(ask, range(64)))
+        stop.set()
+        serving.join(30)
+    assert found == [expected] * 64
+
+
+def test_headers_that_are_too_large_are_refused_without_harm_to_others(model) -> None:
+    app = make_app([model], limits=Limits(max_header_bytes=2000))
+    with listen("127.0.0.1", 0) as listener:
+        stop = threading.Event()
+        serving = threading.Thread(target=serve, args=(app, listener, stop.is_set))
+        serving.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        assert httpx.get(f"{url}/health", headers={"x-long": "y" * 10_000}).status_code == 431
+        with socket.create_connection(listener.getsockname()) as endless:
+            endless.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+            time.sleep(0.3)
+            endless.sendall(b"x-long: " + b"y" * 10_000)
+            assert endless.recv(100).startswith(b"HTTP/1.1 400")
+        assert httpx.get(f"{url}/health").status_code == 200
+        stop.set()
+        serving.join(30)

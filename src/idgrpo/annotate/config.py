@@ -78,7 +78,9 @@ class JudgeConfig(Config):
     max_pixels: int = Field(399_360, ge=784, description="frames and photos with more are made smaller")
     device: str = Field("auto", description="auto: a GPU if there is one")
     finder: str | None = Field(
-        None, description="embedding filter: votes that this finder's embeddings contradict become abstentions"
+        None,
+        description="embedding filter: votes that this finder's embeddings contradict become abstentions; a measure that judges "
+        "finds people with it",
     )
     filter_margin: float = Field(0.05, ge=0, description="difference of mean cosine that counts as a contradiction")
     seed: int = Field(default=0, description="seed of the judges' sampled texts")

@@ -10,7 +10,8 @@ if TYPE_CHECKING:  # this file describes; torch is loaded by those who compute
 
     from idgrpo.bases.text import TextEncoder
 
-Family = Literal["vace", "phantom"]
+Family = str
+"""vace or phantom; bases of other packages have families of their own, whose guidance is VACE's unless they mix it themselves."""
 GuidanceMode = Literal["none", "detach-uncond", "both-grad"]
 
 
@@ -68,6 +69,9 @@ class BaseEntry:
     download: str = ""
     """The one command that gets the weights."""
     download_size: str = ""
+    loader: str = ""
+    """`package.module:function` of a base with an architecture of its own: (entry, device=, dtype=) -> Base. What it reads from
+    `source`, and the file it stands in, decide the digest of its weights."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,8 @@ class Base(Protocol):
     dtype: "torch.dtype"
     transformer_config: Any
     """Its configuration, which is known before the transformer is read."""
+    when_loaded: Any
+    """Called with the base once its transformer has been read, before anybody uses it; set by who needs that."""
     reversed_references: bool
     """Whether references stand in the order of diffusers' VACE pipeline, the last one first."""
 

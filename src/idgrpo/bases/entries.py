@@ -8,6 +8,7 @@ from idgrpo.bases.architectures import CLASS_OF_FAMILY
 from idgrpo.bases.contract import BaseEntry, Guidance, VideoSize
 from idgrpo.bases.weights import WEIGHTS_ENV, reading_weights
 from idgrpo.errors import MachineError, UsageError
+from idgrpo.plugins import installed, load
 from idgrpo.records.document import parse_json
 
 WAN_NEGATIVE_PROMPT = (
@@ -120,15 +121,27 @@ ENTRIES: dict[str, BaseEntry] = {
 }
 
 
+def installed_entry(name: str) -> BaseEntry | None:
+    """Give the base that an installed package brings under a name. Raises UsageError when it cannot be imported, or is none."""
+    target = installed("idgrpo.bases").get(name)
+    if target is None or name in ENTRIES:
+        return None
+    entry = load(target, "the base")
+    if not isinstance(entry, BaseEntry):
+        raise UsageError(f"the base {name} ({target}) is no BaseEntry", fix="see docs/extend.md")
+    return dataclasses.replace(entry, name=name)
+
+
 def entry_named(name: str) -> BaseEntry:
     """Give the entry of a name. Raises UsageError that names the nearest known one."""
     if name in ENTRIES:
         return ENTRIES[name]
-    near = difflib.get_close_matches(name, ENTRIES, n=1)
+    known = [*ENTRIES, *installed("idgrpo.bases")]
+    near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""
     raise UsageError(
         f"unknown base '{name}'",
-        fix=f"{hint}known: {', '.join(ENTRIES)}; or the path of a checkpoint (a folder or one file)",
+        fix=f"{hint}known: {', '.join(known)}; or the path of a checkpoint (a folder or one file)",
     )
 
 
@@ -152,6 +165,8 @@ def resolve_entry(name_or_path: str) -> BaseEntry:
         if revision and not ENTRIES[name].source.startswith("hub:"):
             raise UsageError(f"{name} ships with idgrpo and has no revisions", fix=f"say {name}")
         return dataclasses.replace(ENTRIES[name], revision=revision or None)
+    if (found := installed_entry(name_or_path)) is not None:
+        return found
     path = Path(name_or_path)
     try:
         is_there = path.exists()
@@ -195,6 +210,8 @@ def family_of(name_or_path: str) -> str:
     if name in ENTRIES:
         return name
     entry = resolve_entry(name_or_path)
+    if entry.loader:
+        return entry.name
     return next(
         like.name for like in ENTRIES.values() if (like.family, like.architecture) == (entry.family, entry.architecture)
     )

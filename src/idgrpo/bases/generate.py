@@ -199,7 +199,12 @@ def _clips_of(
 
 
 def batch_size_for(base: Base, jobs: Sequence[SampleJob], sampler: SamplerConfig) -> int:
-    """Give how many clips fit together into the free memory of the base's device, whose weights are there already."""
+    """Give how many clips fit together into the free memory of the base's device, whose weights are there already.
+
+    1 for bases of other packages, whose memory nobody knows here.
+    """
+    if base.entry.loader:
+        return 1
     guidance = sampler.guidance_for(base.entry)
     return batch_that_fits(
         free_device_bytes(base.device),

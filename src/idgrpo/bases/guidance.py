@@ -29,8 +29,8 @@ def phantom_weights(guidance: Guidance) -> dict[str, float]:
 
 
 def branch_weights(family: str, guidance: Guidance) -> dict[str, float]:
-    """Give the weights of a family's branches."""
-    return {"vace": vace_weights, "phantom": phantom_weights}[family](guidance)
+    """Give the weights of a family's branches; families of other packages have VACE's two."""
+    return (phantom_weights if family == "phantom" else vace_weights)(guidance)
 
 
 def guided_velocity(weights: dict[str, float], mode: str, forward: Forward) -> Tensor:

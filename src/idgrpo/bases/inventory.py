@@ -14,6 +14,7 @@ from idgrpo.bases.guidance import branch_weights, num_branches
 from idgrpo.bases.load import find_parts, resolve_entry, transformer_config
 from idgrpo.bases.weights import read_config, snapshot_commit, weights_digest
 from idgrpo.errors import MachineError
+from idgrpo.plugins import load, source_file
 
 
 def default_device() -> str:
@@ -55,7 +56,20 @@ def weights_of_entry(entry: BaseEntry) -> dict[str, Any]:
 
     Raises MachineError when they are not here.
     """
+    if entry.loader:
+        return {"weights": _digest_of_loader(entry)}
     return {"weights": digest_of_entry(entry), "revisions": revisions_of_entry(entry)}
+
+
+def _digest_of_loader(entry: BaseEntry) -> str:
+    """Hash the file that loads a base of another package, and the weights at its source where that is a path."""
+    import hashlib
+
+    file, source = source_file(load(entry.loader, "the base")), Path(entry.source)
+    digest = hashlib.sha256(Path(file).read_bytes() if file else entry.loader.encode())
+    if source.exists():
+        digest.update(weights_digest([source]).encode())
+    return digest.hexdigest()
 
 
 def configs_of_entry(entry: BaseEntry) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -18,6 +18,7 @@ from idgrpo.bases.single_file import load_original_transformer, original_config
 from idgrpo.bases.text import TextEncoder
 from idgrpo.bases.weights import locate, read_config, reading_weights, refuse_not_finite, snapshot_commit
 from idgrpo.errors import ArtifactError, MachineError, UsageError
+from idgrpo.plugins import load
 from idgrpo.records.document import parse_json
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ def load_base(
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     entry = resolve_entry(name_or_path)
     refuse_reversal(entry, reversed_references)
+    if entry.loader:
+        found = load(entry.loader, "the base")(entry, device=device, dtype=dtype)
+        if with_transformer:
+            found.load_transformer()
+        return found
     main, parts = find_parts(entry)
     entry = dataclasses.replace(entry, revision=snapshot_commit(main))
     vae_dtype = getattr(torch, vae_dtype) if isinstance(vae_dtype, str) else vae_dtype

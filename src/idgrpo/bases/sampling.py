@@ -91,7 +91,7 @@ def sample_to_folder(
         cache = ConditionsCache(None if base.entry.architecture == "tiny" else folder / "conditions")
     size = sampler.size(base.entry)
     needed = COPIES * len(missing) * clip_size_bytes(size, lossless=lossless)
-    if cache.folder is not None:
+    if cache.folder is not None and not base.entry.loader:
         needed += sum(
             condition_size_bytes(base.transformer_config, base.vae.config, size, len(case.references))
             for case in {job.case.id: job.case for job in missing}.values()
@@ -159,7 +159,8 @@ def sampler_record(base: Base, sampler: SamplerConfig) -> dict[str, Any]:
     values = sampler.resolved(base.entry).model_dump(mode="json", exclude={"batch_size"})
     values["reversed_references"] = sampler.reversed_references or base.reversed_references
     values |= {"dtype": str(base.dtype).removeprefix("torch."), "revision": base.entry.revision}
-    vae_dtype = str(next(base.vae.parameters()).dtype).removeprefix("torch.")
+    weight = next(base.vae.parameters(), None)
+    vae_dtype = "float32" if weight is None else str(weight.dtype).removeprefix("torch.")
     differs = {"vae_tiling": getattr(base, "has_tiled", False), "vae_dtype": vae_dtype != "float32" and vae_dtype}
     return values | {name: value for name, value in differs.items() if value}
 

@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("idgrpo.cli.eval:command", "Measure identity, compare with the base, write a report."),
     "artifacts": ("idgrpo.cli.artifacts:command", "List, explain, check, tag, export and prune artifacts."),
     "config": ("idgrpo.cli.config:command", "Show and check the configuration of a stage."),
+    "plugins": ("idgrpo.cli.plugins:command", "List what other installed packages bring."),
     "doctor": ("idgrpo.cli.doctor:command", "Check machine, libraries, codecs and weights."),
     "study": ("idgrpo.cli.study:command", "Run a grid of settings with several seeds; one table with intervals."),
     "demo": ("idgrpo.cli.demo:command", "Run the whole loop on the embedded world."),

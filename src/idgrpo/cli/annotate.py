@@ -37,7 +37,10 @@ ByOption = Annotated[
 ]
 JudgeOption = Annotated[
     list[str] | None,
-    typer.Option("--judge", help="A judge: a reward model (such as rm), or a Qwen-VL checkpoint; may be repeated."),
+    typer.Option(
+        "--judge",
+        help="A judge: any source of a reward (rm, http://.., package.module:callable, identity), or a Qwen-VL checkpoint; repeat.",
+    ),
 ]
 VotesOption = Annotated[
     list[str] | None,

@@ -24,6 +24,7 @@ from idgrpo.cli.options import (
 from idgrpo.cli.output import carry_out
 from idgrpo.stages import Artifact, Plan
 from idgrpo.stages.evaluate import GateResult, Gates, evaluate, result, write_junit
+from idgrpo.stages.rewards import named_rewards
 from idgrpo.stages.settings import Words
 from idgrpo.stages.variants import named, named_curves
 from idgrpo.stages.work import num_ranks
@@ -52,10 +53,11 @@ SampleSetOption = Annotated[
     list[str] | None, typer.Option("--sample-set", help="Setting of the sampling, such as sampler.num_steps=8; repeat.")
 ]
 RewardOption = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--reward",
-        help="Reward model whose score is shown beside the measures: artifact, folder or service (http://..).",
+        metavar="[NAME=]SOURCE",
+        help="Reward shown beside the measures: reward model, http://.. or package.module:callable; repeat with names.",
     ),
 ]
 FinderOption = Annotated[
@@ -118,7 +120,7 @@ def command(
     place = open_store(store)
     gates = Gates.parse(place, minima or (), maxima or (), compare)
     work = evaluate.prepare(
-        named(samples or ()), videos=named(videos or ()), cases=cases, base=base, policies=policy or (), reward=reward,
+        named(samples or ()), videos=named(videos or ()), cases=cases, base=base, policies=policy or (), reward=named_rewards(reward or ()),
         sampling=Words(None, sample_sets, without_none(num_per_case=num_per_case, seed=seed, device=device)),
         curves=named_curves(curves or ()), gates=gates, name=name, store=place, force=force, share=share,
         plan_only=dry_run or (nproc > 1 and num_ranks() == 1),  # the ranks sample what is missing

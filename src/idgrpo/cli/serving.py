@@ -16,11 +16,17 @@ def serve(
         list[str] | None, typer.Option(help="cpu, cuda, cuda:1; repeat for several. Default: the GPU if there is one.")
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on. There is no password: open it to private networks only.")
+        str, typer.Option(help="Address to listen on. With $IDGRPO_SERVICE_TOKEN set, callers need the same token.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.")] = 8300,
-    max_waiting: Annotated[int, typer.Option(min=1, help="Requests at a time; further ones are told to wait.")] = 16,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Requests at a time; further callers wait in line.")] = 16,
     batch: Annotated[int, typer.Option(min=1, help="Clips scored at once on a device.")] = 16,
+    join: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Clips of several waiting requests scored in one call: faster, last digits vary. 0: never."
+        ),
+    ] = 0,
     names: Annotated[
         list[str] | None, typer.Option("--allow-host", help="Further name of this machine that callers use; repeat.")
     ] = None,
@@ -33,6 +39,6 @@ def serve(
         sys.stdout.flush()
 
     serve_rm(
-        ref, devices=device or (), host=host, port=port, max_waiting=max_waiting, batch=batch, names=names or (), store=open_store(store),
+        ref, devices=device or (), host=host, port=port, max_waiting=max_waiting, batch=batch, join=join, names=names or (), store=open_store(store),
         tell_address=show, tell=lambda line: typer.echo(line, err=True),
     )  # fmt: skip

@@ -21,6 +21,7 @@ from idgrpo.cli.options import (
 )
 from idgrpo.cli.output import carry_out
 from idgrpo.errors import UsageError
+from idgrpo.stages.rewards import parse_rewards
 from idgrpo.stages.settings import Words
 from idgrpo.stages.train_policy import result, train_policy
 from idgrpo.stages.work import num_ranks
@@ -36,6 +37,14 @@ RmOption = Annotated[
     typer.Option(
         "--rm",
         help="Reward model: artifact, folder, or the address of a service (http://..). Default: the newest of the store.",
+    ),
+]
+RewardOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reward",
+        metavar="NAME=SOURCE[*WEIGHT]",
+        help="A reward, repeatable: reward model, http://.., package.module:callable, or a measure such as identity.",
     ),
 ]
 RecipeOption = Annotated[
@@ -81,6 +90,7 @@ def command(
     base: BaseOption,
     cases: CasesOption = None,
     rm: RmOption = None,
+    reward: RewardOption = None,
     method: MethodOption = None,
     data: DataOption = None,
     recipe: RecipeOption = "default",
@@ -109,7 +119,9 @@ def command(
     """
     if gpus is not None and not dry_run:
         raise UsageError("--gpus only predicts; training takes its ranks from --nproc or the launcher", fix="--dry-run")
-    settings = Words(config, sets, without_none(num_updates=updates, seed=seed, engine__zero=zero))
+    settings = Words(
+        config, sets, without_none(num_updates=updates, seed=seed, engine__zero=zero) | parse_rewards(reward or ())
+    )
     work = train_policy.prepare(
         base, cases, rm, method=method, data=data, recipe=recipe, settings=settings, eval_cases=eval_cases, init=init, device=device, name=name,
         store=open_store(store), ranks=max(nproc, num_ranks()), gpus=gpus, plan_only=dry_run, force=force,

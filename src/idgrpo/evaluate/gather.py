@@ -121,7 +121,7 @@ def deal_out(
         places, lambda place: str(place[0]), label="looking at videos", unit="videos", count=lambda place: len(place[1])
     )
     for _, block in shared:
-        _look_at(block, finder, scorers, cache, book, config)
+        _look_at(block, finder, scorers, cache, book, config, whole=True)
 
 
 def _blocks(samples: Sequence[Sample], config: FindingConfig) -> list[Sequence[Sample]]:
@@ -136,10 +136,13 @@ def _look_at(
     cache: ObservationCache,
     book: ReferenceBook,
     config: FindingConfig,
+    *,
+    whole: bool = False,
 ) -> list[Seen]:
     """Recall what is known of a block and make the rest, at most `MAX_PENDING_BYTES` of pixels at a time.
 
-    Where one score of such a part is missing all of it is scored: the last bits of a score depend on what is scored together.
+    whole: where one score of such a part is missing, score all of it. The last bits of a score depend on what is scored
+    together, and a kill may have left some scores of the part.
     """
     seen = [_recall(sample, cache, scorers, book) for sample in block]
     part: list[Seen] = []
@@ -149,7 +152,7 @@ def _look_at(
         part.append(known)
         part_bytes += 3 * info.frames * info.width * info.height
         if part_bytes >= MAX_PENDING_BYTES or known is seen[-1]:
-            _complete(part, finder, scorers, cache, config)
+            _complete(part, finder, scorers, cache, config, whole)
             part, part_bytes = [], 0
     return seen
 
@@ -175,21 +178,27 @@ def _complete(
     scorers: Sequence[ClipScorer],
     cache: ObservationCache,
     config: FindingConfig,
+    whole: bool,
 ) -> None:
     """Fill in what is missing and keep it."""
     blind = [known for known in part if known.observation is None]
-    lacking = [scorer for scorer in scorers if any(scorer.info.name not in known.scores for known in part)]
-    clips = {id(known): read_video(Path(known.sample.video)) for known in (part if lacking else blind)}
-    rates = {id(known): probe(Path(known.sample.video)).fps for known in part}
+    lacking = {s.info.name: [known for known in part if s.info.name not in known.scores] for s in scorers}
+    if whole:
+        lacking = {name: list(part) for name, those in lacking.items() if those}
+    needed = {id(known): known for those in (blind, *lacking.values()) for known in those}
+    clips = {key: read_video(Path(known.sample.video)) for key, known in needed.items()}
+    rates = {key: probe(Path(known.sample.video)).fps for key, known in needed.items()}
     found = _find(finder, [clips[id(known)] for known in blind])
     for known, detections in zip(blind, found, strict=True):
         known.observation = assemble(clips[id(known)], detections, config, rates[id(known)])
         cache.keep_observation(known.digest, known.observation)
-    for scorer in lacking:
+    for scorer in scorers:
+        if not (those := lacking.get(scorer.info.name)):
+            continue
         results = scorer.score(
-            [clips[id(known)] for known in part], [known.sample for known in part], [rates[id(known)] for known in part]
+            [clips[id(known)] for known in those], [k.sample for k in those], [rates[id(k)] for k in those]
         )
-        for known, values in zip(part, results, strict=True):
+        for known, values in zip(those, results, strict=True):
             known.scores[scorer.info.name] = values
             if values is not None:
                 cache.keep_scores(known.request_digest, scorer.cache_name(), values)

@@ -1,14 +1,16 @@
 """What a measure is: a function of a subject that says its title and which way is better."""
 
+import logging
 from collections.abc import Callable
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Literal, Protocol, cast
 
 from idgrpo.errors import UsageError
 from idgrpo.evaluate import FIELD_MEASURES, MEASURES
 from idgrpo.evaluate.document import Better, MeasureInfo
 from idgrpo.evaluate.subject import Subject
+from idgrpo.plugins import installed, load
+
+log = logging.getLogger(__name__)
 
 Family = Literal["identity", "presence", "change", "picture", "control", "field", "plugin", "reward"]
 
@@ -38,13 +40,20 @@ def measure(
 def known_measures() -> dict[str, str]:
     """List names and import strings: ours, the field's, and those of installed plugins (entry points
     `idgrpo.measures`)."""
-    plugins = {entry.name: entry.value for entry in entry_points(group="idgrpo.measures")}
-    return {**MEASURES, **FIELD_MEASURES, **plugins}
+    return {**installed("idgrpo.measures"), **MEASURES, **FIELD_MEASURES}
 
 
 def load_measures(names: list[str] | None = None) -> dict[str, Measure]:
     """Import measures (all known ones by default), by the names of their functions."""
-    found = [load_measure(name) for name in (names if names is not None else known_measures())]
+    if names is not None:
+        found = [load_measure(name) for name in names]
+    else:
+        found = [load_measure(name) for name in (*MEASURES, *FIELD_MEASURES)]
+        for name in installed("idgrpo.measures"):
+            try:
+                found.append(load_measure(name))
+            except UsageError as error:  # a package that is broken stops nobody who did not ask for it
+                log.warning("the measure %s is left out: %s", name, error.message)
     return {one.info.name: one for one in found}
 
 
@@ -57,13 +66,7 @@ def load_measure(name: str) -> Measure:
     target = known.get(name, name)
     if ":" not in target:
         raise UsageError(f"unknown measure {name!r} (known: {', '.join(sorted(known))})")
-    module, _, attribute = target.partition(":")
-    try:
-        function = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(
-            f"the measure {name} cannot be imported: {error}", fix="put its module on the Python path"
-        ) from error
+    function = load(target, "the measure")
     if not hasattr(function, "info"):
         raise UsageError(f"{name} is not marked as a measure", fix="put @measure(..) of idgrpo.evaluate.measure on it")
     return cast(Measure, function)

@@ -55,9 +55,12 @@ def load_scorer(name: str) -> ClipScorer:
 
 
 def reward_scorer(
-    name: str, key: str, score: Callable[..., list], read_image: Callable[[str], torch.Tensor]
+    name: str, key: str, score: Callable[..., list], read_image: Callable[[str], torch.Tensor], measure: str = "reward"
 ) -> ClipScorer:
-    """Wrap a reward model's `score(videos, references, prompts, rates)`; a failure stays a missing number, never a made-up one."""
+    """Wrap a reward's `score(videos, references, prompts, rates)`; a failure stays a missing number, never a made-up one.
+
+    measure: what the report calls it.
+    """
 
     def run(
         clips: Sequence[torch.Tensor], samples: Sequence[Sample], rates: Sequence[float]
@@ -67,4 +70,5 @@ def reward_scorer(
         return [[float(r)] if isinstance(r, int | float) and math.isfinite(r) else None for r in results]
 
     definition = "Score of the trained reward model: an un-anchored logit, the very thing training maximises. Never proof of a gain."
-    return ClipScorer(MeasureInfo("reward", f"Reward ({name})", "higher", "reward", definition, signed=True), key, run)
+    title = f"Reward ({name})" if measure == "reward" else f"Reward {measure} ({name})"
+    return ClipScorer(MeasureInfo(measure, title, "higher", "reward", definition, signed=True), key, run)

@@ -12,7 +12,6 @@ Adding one: a function here and a line in `idgrpo.flow.LAWS`. The last step (sig
 would stay in the video.
 """
 
-import importlib
 import inspect
 import math
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from idgrpo.errors import UsageError
 from idgrpo.flow import LAWS
+from idgrpo.plugins import load
 
 Std = Callable[[Tensor, Tensor, float, float], Tensor]
 
@@ -67,8 +67,7 @@ def law_named(name: str) -> Std:
     """Give the std function of a law. Raises UsageError that lists the known names."""
     if name not in LAWS:
         raise UsageError(f"unknown stochastic law '{name}'", fix=f"use one of {', '.join(LAWS)}")
-    module, _, attribute = LAWS[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return load(LAWS[name], "the step law")
 
 
 def default_eta(name: str) -> float:

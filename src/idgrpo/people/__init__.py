@@ -3,9 +3,13 @@
 Writes detections, tracks and one assignment of tracks to references per video; nothing on disk.
 """
 
-FINDERS: dict[str, str] = {
+from idgrpo.plugins import Registry
+
+_FINDERS = {
     "tiny": "idgrpo.tinyworld.finder:TinyFinder",
     "facenet": "idgrpo.people.facenet:FacenetFinder",
     "arcface": "idgrpo.people.arcface:ArcfaceFinder",
     "body": "idgrpo.people.bodies:BodyFinder",
 }
+FINDERS = Registry("idgrpo.finders", _FINDERS)
+"""Finders by name: ours, and those of installed packages."""

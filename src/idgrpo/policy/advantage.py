@@ -5,12 +5,12 @@ What the reward must not be earned by (`idgrpo.policy.CONTROLS`, measures of a c
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from idgrpo.plugins import load
 from idgrpo.policy import CONTROLS
 
 ZERO_VARIANCE = 1e-6  # spread below this share of the reward's size is rounding, not preference
@@ -96,8 +96,7 @@ def combine_rewards(
 
 def load_control(name: str) -> Callable[[Tensor], float]:
     """Import a control of the registry by name: (clip uint8 [frame, 3, height, width]) -> number."""
-    module, _, function = CONTROLS[name].partition(":")
-    return getattr(import_module(module), function)
+    return load(CONTROLS[name], "the control")
 
 
 class Drift:

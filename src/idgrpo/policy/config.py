@@ -202,7 +202,14 @@ class PolicyRewardConfig(Config):
         description="measures of `eval` added to the reward model (which is named `rm` then), such as identity, worst, "
         "separation, one of a plugin, or module:function; one where lower is better needs a weight of its own",
     )
-    finder: str = Field(default="facenet", description="who finds people for `measures`: tiny, facenet")
+    sources: dict[str, str] = Field(
+        default_factory=dict,
+        description="rewards by name (`--reward NAME=SOURCE`): a reward model, http://.., package.module:callable, the name of "
+        "an installed reward, or a measure; `--rm` adds one more, called rm",
+    )
+    finder: str = Field(
+        default="facenet", description="who finds people for measures that are rewards: tiny, facenet, arcface, body"
+    )
     weights: dict[str, float] = Field(default_factory=dict, description="per reward name; a reward not named weighs 1")
     normalise: Literal["none", "group"] = Field(
         default="none", description="group: z-score each reward inside the group first"
@@ -226,8 +233,14 @@ class PolicyRewardConfig(Config):
 
     @property
     def measured(self) -> dict[str, str]:
-        """Name of each measure as a reward -> what `measures` says: a function outside goes by its own name."""
-        return {name.rpartition(":")[2]: name for name in self.measures}
+        """Name of each measure as a reward -> what `measures` or `sources` says: a function outside goes by its own name."""
+        found = {name.rpartition(":")[2]: name for name in self.measures}
+        if not self.sources:
+            return found
+        from idgrpo.evaluate.measure import known_measures
+
+        known = known_measures()
+        return found | {name: source for name, source in self.sources.items() if source in known}
 
 
 class KLConfig(Config):
@@ -431,9 +444,9 @@ class PolicyConfig(Config):
                 "clips.guidance=3 or clips.share=1",
             ),
             (
-                not grpo and bool(self.reward.measures),
-                "reward.measures are for GRPO: method=sft only ranks clips with the reward model (clips.keep=best), and dpo "
-                "reads none; set reward.measures=[]",
+                not grpo and bool(self.reward.measures or self.reward.sources),
+                "reward.measures and reward.sources are for GRPO: method=sft only ranks clips with the reward model "
+                "(clips.keep=best), and dpo reads none; leave them out",
             ),
         ]
 

@@ -70,6 +70,7 @@ def reward_figures(rewards: dict[str, Tensor], total: Tensor) -> dict[str, float
     for name, values in {**({} if len(rewards) == 1 else rewards), "reward": total}.items():
         label = name if name == "reward" else f"reward_{name}"
         valid = values.isfinite()
+        figures[f"{label}_failed_share"] = 1 - float(valid.double().mean())
         if not bool(valid.any()):
             continue
         known = values[valid]
@@ -78,7 +79,6 @@ def reward_figures(rewards: dict[str, Tensor], total: Tensor) -> dict[str, float
         figures[f"{label}_std"] = float(torch.stack(inside).mean())
         figures[f"{label}_min"], figures[f"{label}_max"] = float(known.min()), float(known.max())
     valid = total.isfinite()
-    figures["reward_failed_share"] = 1 - float(valid.double().mean())
     figures["group_size_min"], figures["group_size_max"] = float(valid.sum(1).min()), float(valid.sum(1).max())
     return figures
 

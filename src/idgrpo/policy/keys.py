@@ -10,6 +10,7 @@ POLICY_KEYS = {
     "reward_max": "highest reward",
     "reward_<name>_mean": "the same of one reward, where there are several; also _std, _min, _max",
     "reward_<name>_std": "see reward_<name>_mean",
+    "reward_<name>_failed_share": "share of samples without this reward, where there are several",
     "reward_<name>_min": "see reward_<name>_mean",
     "reward_<name>_max": "see reward_<name>_mean",
     "reward_failed_share": "share of samples without a reward",

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 
 import torch
 from torch import Tensor
 
+from idgrpo.plugins import load
 from idgrpo.policy import LOSSES
 from idgrpo.policy.config import DpoConfig
 from idgrpo.policy.forward import matching_error
@@ -124,5 +124,4 @@ def dpo_terms(gained: Tensor, labels: Tensor, setting: DpoConfig) -> PreferenceT
 
 def load_loss(name: str) -> Callable[[LossInputs], LossTerms]:
     """Import a loss of the registry by name."""
-    module, _, function = LOSSES[name].partition(":")
-    return getattr(import_module(module), function)
+    return load(LOSSES[name], "the policy loss")

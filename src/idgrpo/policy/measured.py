@@ -24,6 +24,8 @@ from idgrpo.policy.config import EvaluationConfig, PolicyRewardConfig
 from idgrpo.policy.groups import CaseBook
 from idgrpo.policy.scoring import RewardFunction
 from idgrpo.records.models import Case
+from idgrpo.reward.inputs import FrameRates, References, SeenClip, Videos
+from idgrpo.reward.score import RewardFailure, Score
 from idgrpo.run.distributed import World
 
 log = logging.getLogger(__name__)
@@ -74,10 +76,36 @@ class MeasuredRewards:
         )
 
 
-def rewards_of(score: RewardFunction, config: PolicyRewardConfig) -> RewardFunction | dict[str, RewardFunction]:
-    """Put the identity measures that `reward.measures` asks for beside the reward model, which is called `rm` then."""
-    if not config.measures:
-        return score
+class MeasureScores:
+    """Score clips by one measure, such as a judge does; where lower is better, the score is the negative."""
+
+    tie_threshold = 0.0
+
+    def __init__(self, name: str, finder: str, device: str = "cpu"):
+        options = {"device": device} if device != "cpu" else {}
+        measured = MeasuredRewards(load_finder(finder, **options), {name: name})
+        self._reward = measured.rewards()[name]
+        self._sign = -1.0 if measured.measures[name].info.better == "lower" else 1.0
+
+    def score(
+        self, videos: Videos, references: References, prompts: Sequence[str], fps: FrameRates = None
+    ) -> list[Score]:
+        """Give a number per clip, or why there is none."""
+        clips = [video.frames if isinstance(video, SeenClip) else video for video in videos]
+        values = self._reward(clips, [list(photos) for photos in references], list(prompts))
+        return [
+            self._sign * float(value) if isinstance(value, int | float) else RewardFailure("not defined for this clip")
+            for value in values
+        ]
+
+
+def rewards_of(
+    scores: RewardFunction | Mapping[str, RewardFunction], config: PolicyRewardConfig
+) -> RewardFunction | dict[str, RewardFunction]:
+    """Put the measures that the settings ask for beside the other rewards; a reward model alone is called `rm` then."""
+    if not config.measured:
+        return scores if callable(scores) else dict(scores)
+    named = {"rm": scores} if callable(scores) else dict(scores)
     measured = MeasuredRewards(load_finder(config.finder), config.measured)
     for name, one in measured.measures.items():
         if one.info.better == "lower" and name not in config.weights:
@@ -85,7 +113,7 @@ def rewards_of(score: RewardFunction, config: PolicyRewardConfig) -> RewardFunct
                 f"of the measure {name} lower is better: as a reward it would be driven up",
                 fix=f"--set reward.weights.{name}=-1",
             )
-    return {"rm": score} | measured.rewards()
+    return named | measured.rewards()
 
 
 class HeldOut:

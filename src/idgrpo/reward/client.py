@@ -1,17 +1,24 @@
 """The caller's side of the scoring service: the contract of `RewardModel.score`, retries in bounds, outages as errors."""
 
+import os
+import random
 import time
 from collections.abc import Callable, Sequence
 
 import httpx
 
-from idgrpo.errors import ArtifactError, DataError, MachineError
+from idgrpo.errors import ArtifactError, DataError, MachineError, UsageError
 from idgrpo.reward.inputs import FrameRates, References, Videos
 from idgrpo.reward.score import Score
-from idgrpo.reward.wire import TYPE, pack_request, unpack_scores
+from idgrpo.reward.wire import JSON_PROTOCOL, JSON_TYPE, TYPE, pack_json, pack_request, unpack_scores
 
 RETRIED = (429, 502, 503, 504)
+FULL = (429, 503)
+"""The service is well and has no place left: what a caller waits for in line, as long as its patience lasts."""
 MAX_WAIT_S = 60.0
+LINE_WAIT_S = 5.0
+"""The longest wait between two looks at a full service."""
+TOKEN_ENV = "IDGRPO_SERVICE_TOKEN"
 
 
 class RewardClient:
@@ -25,17 +32,25 @@ class RewardClient:
         attempts: int = 5,
         first_wait_s: float = 0.5,
         model: str | None = None,
+        token: str | None = None,
+        patience_s: float = 3600.0,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ):
-        """Prepare a client; nothing is sent yet.
+        """Prepare a client; nothing is sent yet. `health` finds out which protocol the service speaks.
 
         Args:
             attempts: tries per call in all; the wait doubles from `first_wait_s`, Retry-After is respected.
             model: digest the service's model must have; None takes that of the first answer. From then on another
                 model is an error, so that the scores of one run stay comparable.
+            token: what the service asks for; None takes it from $IDGRPO_SERVICE_TOKEN.
+            patience_s: how long a call waits in line at a service that is full; such waits are no failed attempts.
         """
-        self._http = httpx.Client(base_url=url, timeout=timeout_s, transport=transport)
+        token = token or os.environ.get(TOKEN_ENV)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._http = httpx.Client(base_url=url, timeout=timeout_s, transport=transport, headers=headers)
+        self._patience_s = patience_s
+        self._json = False
         self._attempts = attempts
         self._first_wait_s = first_wait_s
         self._model = model
@@ -45,6 +60,7 @@ class RewardClient:
         """Return what the service says about itself; MachineError when it cannot be reached or is failing."""
         document = self._document(self._send("GET", "/health"))
         self._check_model(document)
+        self._json = document.get("protocol") == JSON_PROTOCOL
         return document
 
     def score(
@@ -59,7 +75,8 @@ class RewardClient:
         """
         if not len(videos) == len(references) == len(prompts):
             raise DataError(f"{len(videos)} videos, {len(references)} reference sets and {len(prompts)} prompts")
-        document = self._document(self._send("POST", "/score", pack_request(videos, references, prompts, fps)))
+        pack, kind = (pack_json, JSON_TYPE) if self._json else (pack_request, TYPE)
+        document = self._document(self._send("POST", "/score", pack(videos, references, prompts, fps), kind))
         self._check_model(document)
         return unpack_scores(document, len(prompts))
 
@@ -82,27 +99,41 @@ class RewardClient:
                 fix="serve the same model, or start a new run",
             )
 
-    def _send(self, method: str, path: str, body: bytes | None = None) -> httpx.Response:
-        problem = ""
-        for attempt in range(self._attempts):
-            wait_s = self._first_wait_s * 2**attempt
+    def _send(self, method: str, path: str, body: bytes | None = None, kind: str = TYPE) -> httpx.Response:
+        problem, attempt, waited_s, looks = "", 0, 0.0, 0
+        while attempt < self._attempts:
             try:
-                answer = self._http.request(method, path, content=body, headers={"Content-Type": TYPE})
+                answer = self._http.request(method, path, content=body, headers={"Content-Type": kind})
             except httpx.TransportError as error:
-                problem = f"{type(error).__name__} {error}".strip()
+                problem, is_full, asked_s = f"{type(error).__name__} {error}".strip(), False, 0.0
             else:
                 if answer.status_code == 200:
                     return answer
                 problem = f"status {answer.status_code}: {answer.text[:200]}"
                 if answer.status_code not in RETRIED:
+                    attempt += 1
                     break
-                wait_s = max(wait_s, _seconds(answer.headers.get("Retry-After")))
-            if attempt + 1 < self._attempts:
-                self._sleep(wait_s)
+                asked_s = _seconds(answer.headers.get("Retry-After"))
+                is_full = answer.status_code in FULL and "Retry-After" in answer.headers
+            if is_full and waited_s < self._patience_s:
+                # Waits of callers that were turned away together are spread, and grow while the line is long.
+                wait_s = max(asked_s, min(self._first_wait_s * 1.5**looks, LINE_WAIT_S)) * random.uniform(1.0, 1.25)
+                looks += 1
+            else:
+                attempt += 1
+                if attempt == self._attempts:
+                    break
+                wait_s = max(self._first_wait_s * 2 ** (attempt - 1), asked_s)
+            waited_s += wait_s
+            self._sleep(wait_s)
+        if problem.startswith("status 401"):
+            raise UsageError(
+                f"the scoring service at {self._http.base_url} asks for a token", fix=f"export {TOKEN_ENV}=.."
+            )
         if problem.startswith("status 4") and not problem.startswith("status 429"):
             raise DataError(f"the scoring service refused the request ({problem})")
         raise MachineError(
-            f"the scoring service at {self._http.base_url} gave no score ({problem}, {attempt + 1} attempts)",
+            f"the scoring service at {self._http.base_url} gave no score ({problem}, {attempt} attempts)",
             fix="check it with GET /health and run again with --resume",
         )
 

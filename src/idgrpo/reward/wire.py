@@ -1,5 +1,10 @@
-"""How clips travel to a scoring service and scores come back: safetensors bytes one way, JSON the other."""
+"""How clips travel to a scoring service and scores come back: safetensors bytes one way, JSON the other.
 
+A service of one's own may take plain JSON instead; it says so in /health by `"protocol": "idgrpo-json-1"` (docs/howto/own-reward.md).
+"""
+
+import base64
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -14,6 +19,8 @@ from idgrpo.reward.inputs import FrameRates, References, SeenClip, Video, Videos
 from idgrpo.reward.score import RewardFailure, Score
 
 TYPE = "application/x-safetensors"
+JSON_TYPE = "application/json"
+JSON_PROTOCOL = "idgrpo-json-1"
 Request = tuple[list[Video], list[list[Tensor]], list[str], list[float | None]]
 
 
@@ -46,6 +53,32 @@ def pack_request(videos: Videos, references: References, prompts: Sequence[str],
         )
     header = torch.frombuffer(bytearray(json.dumps({"rows": rows}).encode()), dtype=torch.uint8)
     return save({"header": header, **tensors})
+
+
+def pack_json(videos: Videos, references: References, prompts: Sequence[str], fps: FrameRates = None) -> bytes:
+    """Write one request in the plain protocol: {"clips": [{"frames": [PNG, ..], "references": [PNG, ..], "prompt", "fps"}]}.
+
+    Pictures are PNG files in base64, so that nothing is lost; fps is null where it is not known.
+    """
+    rows = [
+        {
+            "frames": [_png(frame) for frame in (video.frames if isinstance(video, SeenClip) else video)],
+            "references": [_png(photo) for photo in photos],
+            "prompt": prompt,
+            "fps": rate,
+        }
+        for video, photos, prompt, rate in zip(videos, references, prompts, frame_rates(fps, len(videos)), strict=True)
+    ]
+    return json.dumps({"clips": rows}).encode()
+
+
+def _png(image: Tensor) -> str:
+    """Write uint8 [3, height, width] as a PNG file in base64."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, "png", compress_level=1)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def unpack_request(body: bytes) -> Request:
@@ -87,8 +120,9 @@ def unpack_scores(document: object, num_clips: int) -> list[Score]:
         )
     found: list[Score] = []
     for row in rows:
-        if isinstance(row, dict) and isinstance(row.get("score"), float) and math.isfinite(row["score"]):
-            found.append(row["score"])
+        score = row.get("score") if isinstance(row, dict) else None
+        if isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score):
+            found.append(float(score))
         elif isinstance(row, dict) and isinstance(row.get("failure"), str):
             found.append(RewardFailure(row["failure"]))
         else:

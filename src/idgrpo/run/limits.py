@@ -20,6 +20,7 @@ class Limits:
 
     max_bytes: int = 2 * 2**30  # of one body
     max_bytes_in_flight: int = 4 * 2**30  # of all bodies that are read or scored
+    max_header_bytes: int = 16 * 2**10
     header_timeout_s: float = 10.0  # from the connection, or the last answer, to the end of the headers
     pause_timeout_s: float = 10.0  # between two pieces of a body
     min_bytes_per_s: float = 64 * 2**10  # of a body, after the first pause_timeout_s

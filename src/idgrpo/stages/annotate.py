@@ -279,7 +279,7 @@ def _tell_other_sessions(job: Annotation, work: Work) -> None:
 
 def _by_judge(job: Annotation, pairs: Source) -> Work:
     """Let models vote; an interrupted session goes on by itself when the same call is made again."""
-    from idgrpo.stages.judging import find_judges, judge_session, load_judges
+    from idgrpo.stages.judging import find_judges, judge_session
 
     config, found = job.settings.judge, find_judges(job.store, job.judges)
 
@@ -289,13 +289,16 @@ def _by_judge(job: Annotation, pairs: Source) -> Work:
 
         placed = config.model_copy(update={"device": run.device(None if config.device == "auto" else config.device)})
         with StopSignal() as stop:
-            judges = load_judges(found, placed)
+            judges = [one.load(placed) for one in found]
             votes = judge_session(_read_pairs(pairs), judges, placed, run.path, stop.check, run.dealing)
         if run.publishes:
             run.out.metrics["votes"] = write_records(run.out.path / "votes.jsonl", votes)
 
-    inputs = {"pairs": pairs, **{f"judge{i}": one for i, one in enumerate(found.values())}}
-    resolved = {"by": "judge", "judges": list(found), "judge": config.model_dump(mode="json", exclude={"device"})}
+    sources = [one.source for one in found]
+    inputs = {"pairs": pairs, **{f"judge{i}": source for i, source in enumerate(sources) if source is not None}}
+    names, pins = [one.name for one in found], {one.name: one.pin for one in found if one.pin}
+    resolved = {"by": "judge", "judges": names, "judge": config.model_dump(mode="json", exclude={"device"})}
+    resolved |= {"pins": pins} if pins else {}
     return job.work("annotate-judge", "votes", inputs, resolved, make, ranks="deal")
 
 

@@ -11,9 +11,9 @@ from idgrpo.errors import UsageError
 from idgrpo.evaluate.gates import GateResult
 from idgrpo.run.config import to_toml
 from idgrpo.stages.lineage import provenance
+from idgrpo.stages.rewards import RewardSource, find_rewards
 from idgrpo.stages.settings import Settings, settle
 from idgrpo.stages.source import Given, Source, find
-from idgrpo.stages.train_policy import scoring_service
 from idgrpo.stages.variants import Sampling, Variant, collect, curves_of, default_finder, default_scorers
 from idgrpo.stages.work import Plan, Run, Stage, Work
 from idgrpo.store.artifact import Artifact
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from idgrpo.evaluate.config import EvaluateConfig, PairLaw
     from idgrpo.evaluate.document import Report
     from idgrpo.evaluate.scorer import ClipScorer
-    from idgrpo.reward.client import RewardClient
+
+REWARD = "reward"
+"""What the score of a reward is called in a report, where it is the only one."""
 
 
 @Stage
@@ -36,7 +38,7 @@ def evaluate(
     base: str | None = None,
     policies: Sequence[Given] = (),
     sampling: Settings = None,
-    reward: Given = None,
+    reward: Given | Mapping[str, Given] = None,
     curves: Mapping[str, str | Path] | None = None,
     settings: Settings = None,
     gates: "Gates | None" = None,
@@ -52,7 +54,8 @@ def evaluate(
         samples: finished samples by name; the one called "base" (else the first) is what others are compared with.
         videos: folders of finished videos of any tool by name, files `<case>.mp4` or `<case>--s<seed>.mp4`; with `cases`.
         base, policies, sampling: sample these where `samples` and `videos` give nothing; `sampling` are settings of it.
-        reward: reward model (or address of a service) whose score is shown beside the measures.
+        reward: source of a reward whose score is shown beside the measures (see `train_policy`), or several by name; one
+            alone is called "reward".
         curves: files metrics.jsonl by name; None takes those of the policies.
         settings: an EvaluateConfig, or dotted keys such as {"finding.finder": "facenet"}.
         share: sample and look at the videos together with other processes that make the same call on this store.
@@ -66,27 +69,29 @@ def evaluate(
     settled = settle(EvaluateConfig, settings)
     variants = collect(store, samples or {}, videos or {}, cases, Sampling(base, policies, sampling, plan_only, share))
     rows = curves_of(store, curves or {}, variants)
-    service = scoring_service(reward)
-    model = find(store, "rm", reward) if reward is not None and service is None else None
-    settled = _with_defaults(settled, variants, model)
+    rewards = _find_rewards(store, reward)
+    settled = _with_defaults(settled, variants, next((one.source for one in rewards if one.name == REWARD), None))
     if gates is not None:
-        gates.check_names(settled, has_reward=reward is not None)
+        gates.check_names(settled, [one.name for one in rewards])
     config = settled.model_dump(mode="json")
     for key in ("device", "batch_size"):
         config["finding"].pop(key)
     if files := files_of(settled.finding.options):
         config["finder_files"] = files
     config["curves"] = hashlib.sha256(canonical(rows).encode()).hexdigest()
-    if service is not None:  # the model decides the result, not the address it is served at
-        config["served_rm"] = service.health()["model"]
+    for one in rewards:  # the model decides the result, not the address it is served at
+        if one.name == REWARD and one.kind == "service":
+            config["served_rm"] = one.pin
+        elif one.source is None or one.name != REWARD:
+            config.setdefault("rewards", {})[one.name] = {"kind": one.kind, "pin": one.pin}
     inputs = {f"samples.{v.name}": v.source for v in variants if v.source is not None}
-    inputs |= {"rm": model} if model is not None else {}
+    inputs |= {"rm" if one.name == REWARD else f"reward.{one.name}": one.source for one in rewards if one.source}
     inputs |= {"cases": find(store, "cases", cases)} if videos else {}  # whose people the videos are to show
     name = name or "eval"
 
     def make(run: Run) -> None:
-        scorer = _reward_scorer(model, service, run.device(settled.finding.device))
-        _make(run, store, settled, variants, rows, scorer, inputs)
+        device = run.device(settled.finding.device)
+        _make(run, store, settled, variants, rows, [_reward_scorer(one, device) for one in rewards], inputs)
 
     return Work(
         store, "eval", "report", name, inputs, config, make, lambda: _plan(store, name, variants, config), force=force,
@@ -119,7 +124,7 @@ def _make(
     settings: "EvaluateConfig",
     variants: Sequence[Variant],
     rows: dict[str, list[dict[str, Any]]],
-    reward: "ClipScorer | None",
+    rewards: "list[ClipScorer]",
     inputs: Mapping[str, Source],
 ) -> None:
     from idgrpo.evaluate.evaluate import evaluate as measure
@@ -132,7 +137,7 @@ def _make(
     assert finding.finder is not None  # `_with_defaults` filled it in
     where = {"device": run.device(finding.device)} if finding.device != "cpu" else {}
     finder = load_kept_finder(store.root / "cache" / "people", finding.finder, **where | finding.options)
-    scorers = [load_scorer(scorer) for scorer in settings.scorers or []] + ([reward] if reward else [])
+    scorers = [load_scorer(scorer) for scorer in settings.scorers or []] + rewards
     samples, kept = {v.name: v.samples for v in variants}, store.root / "cache" / "observations"
     look_ahead(samples, finder, settings, kept, run.dealing, scorers=scorers)
     if not run.publishes:
@@ -145,23 +150,33 @@ def _make(
     run.out.metrics.update({v: {n: f.value for n, f in means.items()} for v, means in report.means.items()})
 
 
-def _reward_scorer(model: Source | None, service: "RewardClient | None", device: str) -> "ClipScorer | None":
-    """Wrap the reward as a measure on pixels."""
+def _find_rewards(store: Store, given: Given | Mapping[str, Given]) -> list[RewardSource]:
+    """Find the rewards of a report; UsageError for a measure, which every report has, and for a name that is taken."""
+    from idgrpo.evaluate.measure import known_measures
+
+    named: dict[str, Given] = dict(given) if isinstance(given, Mapping) else {} if given is None else {REWARD: given}
+    rewards = find_rewards(store, named)
+    for one in rewards:
+        if one.kind == "measure" or one.name in known_measures():
+            raise UsageError(
+                f"--reward {one.name}: every report has the measure {one.text if one.kind == 'measure' else one.name}",
+                fix="leave it out, or call the reward otherwise: NAME=SOURCE",
+            )
+    return rewards
+
+
+def _reward_scorer(reward: RewardSource, device: str) -> "ClipScorer":
+    """Wrap a reward as a measure on pixels."""
     from idgrpo.evaluate.scorer import reward_scorer
     from idgrpo.video.read import read_image
 
     def photo(path: str) -> Any:
         return read_image(Path(path))
 
-    if service is not None:
-        digest = service.health()["model"]
-        return reward_scorer(f"served {digest[:12]}", digest, service.score, photo)
-    if model is None:
-        return None
-    from idgrpo.reward.score import RewardModel
-
-    name = model.ref if model.artifact is not None else model.path.name
-    return reward_scorer(name, model.digest, RewardModel.load(model.path, device=device).score, photo)
+    shown = f"served {reward.pin[:12]}" if reward.kind == "service" else reward.text
+    if reward.source is not None and reward.source.artifact is None:
+        shown = reward.source.path.name
+    return reward_scorer(shown, reward.pin, reward.load(device).score, photo, measure=reward.name)
 
 
 def _plan(store: Store, name: str, variants: Sequence[Variant], config: dict[str, Any]) -> Plan:
@@ -190,12 +205,12 @@ class Gates:
             earlier = read_report(Path(str(compare)) if is_file else find(store, "report", compare).path)
         return cls(parse_bounds(list(minima), "--min"), parse_bounds(list(maxima), "--max"), earlier)
 
-    def check_names(self, settings: "EvaluateConfig", *, has_reward: bool) -> None:
+    def check_names(self, settings: "EvaluateConfig", rewards: Sequence[str]) -> None:
         """Refuse a gate on a measure that will not be there, before hours are spent on the videos."""
         from idgrpo.evaluate.measure import known_measures
 
         known = set(settings.measures or known_measures()) | {n.rpartition(":")[2] for n in settings.scorers or []}
-        known |= {"reward"} if has_reward else set()
+        known |= set(rewards)
         for name in (*self.minima, *self.maxima):
             if name not in known:
                 raise UsageError(f"no measure {name!r} to hold a gate against (known: {', '.join(sorted(known))})")

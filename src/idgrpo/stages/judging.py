@@ -1,11 +1,14 @@
 """Judges of `annotate --by judge`: which models judge, and a session with them that can be interrupted and goes on."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from idgrpo.errors import UsageError
+from idgrpo.plugins import Registry, load
 from idgrpo.run.dealing import Dealing
+from idgrpo.stages.rewards import SCHEMES, RewardSource, find_reward, is_function
 from idgrpo.stages.source import Source, find
 from idgrpo.store import KINDS
 from idgrpo.store.store import Store
@@ -14,19 +17,20 @@ if TYPE_CHECKING:
     from idgrpo.annotate.config import JudgeConfig
     from idgrpo.annotate.judge import Judge, Question, Reply
     from idgrpo.records.models import Pair, Vote
-    from idgrpo.reward.score import RewardModel
+    from idgrpo.reward.score import Scores
 
 JUDGED = "judged"
 """In the run's folder: a file of votes for each pair."""
 
 
 class RewardJudge:
-    """A trained reward model as judge: the clip with the higher score, a tie up to its own threshold."""
+    """A reward as judge: the clip with the higher score; a tie up to the threshold that a reward model has."""
 
     varies = False
 
-    def __init__(self, model: "RewardModel", name: str):
+    def __init__(self, model: "Scores", name: str):
         self.model, self.name = model, name
+        self.tie_threshold = float(getattr(model, "tie_threshold", None) or 0.0)
 
     def ask(self, question: "Question", num: int, seed: int) -> "Sequence[Reply]":
         """Score both clips. Errors: DataError if one cannot be scored."""
@@ -41,48 +45,75 @@ class RewardJudge:
             if not isinstance(score, float):
                 raise DataError(f"judge {self.name!r} cannot score a clip: {score.reason}")
         left, right = (float(score) for score in scores if isinstance(score, float))
-        threshold = self.model.tie_threshold or 0.0
-        answer = "tie" if abs(left - right) <= threshold else ("left" if left > right else "right")
+        answer = "tie" if abs(left - right) <= self.tie_threshold else ("left" if left > right else "right")
         return [Reply(answer)] * num  # type: ignore[arg-type]
 
 
-def find_judges(store: Store, given: Sequence[str]) -> dict[str, Source]:
-    """Find each judge: a reward model of the store or a folder, or a vision-language checkpoint. Name -> where."""
-    from idgrpo.reward.checkpoint import TINY_VLM, find_vlm
+JUDGES = Registry("idgrpo.judges", {})
+"""Judges that installed packages bring: name -> function(JudgeConfig) -> `annotate.judge.Judge`."""
 
+
+@dataclass(frozen=True)
+class JudgeSource:
+    """Who judges: a vision-language checkpoint, a reward, or a judge of an installed package; `pin` decides its answers."""
+
+    name: str
+    checkpoint: Source | None = None
+    reward: RewardSource | None = None
+    target: str | None = None
+    pin: str = ""
+
+    @property
+    def source(self) -> Source | None:
+        """The folder or artifact it comes from, if it comes from one."""
+        return self.reward.source if self.reward is not None else self.checkpoint
+
+    def load(self, config: "JudgeConfig") -> "Judge":
+        """Make the judge on the device of the settings."""
+        from idgrpo.annotate.judge_vlm import VlmJudge
+
+        if self.target is not None:
+            return load(self.target, "the judge")(config)
+        if self.reward is not None:
+            return RewardJudge(self.reward.load(_device(config), finder=config.finder), self.name)
+        assert self.checkpoint is not None
+        return VlmJudge(self.checkpoint.path, config, name=self.name)
+
+
+def find_judges(store: Store, given: Sequence[str]) -> list[JudgeSource]:
+    """Find each judge: a reward (any source that `--reward` takes), a vision-language checkpoint, or an installed judge."""
     if not given:
         raise UsageError(
             "--by judge needs to know who judges",
             fix="--judge rm (the newest reward model), or --judge DIRECTORY of a Qwen-VL checkpoint",
         )
-    found: dict[str, Source] = {}
-    for one in given:
-        is_named = one.partition("@")[0].partition(":")[0].partition("/")[0] in KINDS and not Path(one).is_dir()
-        if is_named or (Path(one) / "manifest.json").is_file():
-            source = find(store, "rm", one)
-            found[source.ref] = source
-        else:
-            folder = find_vlm(one).resolve()
-            name = TINY_VLM if one == TINY_VLM else Path(one).name or folder.name
-            found[name] = find(store, "rm", folder)
-    if len(found) < len(given):
+    found = [_find_judge(store, one) for one in given]
+    if len({one.name for one in found}) < len(found):
         raise UsageError("two judges have the same name", fix="name each once; folders are called by their last part")
     return found
 
 
-def load_judges(found: Mapping[str, Source], config: "JudgeConfig") -> "list[Judge]":
-    """Load the judges: a folder with a reward head scores, any other checkpoint generates."""
-    from idgrpo.annotate.judge_vlm import VlmJudge
+def _find_judge(store: Store, one: str) -> JudgeSource:
+    from idgrpo.evaluate.measure import known_measures
+    from idgrpo.reward.checkpoint import TINY_VLM, find_vlm
+    from idgrpo.reward.functions import REWARDS, digest_of
     from idgrpo.reward.model import CARD_FILE
-    from idgrpo.reward.score import RewardModel
 
-    judges: list[Judge] = []
-    for name, source in found.items():
-        if (source.path / CARD_FILE).is_file() or source.artifact is not None:
-            judges.append(RewardJudge(RewardModel.load(source.path, device=_device(config)), name))
-        else:
-            judges.append(VlmJudge(source.path, config, name=name))
-    return judges
+    if one in JUDGES:
+        return JudgeSource(one, target=JUDGES[one], pin=digest_of(JUDGES[one]))
+    is_named = one.partition("@")[0].partition(":")[0].partition("/")[0] in KINDS and not Path(one).is_dir()
+    if is_named or (Path(one) / "manifest.json").is_file():
+        reward = find_reward(store, "judge", one)
+        return JudgeSource(reward.text, reward=reward)
+    if one.startswith(SCHEMES) or one in known_measures() or one in REWARDS or is_function(one):
+        reward = find_reward(store, "judge", one)
+        name = f"service-{reward.pin[-12:]}" if reward.kind == "service" else one.replace(":", ".")
+        return JudgeSource(name, reward=reward, pin=reward.pin)
+    folder = find_vlm(one).resolve()
+    name = TINY_VLM if one == TINY_VLM else Path(one).name or folder.name
+    if (folder / CARD_FILE).is_file():
+        return JudgeSource(name, reward=find_reward(store, "judge", str(folder)))
+    return JudgeSource(name, checkpoint=find(store, "rm", folder))
 
 
 def _device(config: "JudgeConfig") -> str:

@@ -177,7 +177,7 @@ def _speed(
     from idgrpo.bases.inventory import cost_of_entry, default_device
     from idgrpo.run.machine import device_name
 
-    if num_made < 1:
+    if num_made < 1 or entry.loader:  # what a clip of another package's base costs is not known
         return {}
     cost = cost_of_entry(entry, settings.sampler, num_references=max(len(case.references) for case in cases))
     reached = num_made * cost.sample_tflop / seconds
@@ -226,26 +226,20 @@ def _is_drawn(person: str) -> bool:
 
 
 def _plan(store: Store, settings: "SampleConfig", entry: "BaseEntry", source: Source, name: str) -> Plan:
-    """Say what would be done and what it would cost."""
+    """Say what would be done and what it would cost, as far as that is known."""
     from idgrpo.bases.cost import clip_size_bytes
-    from idgrpo.bases.inventory import cost_lines, cost_of_entry, gpu_memory_gib
     from idgrpo.bases.sampling import COPIES
     from idgrpo.run.machine import free_disk_bytes
 
     cases = read_cases(source)
-    most = max(len(case.references) for case in cases)
-    cost = cost_of_entry(entry, settings.sampler, num_references=most)
     num = len(cases) * settings.num_per_case
-    estimate = cost_lines(entry, settings.sampler, cost, most, gpu_memory_gib(settings.device))
+    lines, costs = _costs(store, settings, entry, cases)
     lossless = entry.lossless if settings.lossless is None else settings.lossless
     disk = COPIES * num * clip_size_bytes(settings.sampler.size(entry), lossless=lossless)
     free = free_disk_bytes(store.root)
-    hours, time_line = _hours(store, settings, num * cost.sample_tflop)
     summary = [
         f"would make {num} clips of {len(cases)} cases ({source.ref}) -> samples/{name} in {store.root}",
-        *estimate,
-        f"all clips: {num * cost.sample_tflop:,.4g} TFLOP",
-        time_line,
+        *lines,
         f"disk, estimated: {disk / 2**20:,.1f} MiB of {free / 2**20:,.0f} MiB free",
     ]
     document: dict[str, Any] = {
@@ -254,13 +248,27 @@ def _plan(store: Store, settings: "SampleConfig", entry: "BaseEntry", source: So
         "cases": source.ref,
         "name": name,
         "config": settings.resolved(entry),
-        "cost": cost.__dict__,
-        "estimate": estimate,
         "disk_bytes": disk,
-        "total_tflop": num * cost.sample_tflop,
-        "hours": hours,
+        **costs,
     }
     return Plan(summary, document)
+
+
+def _costs(
+    store: Store, settings: "SampleConfig", entry: "BaseEntry", cases: "list[Case]"
+) -> tuple[list[str], dict[str, Any]]:
+    """Give what the clips cost in memory and time, as lines and as a document."""
+    from idgrpo.bases.inventory import cost_lines, cost_of_entry, gpu_memory_gib
+
+    if entry.loader:
+        return [f"memory and time are not known: {entry.name} is a base of another package"], {}
+    most = max(len(case.references) for case in cases)
+    cost = cost_of_entry(entry, settings.sampler, num_references=most)
+    estimate = cost_lines(entry, settings.sampler, cost, most, gpu_memory_gib(settings.device))
+    tflop = len(cases) * settings.num_per_case * cost.sample_tflop
+    hours, time_line = _hours(store, settings, tflop)
+    document = {"cost": cost.__dict__, "estimate": estimate, "total_tflop": tflop, "hours": hours}
+    return [*estimate, f"all clips: {tflop:,.4g} TFLOP", time_line], document
 
 
 def result(artifact: Artifact) -> Plan:

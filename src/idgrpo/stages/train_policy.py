@@ -10,6 +10,7 @@ from idgrpo.errors import ArtifactError, UsageError
 from idgrpo.run.distributed import rank_device
 from idgrpo.stages.cases import read_cases
 from idgrpo.stages.joining import join_clips, join_pairs
+from idgrpo.stages.rewards import RewardSource, find_reward, find_rewards
 from idgrpo.stages.settings import Settings, settled_policy
 from idgrpo.stages.source import RECORD_FILES, Given, Source, find, listed
 from idgrpo.stages.work import Plan, Run, Stage, Work
@@ -21,16 +22,17 @@ if TYPE_CHECKING:
     from idgrpo.policy.clips import Material
     from idgrpo.policy.config import PolicyConfig
     from idgrpo.records.models import Case
-    from idgrpo.reward.client import RewardClient
-    from idgrpo.reward.score import RewardModel
+    from idgrpo.reward.score import Scores
 
 NO_RESULT: dict[str, bool | set[str]] = {
     "plan": True,
     "metrics": True,
     "engine": {"encoder_device"},
     "evaluation": {"device"},
+    "reward": {"sources"},
 }
-"""Settings that change nothing of what is computed: not part of what makes two runs the same."""
+"""Settings that change nothing of what is computed: not part of what makes two runs the same. What the sources of rewards
+hold does; it stands beside them."""
 MATERIAL = {"grpo": "cases", "sft": "clips", "dpo": "preferences"}
 """What a method learns from."""
 
@@ -64,7 +66,8 @@ def train_policy(
 
     Args:
         base: name of a base, or its path.
-        rm: reward model: artifact, reference, folder, or the address of a scoring service; None means the newest.
+        rm: reward model: artifact, reference, folder, or the address of a scoring service; None means the newest, or none
+            where `reward.sources` of the settings name rewards.
         method: grpo (cases and a reward), sft (stored clips: `data`) or dpo (preferences: `data`); None means as the settings
             say.
         data: of SFT: samples, or preferences, whose preferred clips are taken (None means the newest samples); of DPO:
@@ -99,12 +102,14 @@ def train_policy(
             "--method dpo learns from the preferences themselves and reads no reward model", fix="leave --rm out"
         )
     inputs = {"cases": find(store, "cases", cases)} if is_grpo else _find_data(store, settled.method, listed(data))
-    service, lacks = scoring_service(rm), []
-    if service is None and (is_grpo or settled.clips.keep == "best"):
+    rewards, lacks = find_rewards(store, settled.reward.sources), []
+    if rm is not None or (is_grpo and not rewards) or (not is_grpo and settled.clips.keep == "best"):
         if plan_only and rm is None and store.newest("rm") is None:
             lacks.append("a reward model: `idgrpo train-rm`")
         else:
-            inputs["rm"] = find(store, "rm", rm)
+            rewards.insert(0, find_reward(store, "rm", rm))
+    _check_names(rewards, settled)
+    inputs |= {_input_name(one): one.source for one in rewards if one.source is not None}
     if init is not None:
         inputs["init"] = find(store, "policy", init)
         read_policy_card(inputs["init"].path)  # a damaged one is refused before hours are spent
@@ -121,12 +126,19 @@ def train_policy(
             raise
         lacks.append(f"{error.message} ({error.fix})")
     name = name or Path(base).name.split("@")[0]
-    resolved = {"base": base, "recipe": recipe, "policy": settled.model_dump(mode="json", exclude=NO_RESULT)}
-    if service is not None:  # the model decides the result, not the address it is served at
-        resolved["served_rm"] = service.health()["model"]
+    resolved: dict[str, Any] = {
+        "base": base,
+        "recipe": recipe,
+        "policy": settled.model_dump(mode="json", exclude=NO_RESULT),
+    }
+    for one in rewards:  # the model decides the result, not the address it is served at
+        if one.name == "rm" and one.kind == "service":
+            resolved["served_rm"] = one.pin
+        elif one.name != "rm":
+            resolved.setdefault("rewards", {})[one.name] = {"kind": one.kind, "pin": one.pin}
 
     def make(run: Run) -> None:
-        _make(run, base, material, inputs, settled, device, service, store.root / "cache" / "conditions")
+        _make(run, base, material, inputs, settled, device, rewards, store.root / "cache" / "conditions")
 
     def plan() -> Plan:
         told = _plan(store, resolved, inputs, material, settled, name)
@@ -199,13 +211,17 @@ def _most_references(material: "Material") -> int:
     return max(len(case.references) for case in _cases_of(material))
 
 
-def scoring_service(rm: Given) -> "RewardClient | None":
-    """Give the client of a service where a reward model is named by an address; None for artifacts and folders."""
-    if not isinstance(rm, str) or not rm.startswith(("http://", "https://")):
-        return None
-    from idgrpo.reward.client import RewardClient
+def _input_name(reward: RewardSource) -> str:
+    return "rm" if reward.name == "rm" else f"reward.{reward.name}"
 
-    return RewardClient(rm)
+
+def _check_names(rewards: Sequence[RewardSource], settings: "PolicyConfig") -> None:
+    """Refuse two rewards of one name: one of them would vanish."""
+    names = [reward.name for reward in rewards] + list({*settings.reward.measured} - {*settings.reward.sources})
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(
+            f"two rewards are called {twice[0]!r}", fix="give each a name of its own: --reward NAME=SOURCE"
+        )
 
 
 def _check_evaluation(settings: "PolicyConfig", inputs: dict[str, Source]) -> None:
@@ -223,7 +239,7 @@ def _make(
     inputs: dict[str, Source],
     settings: "PolicyConfig",
     device: str | None,
-    service: "RewardClient | None",
+    rewards: Sequence[RewardSource],
     conditions: Path,
 ) -> None:
     """Train; the main rank writes the policy, the others only train.
@@ -237,7 +253,6 @@ def _make(
     from idgrpo.bases.load import load_base
     from idgrpo.policy.measured import HeldOut, rewards_of
     from idgrpo.policy.train import train, training_size
-    from idgrpo.reward.score import RewardModel
 
     device = rank_device(device or default_device(), run.world)
     dtype = torch.float32 if settings.train == "full" else None  # AdamW's steps are lost in the rounding of bf16
@@ -247,15 +262,18 @@ def _make(
     )  # fmt: skip
     cache = None if base.entry.architecture == "tiny" else ConditionsCache(conditions)
 
-    @functools.cache
-    def reward() -> "RewardModel | RewardClient":
-        return service or RewardModel.load(inputs["rm"].path, device=device)
+    scorers = {
+        one.name: functools.cache(functools.partial(one.load, device)) for one in rewards if one.kind != "measure"
+    }
 
-    scores = service is not None or "rm" in inputs
-    if scores and settings.clips.keep == "best":
-        reward()
-    elif scores:
-        base.when_loaded = lambda _: reward()  # outside scoring, where a damaged model would be taken for an outage
+    def load_rewards(_: object = None) -> None:
+        for load in scorers.values():
+            load()
+
+    if settings.clips.keep == "best":
+        load_rewards()
+    else:
+        base.when_loaded = load_rewards  # outside scoring, where a damaged model would be taken for an outage
     evaluate = None
     if "heldout" in inputs:
         evaluate = HeldOut(
@@ -263,8 +281,10 @@ def _make(
             size=training_size(base.entry, settings), world=run.world, cache=cache,
         )  # fmt: skip
         evaluate.prepare(base)
+    scores = {name: _at_rate(load, base.entry.fps) for name, load in scorers.items()}
+    alone = scores["rm"] if list(scores) == ["rm"] else scores  # a reward model alone is what metrics call the reward
     figures = train(
-        base, material, rewards_of(_at_rate(reward, base.entry.fps), settings.reward) if scores else None, settings, run.folder,
+        base, material, rewards_of(alone, settings.reward) if rewards else None, settings, run.folder,
         out=run.out.path if run.publishes else None,
         init=inputs["init"].path if "init" in inputs else None, init_name=inputs["init"].ref if "init" in inputs else None,
         world=run.world, evaluate=evaluate, cache=cache,
@@ -274,7 +294,7 @@ def _make(
         run.out.timed.add("metrics.jsonl")
 
 
-def _at_rate(reward: "Callable[[], RewardModel | RewardClient]", fps: float) -> Callable[..., Any]:
+def _at_rate(reward: "Callable[[], Scores]", fps: float) -> Callable[..., Any]:
     """Give the scoring function of a reward, for clips at the base's frame rate."""
     return lambda videos, references, prompts: reward().score(videos, references, prompts, fps)
 
