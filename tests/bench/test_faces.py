@@ -229,17 +229,28 @@ def test_distortions_are_made_and_lower_what_a_recognition_network_sees(tmp_path
     assert all(moved[name] <= 0.03 for name in KINDS if entry_of(name).family == "control"), moved
 
 
-SMALL, EPOCHS, DRAWS = (72, 124), 12, 1
+SMALL, EPOCHS, DRAWS, TRACE = (72, 124), 12, 1, 14
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A pair of the default mix: its kind, who is in it, winner and loser uint8 [2, frame, 3, 72, 124], is it ordered rightly by references."""
+    """A pair of the default mix: its kind, who is in it, winner and loser uint8 [2, frame, 3, 72, 124], where the first head is there
+    (float [frame, 4]), is it ordered rightly by references."""
 
     kind: str
     people: tuple[str, str]
     small: torch.Tensor
+    head: np.ndarray
     ordered: bool | None
+
+    def with_trace(self) -> "Drawn":
+        """Put a planted trace on the loser, and nothing else: the box of a head is brighter, by what a bad seam is."""
+        marked = self.small[1].clone()
+        for frame, box in zip(marked, self.head.round().astype(int), strict=True):
+            left, top, right, bottom = box.clip(0)
+            part = frame[:, top:bottom, left:right]
+            frame[:, top:bottom, left:right] = (part.short() + TRACE).clamp(0, 255).byte()
+        return replace(self, small=torch.stack([self.small[1], marked]))
 
 
 def shrunk(*sides: torch.Tensor) -> torch.Tensor:
@@ -260,7 +271,8 @@ def drawn_pairs(folder) -> list[Drawn]:
                     continue
                 sides = [made.a, made.b] if made.label == "a" else [made.b, made.a]
                 ordered = draw == 0 and _ordered(made, clip, scene, sides)
-                pairs.append(Drawn(made.name, clip.people, shrunk(*sides), ordered if draw == 0 else None))
+                head = scene.painter.located.boxes[0] * (SMALL[0] / clip.pixels.shape[-2])
+                pairs.append(Drawn(made.name, clip.people, shrunk(*sides), head, ordered if draw == 0 else None))
     return pairs
 
 
@@ -301,7 +313,7 @@ def told_by_one_clip(pairs: list[Drawn]) -> list[float]:
 def test_one_clip_does_not_give_a_pair_away_and_references_do(tmp_path_factory):
     """Winner or loser, seen from one clip by a network trained on other people; and seen with references by the recognition network.
 
-    The same network must find a planted trace, a head put back three pixels aside: it is able to see.
+    The same network must find a planted trace on the same clips: it is able to see.
     """
     if len(photographs()) < 5:
         pytest.skip("needs five people: pairs of three to learn from while two are judged")
@@ -314,25 +326,13 @@ def test_one_clip_does_not_give_a_pair_away_and_references_do(tmp_path_factory):
     for kind, rows in sorted(results.items()):
         log.warning("%-16s %3d pairs   one clip %.3f   with references %.3f", kind, len(rows), *np.nanmean(rows, 0))
     with_references = [pair.ordered for pair in pairs if pair.ordered is not None]
-    planted = [
-        Drawn("planted", c.people, shrunk(c.pixels, _put_aside(c, s.painter.located)), None) for c, s in cast(folder)
-    ]
-    power = told_by_one_clip(planted * 10)
+    power = told_by_one_clip([pair.with_trace() for pair in pairs])
     log.warning(
         "all: one clip %.3f of %d pairs, with references %.3f of %d; planted trace %.3f",
         np.mean(alone), len(pairs), np.mean(with_references), len(with_references), np.mean(power),
     )  # fmt: skip
     assert np.mean(alone) <= 0.65 and np.mean(with_references) >= 0.90
-    assert np.mean(power) >= 0.9
-
-
-def _put_aside(clip: FaceClip, located: Located) -> torch.Tensor:
-    """Put the first head back three pixels aside, in every frame."""
-    result = clip.pixels.clone()
-    for frame, box in zip(result, located.boxes[0], strict=True):
-        left, top, right, bottom = (round(float(v)) for v in box)
-        frame[:, top:bottom, left:right] = frame[:, top:bottom, left:right].roll(3, -1)
-    return result
+    assert np.mean(power) >= 0.8
 
 
 def test_a_clip_of_other_people_gives_no_label(tmp_path_factory):
