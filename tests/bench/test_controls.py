@@ -58,7 +58,8 @@ FROM_SFT = {
     "credit by steps, the finder as reward": {**STEPS, **FINDER},
     "a third of the learning rate": {"optimizer.lr": 1e-3},
     "negative samples at half weight": {"loss.name": "weak-negatives"},
-    "DiffusionNFT's loss": {"loss.name": "nft"},
+    # Drawn by a slow average of the policy, as its authors do: on policy its gradient would be that of the demo's loss.
+    "DiffusionNFT's loss": {"loss.name": "nft", "rollout.decay": 0.5},
     "adapter on cross-attention alone": {"lora.targets": CROSS},
     "adapter on self-attention alone": {"lora.targets": SELF},
 }
