@@ -17,7 +17,7 @@ ACTIVE_S = 120.0
 
 
 @dataclass
-class _Tally:
+class _Counts:
     """Counts of one annotator, or of all."""
 
     votes: int = 0
@@ -59,9 +59,9 @@ def session_status(database: sqlite3.Connection, config: QueueConfig, now_s: flo
     }  # fmt: skip
 
 
-def tallies(votes: Iterable[Vote], gold: Mapping[str, str], now_s: float) -> tuple[_Tally, dict[str, _Tally]]:
+def tallies(votes: Iterable[Vote], gold: Mapping[str, str], now_s: float) -> tuple[_Counts, dict[str, _Counts]]:
     """Count votes that stand; agreement counts every two first answers of different people to one pair."""
-    everybody, each = _Tally(), defaultdict[str, _Tally](_Tally)
+    everybody, each = _Counts(), defaultdict[str, _Counts](_Counts)
     answers: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for vote in votes:
         at_s = datetime.fromisoformat(vote.time_utc).timestamp()
@@ -74,7 +74,7 @@ def tallies(votes: Iterable[Vote], gold: Mapping[str, str], now_s: float) -> tup
     return everybody, dict(each)
 
 
-def _count(tally: _Tally, vote: Vote, known: str | None, at_s: float, now_s: float) -> None:
+def _count(tally: _Counts, vote: Vote, known: str | None, at_s: float, now_s: float) -> None:
     tally.votes += 1
     tally.recent += now_s - at_s < RECENT_S
     tally.last_s = max(tally.last_s, at_s)
@@ -89,7 +89,7 @@ def _count(tally: _Tally, vote: Vote, known: str | None, at_s: float, now_s: flo
         tally.gold_right += vote.answer == known
 
 
-def _compare(said: Sequence[tuple[str, str]], everybody: _Tally, each: Mapping[str, _Tally]) -> None:
+def _compare(said: Sequence[tuple[str, str]], everybody: _Counts, each: Mapping[str, _Counts]) -> None:
     """Count for each person, and for all, with how many others of one pair they agree."""
     counts = Counter(answer for _, answer in said)
     for annotator, answer in said:

@@ -7,7 +7,6 @@ import typer
 
 from idgrpo.cli.options import DryRunOption, ForceOption, JsonOption, NameOption, QuietOption, StoreOption, open_store
 from idgrpo.cli.output import finish
-from idgrpo.study.run import name_of, plan, read_study, result, run_study
 
 FileArgument = Annotated[Path, typer.Argument(help="Study file (TOML), such as those in examples/studies/.")]
 NprocOption = Annotated[
@@ -29,6 +28,8 @@ def command(
 
     Steps that are done are found again, so a stopped or killed study goes on where it was.
     """
+    from idgrpo.study.run import name_of, plan, read_study, result, run_study
+
     study, place, called = read_study(file), open_store(store), name or name_of(file)
     if dry_run:
         told = plan(study, called, place)
