@@ -1,6 +1,7 @@
 """`idgrpo eval` through the command line: every way in, gates, refusals, and what stays on stdout."""
 
 import json
+import sys
 from xml.etree import ElementTree
 
 import pytest
@@ -56,6 +57,19 @@ def test_the_same_evaluation_is_not_done_twice(world, capsys):
     anew = evaluate(capsys, *both(world), "--quiet", "--force")[1]
     assert first == again == "report/eval@v1\n"
     assert anew == "report/eval@v2\n"
+
+
+def test_the_digest_does_not_depend_on_the_command_that_was_typed(world, capsys, monkeypatch):
+    """The page shows the command; two processes and one gave reports of two digests."""
+    digests = set()
+    for typed in (["eval"], ["eval", "--force", "--nproc", "2"]):
+        monkeypatch.setattr(sys, "argv", ["idgrpo", *typed])
+        code, out, _ = evaluate(capsys, *both(world), "--force", "--json")
+        assert code == 0
+        document = json.loads(out)
+        assert "idgrpo " + " ".join(typed) in (world / document["report"]).read_text(encoding="utf-8")
+        digests.add(document["digest"])
+    assert len(digests) == 1
 
 
 def test_gates_decide_the_exit_code_and_say_why(world, capsys):

@@ -147,6 +147,7 @@ def _make(
     )
     made_by = provenance(store, inputs, to_toml(settings))
     write_report(report, run.out.path, settings.page, made_by)
+    run.out.timed.add("report.html")  # it shows the command, which says where and in how many processes
     run.out.metrics.update({v: {n: f.value for n, f in means.items()} for v, means in report.means.items()})
 
 

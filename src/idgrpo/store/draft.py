@@ -17,7 +17,8 @@ LOCK = ".lock"
 
 @dataclass
 class Draft:
-    """An artifact being built: write into `path`, add to `metrics`, name in `timed` the files that hold measured times.
+    """An artifact being built: write into `path`, add to `metrics`, name in `timed` the files that hold measured
+    times or the command.
 
     `artifact` is set once it is published.
     """

@@ -35,8 +35,8 @@ class InputEntry(BaseModel):
 class Manifest(BaseModel):
     """Written last, so an artifact without one does not exist.
 
-    `timed` names files that hold measured times, such as a run's metrics: they are hashed like all others, but the digest
-    does not cover them, so that the same work done twice has the same digest.
+    `timed` names files that hold measured times, such as a run's metrics, or the command that was typed, such as a report's page:
+    they are hashed like all others, but the digest does not cover them, so that the same work done twice has the same digest.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
