@@ -7,6 +7,7 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -149,6 +150,15 @@ def alone(checkpoint, tmp_path_factory):
     return train(checkpoint, tmp_path_factory.mktemp("alone") / "run", 1, {})
 
 
+def tolerance(expected: dict[str, Any]) -> float:
+    """Give a thousandth of how far training moved what began at 0 (the adapter's B), at least 1e-6.
+
+    Sums over ranks come in other orders, and AdamW divides by the size of a gradient: on some CPUs 1.2e-6 of a way of 2.8e-3.
+    """
+    moved = max((float(value.abs().max()) for name, value in expected.items() if "lora_B" in name), default=0.0)
+    return max(1e-6, 1e-3 * moved)
+
+
 @pytest.mark.dist
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
@@ -270,7 +280,7 @@ def test_groups_end_alike_however_they_lie_on_ranks(checkpoint, tmp_path, num_gr
     assert any(value.abs().max() > 1e-3 for name, value in expected.items() if "lora_B" in name)
     for rank in weights:
         for name, value in rank.items():
-            assert float((value - expected[name]).abs().max()) < 1e-6, name
+            assert float((value - expected[name]).abs().max()) < tolerance(expected), name
     for row, expected_row in zip(rows[0], expected_rows, strict=True):
         assert row == pytest.approx(expected_row, rel=1e-3, abs=1e-6)
 
