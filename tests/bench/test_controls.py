@@ -124,8 +124,8 @@ class Controls:
         write_records(kept, [sample for _, sample in best.values()])
         return kept
 
-    def measure(self, title: str, policy) -> None:
-        """Sample the held-out cases, compare with the base and print a row; keep it beside the store."""
+    def measure(self, title: str, policy) -> dict[str, dict[str, float]]:
+        """Sample the held-out cases, compare with the base, print the row of changes and give it; keep it beside the store."""
         name = policy.ref.split("/")[1].split("@")[0]
         settings = {"num_per_case": 1, "seed": NOISE_SEED}
         clips = stages.sample(
@@ -144,6 +144,7 @@ class Controls:
         print(f"\n| {self.base} | {title} | {told} |", flush=True)
         with (FOLDER / "controls.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"base": self.base, "control": title, **row}) + "\n")
+        return row
 
 
 @pytest.fixture(scope="module", params=["tiny-phantom", "tiny-vace"])
@@ -151,32 +152,40 @@ def controls(request):
     return Controls(request.param)
 
 
-def test_capacity_fine_tuned_on_true_clips(controls):
-    controls.measure("SFT on true clips", controls.sft("true", "samples/true-train", {"clips.guidance": 0.0}))
+@pytest.fixture(scope="module")
+def start(controls):
+    """The row of the demo's start, which the others are held against."""
+    return controls.measure("SFT on true clips with guidance (the demo's start)", controls.taught)
 
 
-def test_warm_start_of_the_demo(controls):
-    controls.measure("SFT on true clips with guidance (the demo's start)", controls.taught)
+def test_capacity_fine_tuned_on_true_clips(controls, start):
+    settings = {"clips.guidance": 0.0}
+    row = controls.measure("SFT on true clips", controls.sft("true", "samples/true-train", settings))
+    assert row["identity"]["low"] > 0 and start["separation"]["low"] > 0
+    assert row["separation"]["value"] < start["separation"]["value"]
 
 
 def test_selection_fine_tuned_on_the_best_of_8_by_the_finder(controls):
-    controls.measure(
-        "SFT on the best of 8 by the finder", controls.sft("best", controls.best_of_8(), {"clips.guidance": 0.0})
-    )
+    settings = {"clips.guidance": 0.0}
+    row = controls.measure("SFT on the best of 8 by the finder", controls.sft("best", controls.best_of_8(), settings))
+    assert row["separation"]["low"] <= 0
 
 
 @pytest.mark.parametrize("title", FROM_BASE)
-def test_grpo_without_a_warm_start(controls, title):
+def test_grpo_without_a_warm_start_separates_less(controls, start, title):
     name = "grpo-" + "".join(c for c in title.lower() if c.isalnum())
     settings = {**FROM_BASE[title], "num_updates": 4 * GRPO_UPDATES}
-    controls.measure(f"{title}, {4 * GRPO_UPDATES} updates", controls.grpo(name, settings))
+    row = controls.measure(f"{title}, {4 * GRPO_UPDATES} updates", controls.grpo(name, settings))
+    assert row["separation"]["value"] < start["separation"]["value"]
 
 
 @pytest.mark.parametrize("title", FROM_SFT)
-def test_grpo_after_the_warm_start(controls, title):
+def test_grpo_after_the_warm_start_does_not_separate_further(controls, start, title):
+    """A row above the start's interval would be the recipe that was looked for."""
     name = "then-" + "".join(c for c in title.lower() if c.isalnum())
     settings, init = {**GRPO, **FROM_SFT[title]}, controls.taught
     if targets := FROM_SFT[title].get("lora.targets"):  # an adapter goes on with the layers that it has
-        start = {"lora.targets": targets}
-        init = controls.sft(f"sft-{name}", "samples/true-train", start)
-    controls.measure(title, controls.grpo(name, settings, init))
+        start_settings = {"lora.targets": targets}
+        init = controls.sft(f"sft-{name}", "samples/true-train", start_settings)
+    row = controls.measure(title, controls.grpo(name, settings, init))
+    assert row["separation"]["value"] <= start["separation"]["high"]

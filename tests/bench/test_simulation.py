@@ -16,7 +16,7 @@ from idgrpo.bases.inventory import configs_of_entry
 from idgrpo.policy.config import PolicyConfig
 from idgrpo.policy.forecast import forecast
 from idgrpo.policy.recipes import recipe
-from idgrpo.policy.simulation import at_depth, shallow, simulated_peaks
+from idgrpo.policy.simulation import parts_of, shallow, simulated_peaks
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
 SIZE, SMALL = VideoSize(416, 240, 33), VideoSize(416, 240, 9)
@@ -33,7 +33,7 @@ def settings(base: str, recompute: str = "auto", micro_batch: int = 1) -> Policy
 def test_two_shallow_transformers_tell_of_the_whole_one(base):
     entry, (transformer, vae) = ENTRIES[base], configs_of_entry(ENTRIES[base])
     line = simulated_peaks(entry, transformer, vae, settings(base), SIZE, 2)
-    whole = at_depth(entry, transformer, vae, settings(base), SIZE, 2)
+    whole = parts_of(entry, transformer, vae, settings(base), SIZE, 2).peaks()
     print(f"\n{base}: by the line {line}\n{base}: whole depth {whole}")
     for name, value in vars(whole).items():
         assert getattr(line, name) == pytest.approx(value, rel=0.02), name
@@ -61,7 +61,7 @@ def test_training_with_a_reward_model_beside_it_fits_24_gib(base):
 def test_a_real_replay_takes_what_the_simulation_says():
     """Phantom's width, four blocks, random weights in bfloat16 on the CPU: a real replay in a process of its own."""
     entry, (transformer, vae) = ENTRIES["phantom"], configs_of_entry(ENTRIES["phantom"])
-    told = at_depth(entry, shallow(transformer, BLOCKS, 1), vae, settings("phantom", "off"), SMALL, 2)
+    told = parts_of(entry, shallow(transformer, BLOCKS, 1), vae, settings("phantom", "off"), SMALL, 2).peaks()
     # Large blocks go back to the system at once, so that resident memory is what is alive.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     found = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=True)
@@ -73,8 +73,6 @@ def test_a_real_replay_takes_what_the_simulation_says():
 def measure_replay() -> None:
     """Print the GiB by which resident memory rises in a replay, after one that has warmed up; runs as a process of its own."""
     import torch
-
-    from idgrpo.policy.simulation import parts_of
 
     entry, (transformer, vae) = ENTRIES["phantom"], configs_of_entry(ENTRIES["phantom"])
     parts = parts_of(entry, shallow(transformer, BLOCKS, 1), vae, settings("phantom", "off"), SMALL, 2)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from idgrpo.bases.contract import Condition, ConditionBatch, Guidance, VideoSize
+from idgrpo.policy.replay import Pairs, UpdateData
 from idgrpo.policy.rollout import SampleRow
 
 SIZE = VideoSize(8, 8, 5)
@@ -94,3 +95,8 @@ def rows_of(num_cases: int, group_size: int) -> list[SampleRow]:
 def conditions_of(base: FakeBase, num_cases: int, num_references: int = 2) -> dict[int, Condition]:
     image = torch.zeros(3, 8, 8, dtype=torch.uint8)
     return {case: base.encode("p" * (case + 1), [image] * num_references, SIZE) for case in range(num_cases)}
+
+
+def gathered(data: UpdateData) -> list[Pairs]:
+    """Give the micro-batches of an update with their tensors."""
+    return [gather() for gather in data.batches]

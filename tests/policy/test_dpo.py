@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fake_base import SIZE, FakeBase
+from fake_base import SIZE, FakeBase, gathered
 from pydantic import ValidationError
 from test_policy_training import checkpoint, digest, numbers  # noqa: F401
 from test_sft import SFT, write_samples
@@ -60,11 +60,6 @@ def write_preferences(folder: Path, labels=("a", "b", "a", "b"), size=(5, 8, 8),
     path = folder / "prefs.jsonl"
     path.write_text("".join(line.model_dump_json() + "\n" for line in lines))
     return path
-
-
-def gathered(data):
-    """Give the micro-batches of an update with their tensors."""
-    return [gather() for gather in data.batches]
 
 
 def make_trainer(tmp_path, base=None, world=None, labels=("a", "b", "a", "b"), **changes):

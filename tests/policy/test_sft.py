@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fake_base import SIZE, FakeBase
+from fake_base import SIZE, FakeBase, gathered
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from test_policy_training import SETTINGS, checkpoint, digest, numbers  # noqa: F401
@@ -80,11 +80,6 @@ def write_samples(folder: Path, num: int = 6, size: tuple[int, int, int] = (5, 8
     path = folder / "samples.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
-
-
-def gathered(data):
-    """Give the micro-batches of an update with their tensors."""
-    return [gather() for gather in data.batches]
 
 
 def make_trainer(tmp_path, base=None, world=None, **changes):

@@ -10,6 +10,7 @@ and the gap of the two scores goes into a pair loss of the reward model (`loss.d
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -46,7 +47,7 @@ class PairSource(StoredSource):
     rows_per_item = 2
     book: PairBook
 
-    @property
+    @cached_property
     def names(self) -> Sequence[str]:
         return [pair.id for pair in self.book.preferences]
 

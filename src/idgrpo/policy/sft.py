@@ -6,6 +6,7 @@ the clip is first moved along what, in the reference policy's eyes, tells its pe
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 
@@ -19,7 +20,7 @@ from idgrpo.run.draws import seed_of
 class ClipSource(StoredSource):
     """Gives stored clips, each to be learnt as it is or moved by `clips.guidance`."""
 
-    @property
+    @cached_property
     def names(self) -> Sequence[str]:
         return [clip.id for clip in self.book.clips]
 

@@ -120,11 +120,13 @@ def _simulated(entry: BaseEntry, configs: str, settings: str, size: VideoSize, n
     later = [place for place in transformer.get("vace_layers") or () if place]
     period = later[0] if later else 1
     depth = transformer["num_layers"] / period
+
+    def at(layers: Mapping[str, Any]) -> Peaks:
+        return parts_of(entry, layers, vae, config, size, num_references).peaks()
+
     if depth <= SHALLOW[1]:
-        return at_depth(entry, transformer, vae, config, size, num_references)
-    low, high = (
-        at_depth(entry, shallow(transformer, count, period), vae, config, size, num_references) for count in SHALLOW
-    )
+        return at(transformer)
+    low, high = (at(shallow(transformer, count, period)) for count in SHALLOW)
     return low.line(high, (depth - SHALLOW[0]) / (SHALLOW[1] - SHALLOW[0]))
 
 
@@ -134,33 +136,6 @@ def shallow(transformer: Mapping[str, Any], count: int, period: int) -> dict[str
     if transformer.get("vace_layers"):
         layers["vace_layers"] = tuple(range(0, count * period, period))
     return {**transformer, **layers}
-
-
-def at_depth(
-    entry: BaseEntry,
-    transformer: Mapping[str, Any],
-    vae: Mapping[str, Any],
-    config: PolicyConfig,
-    size: VideoSize,
-    num_references: int,
-) -> Peaks:
-    """Run the parts of an update on fake tensors, with all blocks that `transformer` has."""
-    parts = parts_of(entry, transformer, vae, config, size, num_references)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        live = LiveBytes()
-        parts.fill(torch.empty_like)
-        weights = trained_weights(parts.base.transformer).values()
-        for tensor in (*parts.base.transformer.parameters(), *parts.base.transformer.buffers()):
-            live.add(tensor)
-        resident = live.now
-        with live:
-            rollout = live.above(parts.roll_out, resident) if config.method == "grpo" else 0
-            for weight in weights:
-                weight.grad = torch.empty_like(weight)  # as after the first micro-batch
-            gradients = live.now
-            replayed = live.above(parts.replay, gradients)
-            stepped = live.above(torch.optim.AdamW(weights).step, gradients)
-    return Peaks(*(value / GIB for value in (resident, rollout, replayed, stepped)))
 
 
 @dataclass(frozen=True)
@@ -182,6 +157,24 @@ class UpdateParts:
             for name, buffer in part._buffers.items():
                 if buffer is not None and buffer.is_meta:
                     part._buffers[name] = make(buffer, device="cpu")
+
+    def peaks(self) -> Peaks:
+        """Run all parts on fake tensors, with all blocks that the transformer has."""
+        transformer, is_grpo = self.base.transformer, self.config.method == "grpo"
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            live = LiveBytes()
+            self.fill(torch.empty_like)
+            for tensor in (*transformer.parameters(), *transformer.buffers()):
+                live.add(tensor)
+            resident, weights = live.now, trained_weights(transformer).values()
+            with live:
+                rollout = live.above(self.roll_out, resident) if is_grpo else 0
+                for weight in weights:
+                    weight.grad = torch.empty_like(weight)  # as after the first micro-batch
+                gradients = live.now
+                replayed = live.above(self.replay, gradients)
+                stepped = live.above(torch.optim.AdamW(weights).step, gradients)
+        return Peaks(*(value / GIB for value in (resident, rollout, replayed, stepped)))
 
     def roll_out(self) -> None:
         """Make one denoising step of a batch of the rollout."""

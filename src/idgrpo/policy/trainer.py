@@ -20,7 +20,7 @@ from idgrpo.policy.forward import forward_step
 from idgrpo.policy.groups import CaseBook
 from idgrpo.policy.grpo import RolloutSource
 from idgrpo.policy.loss import load_loss
-from idgrpo.policy.replay import MicroBatch, Replay, ReplayFigures, UpdateData, check_on_policy
+from idgrpo.policy.replay import MicroBatch, Pairs, Replay, ReplayFigures, UpdateData, check_on_policy
 from idgrpo.policy.schedule import Schedule
 from idgrpo.policy.scoring import RewardScorer
 from idgrpo.policy.sft import ClipSource
@@ -160,7 +160,10 @@ class Trainer:
         if not self.engine.needs_equal_backwards:
             return data.batches
         most = max(self.world.gather(len(data.batches)))
-        filler = lambda: data.spare().as_filler()  # noqa: E731
+
+        def filler() -> Pairs:
+            return data.spare().as_filler()
+
         return [*data.batches, *([filler] * (most - len(data.batches)))]
 
     def _check(self, ranks: Sequence[ReplayFigures]) -> None:
