@@ -69,6 +69,23 @@ def test_forced_run_starts_afresh_and_ends_alike(call):
     assert (Path(second["path"]) / "pytorch_lora_weights.safetensors").read_bytes() == first.read_bytes()
 
 
+def test_a_run_is_made_longer_and_ends_as_if_it_had_been_so_long_from_the_start(call):
+    constant = ("--set", "optimizer.schedule=constant")
+    kept = (*constant, "--set", "checkpoint.every=1", "--set", "checkpoint.keep_every=1")
+    assert call(*kept)[0] == 0
+    code, longer, err = call(*kept, "--updates", "3", "--set", "checkpoint.keep_last=3")
+    assert code == 0, err
+    whole = call(*constant, "--updates", "3", "--name", "whole")[1]
+    rows = [(Path(one["path"]) / "metrics.jsonl").read_text().splitlines() for one in (longer, whole)]
+    assert [json.loads(row)["step"] for row in rows[0]] == [json.loads(row)["step"] for row in rows[1]] == [1, 2, 3]
+    short = (Path(call(*kept)[1]["path"]) / "metrics.jsonl").read_text().splitlines()
+    assert rows[0][:2] == short  # with its times: these updates were not made again
+    weights = [(Path(one["path"]) / "pytorch_lora_weights.safetensors").read_bytes() for one in (longer, whole)]
+    assert weights[0] == weights[1]
+    code, document, _ = call(*kept, "--updates", "1")
+    assert code == 2 and "has made 3 updates already, 1 are asked for" in document["error"]["message"]
+
+
 def test_dry_run_shows_work_and_writes_nothing(call, tmp_path):
     code, document, _ = call("--dry-run")
     assert code == 0 and document["samples_per_update"] == 4

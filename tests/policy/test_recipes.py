@@ -61,6 +61,22 @@ def test_full_size_trains_guided_unless_the_cheaper_recipe_is_named():
     assert recipe("unguided", "tiny-vace") == recipe("default", "tiny-vace")
 
 
+def test_steps_of_an_adapter_are_not_swamped_by_adams_epsilon():
+    import torch
+
+    def step(eps: float) -> float:
+        weight = torch.zeros(1, requires_grad=True)
+        optimizer = torch.optim.AdamW([weight], lr=1.0, eps=eps, weight_decay=0.0)
+        weight.grad = torch.full((1,), 5e-9)  # rms of an adapter's gradients
+        optimizer.step()
+        return -weight.item()
+
+    assert step(1e-8) < 0.4  # torch's own
+    for base in ("vace", "phantom-14b"):
+        for name in ("default", "unguided", "full"):
+            assert step(recipe(name, base).optimizer.eps) > 0.99
+
+
 def test_shift_follows_the_base():
     assert recipe("default", "phantom").rollout.shift == 5.0
     assert recipe("default", "vace").rollout.shift == 3.0

@@ -23,7 +23,7 @@ DEFAULT: Settings = {
     },
     "loss": {"micro_batch": 2},
     "kl": {"weight": 0.004},
-    "optimizer": {"lr": 1e-4},
+    "optimizer": {"lr": 1e-4, "eps": 1e-12},  # gradients of an adapter have rms 5e-9: 1e-8 would shrink every step
     "lora": {"rank": 32, "alpha": 32, "targets": ATTENTION},
     "evaluation": {"finder": "facenet"},
     "reward": {"overlap": True, "contrast": 0.5},

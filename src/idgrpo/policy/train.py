@@ -293,11 +293,19 @@ def save(trainer: Trainer, run: RunFolder) -> None:
 
 def _resume(trainer: Trainer, run: RunFolder) -> list[dict[str, float | str]]:
     """Continue from the newest checkpoint, if any: restore everything, cut metrics written after it; give the metrics."""
-    latest = run.checkpoints.latest()
+    world = trainer.world
+    found = run.checkpoints.latest() if world.is_main else None
+    step = world.gather(None if found is None else found.step)[0]  # ranks must not each take what they see
+    latest = found if world.is_main or step is None else run.checkpoints.at(step)
     if latest is None:
         if trainer.world.is_main:
             run.metrics.truncate_after(-1)
         return []
+    if latest.step > trainer.config.num_updates:
+        raise UsageError(
+            f"this run has made {latest.step} updates already, {trainer.config.num_updates} are asked for",
+            fix=f"--updates {latest.step} or more, or a run of its own: --name",
+        )
     device = trainer.base.device
     if not trainer.engine.restores_weights:
         assign(trainer.weights, read_weights(latest.path / "weights.safetensors", device))

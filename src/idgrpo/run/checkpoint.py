@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from idgrpo.errors import MachineError
 from idgrpo.records.atomic import replacing
 from idgrpo.records.digest import sha256_of
 from idgrpo.records.document import parse_json
@@ -98,6 +99,15 @@ class Checkpoints:
                     return Checkpoint(step, path, parse_json((path / "state.json").read_text(encoding="utf-8")))
                 tell(f"warning: the checkpoint {path} is not used: {problem}")
         return None
+
+    def at(self, step: int) -> Checkpoint:
+        """Return the checkpoint that another rank found whole. Raises MachineError when this rank does not see it."""
+        for path in (self._target(step), self._aside(step)):
+            if path.is_dir():
+                return Checkpoint(step, path, parse_json((path / "state.json").read_text(encoding="utf-8")))
+        raise MachineError(
+            f"{self._target(step)} is seen by the main rank and not by this one", fix="use a store that all nodes share"
+        )
 
     def _target(self, step: int) -> Path:
         return self.folder / f"{PREFIX}{step:06d}"

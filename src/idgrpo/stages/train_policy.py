@@ -33,6 +33,8 @@ NO_RESULT: dict[str, bool | set[str]] = {
 }
 """Settings that change nothing of what is computed: not part of what makes two runs the same. What the sources of rewards
 hold does; it stands beside them."""
+CHANGEABLE = {"num_updates", "checkpoint", "preview"}
+"""Settings that a run may be given anew while it goes on: a longer one takes up the checkpoints of a shorter one."""
 MATERIAL = {"grpo": "cases", "sft": "clips", "dpo": "preferences"}
 """What a method learns from."""
 
@@ -131,6 +133,8 @@ def train_policy(
         "recipe": recipe,
         "policy": settled.model_dump(mode="json", exclude=NO_RESULT),
     }
+    lasting = CHANGEABLE if settled.optimizer.schedule == "constant" else CHANGEABLE - {"num_updates"}
+    run_config = {"policy": {key: value for key, value in resolved["policy"].items() if key not in lasting}}
     for one in rewards:  # the model decides the result, not the address it is served at
         if one.name == "rm" and one.kind == "service":
             resolved["served_rm"] = one.pin
@@ -150,7 +154,7 @@ def train_policy(
 
     # The digest of the weights says also that they are missing, before anything is done; a plan needs none.
     return Work(
-        store, "train-policy", "policy", name, inputs, resolved, make, plan,
+        store, "train-policy", "policy", name, inputs, resolved, make, plan, run_config=run_config,
         pins=lambda: weights_of_entry(entry), forget=functools.partial(_forget, keep=bool(settled.checkpoint.keep_every)),
         force=force, resume=resume, device=device, ranks="together",
     )  # fmt: skip

@@ -115,6 +115,8 @@ class Work:
             or all, and they compute "together" by collectives.
         share: deal items out to every process that makes the same call, ranks of one job or not.
         plan: tells what would be done, without doing it.
+        run_config: settings of `config` as they make two runs the same, by their first keys: without those that a run can be
+            given anew while it goes on, such as its length.
         pins: what else decides the result but is missing or dear in a plan, such as the digest of a base's weights.
         forget: removes from the run's folder what a published run needs no more.
         force: make it anew; what an unfinished run left is thrown away unless `resume` is set too.
@@ -130,6 +132,7 @@ class Work:
     config: Mapping[str, Any]
     make: Callable[[Run], None]
     plan: Callable[[], Plan]
+    run_config: Mapping[str, Any] = field(default_factory=dict)
     pins: Callable[[], dict[str, Any]] = dict
     forget: Callable[[RunFolder], None] = _remove
     force: bool = False
@@ -163,9 +166,10 @@ class Work:
 
     @property
     def folder(self) -> Path:
-        """The run's folder: its name ends with a digest of everything that decides the result."""
+        """The run's folder: its name ends with a digest of everything that makes it this run."""
         digests = {key: source.digest for key, source in self.inputs.items()}
-        mark = hashlib.sha256(canonical({"inputs": digests, "config": self.settled}).encode()).hexdigest()[:12]
+        config = {**self.settled, **self.run_config}
+        mark = hashlib.sha256(canonical({"inputs": digests, "config": config}).encode()).hexdigest()[:12]
         return self.store.run_dir(f"{self.stage}-{self.name}-{mark}")
 
     def find(self) -> Artifact | None:
