@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PHOTOS := .venv/face-photos
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: setup demo demo-quick evidence test lint type test-slow test-hostile test-browser bench reference docs bench-faces tinyworld clean
+.PHONY: setup demo demo-quick evidence test lint type test-slow test-hostile full-size test-browser bench reference docs bench-faces tinyworld clean
 
 setup: $(STAMP)  ## make .venv with the command `idgrpo` inside
 
@@ -45,6 +45,9 @@ test-slow: setup  ## long tests and those with several processes
 
 test-hostile: setup  ## 1,000 kills (IDGRPO_KILLS, IDGRPO_KILL_SEED) and 8,000 damaged files (IDGRPO_MUTANTS); about an hour
 	$(PYTEST) -q -s -m hostile --timeout 14400
+
+full-size: setup  ## every stage on random weights of the public sizes: 30 GB of disk, 24 GB of memory, two hours on 2 cores; goes on where it was
+	$(BIN)/python -m tests.full_size --folder $(or $(FOLDER),full-size)
 
 test-browser: setup  ## needs Chromium and its driver from the system's packages
 	$(PYTEST) -q -m browser --timeout 900

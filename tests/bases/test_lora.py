@@ -308,6 +308,13 @@ class TestBadAdapters:
         with pytest.raises(ArtifactError, match="cannot be read"):
             lora.load_adapter(phantom, saved)
 
+    def test_half_of_a_layer(self, phantom, saved):
+        state = load_file(saved)
+        lost = next(key for key in state if "lora_B" in key)
+        save_file({key: value for key, value in state.items() if key != lost}, saved)
+        with pytest.raises(ArtifactError, match=f"does not fit its layers: {lost}"):
+            lora.load_adapter(phantom, saved)
+
     def test_second(self, phantom, saved):
         lora.load_adapter(phantom, saved)
         with pytest.raises(UsageError, match="already carries an adapter"):
@@ -326,6 +333,21 @@ class TestHalfPrecisionBase:
     @pytest.fixture
     def half(self, checkpoints):
         return lambda: load_base(str(checkpoints / "phantom"), dtype=torch.bfloat16)
+
+    def test_a_first_step_is_no_damage(self, half, tmp_path):
+        """One update at 1e-4, averaged, moves no bfloat16 output of a small model: it was refused as having no effect."""
+        base = half()
+        lora.attach(base, rank=2)
+        for name, weight in base.transformer.named_parameters():
+            if "lora_B" in name:
+                weight.data.fill_(1e-5)
+        lora.save_adapter(base, tmp_path / "first")
+        loaded = half()
+        lora.load_adapter(loaded, tmp_path / "first")
+        assert all(
+            float(layer.lora_B[lora.POLICY].weight.max()) == pytest.approx(1e-5)
+            for _, layer in lora.lora_layers(loaded)
+        )
 
     def test_a_policy_keeps_every_number(self, checkpoints, half, tmp_path):
         path = lora.save_adapter(trained(load_base(str(checkpoints / "phantom"))), tmp_path)

@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 from idgrpo.annotate.config import JudgeConfig
 from idgrpo.annotate.judge import UNREADABLE, UNSURE, Question, Reply, Shown
 from idgrpo.errors import ArtifactError, MachineError
+from idgrpo.run.machine import weights_dtype
 
 INTRODUCTION = "Here is a picture of each person who should be in a video.\n"
 TASK = (
@@ -122,7 +123,7 @@ def load_vlm(directory: Path, device: str) -> tuple[Any, Any]:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # ours say what is going on
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    dtype = weights_dtype(device)
     try:
         processor = AutoProcessor.from_pretrained(directory)
         model, report = AutoModelForImageTextToText.from_pretrained(directory, dtype=dtype, output_loading_info=True)

@@ -20,6 +20,7 @@ from idgrpo.bases.weights import locate, read_config, reading_weights, refuse_no
 from idgrpo.errors import ArtifactError, MachineError, UsageError
 from idgrpo.plugins import load
 from idgrpo.records.document import parse_json
+from idgrpo.run.machine import weights_dtype
 
 if TYPE_CHECKING:
     from idgrpo.bases.wan import WanBase
@@ -42,8 +43,8 @@ def load_base(
 ) -> "WanBase":
     """Load a base: a name of `entries.ENTRIES` (with `@commit` to pin a hub revision), a diffusers folder, or one file.
 
-    dtype is that of the transformer: None takes float32 on the CPU and bfloat16 elsewhere (diffusers keeps norms, time
-    embedding and modulation in float32). vae_dtype is that of the VAE. encoder_device (None = `device`) is where the text
+    dtype is that of the transformer: None takes float32 on the CPU and bfloat16 elsewhere (`weights_dtype`; diffusers keeps norms,
+    time embedding and modulation in float32). vae_dtype is that of the VAE. encoder_device (None = `device`) is where the text
     encoder works; its weights are read at the first prompt. reversed_references: VACE puts the last reference first, as
     diffusers' pipeline does. vae_tiling decodes in overlapping tiles of 256 px: less memory, and pixels near the seams differ
     slightly; None does so where a GPU has no room for a whole frame. with_transformer False leaves the transformer for
@@ -52,7 +53,7 @@ def load_base(
     Raises UsageError (unknown name, wrong class, a model of two experts), MachineError (weights not here), ArtifactError.
     """
     device = _checked_device(device)
-    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    dtype = dtype or weights_dtype(device)
     entry = resolve_entry(name_or_path)
     refuse_reversal(entry, reversed_references)
     if entry.loader:

@@ -3,7 +3,7 @@
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,18 @@ def load_for_sampling(settings: SampleConfig, policy: Path | None = None) -> "Wa
         base.when_loaded = partial(load_tuned, source=policy)
     if base.entry.architecture == "tiny":
         base.load_transformer()
+    return base
+
+
+def load_for_renoising(settings: SampleConfig, prompts: Iterable[str]) -> "WanBase":
+    """Load a base for `renoise`, which meets other photos with every clip, but no other prompts: these are encoded first.
+
+    So text encoder and transformer of a full-size base never need memory at the same time.
+    """
+    base = load_for_sampling(settings)
+    if base.entry.architecture != "tiny" and not base.entry.loader:
+        base.encode_prompts(prompts)
+    base.load_transformer()
     return base
 
 

@@ -1,7 +1,7 @@
 """What VACE and Phantom share: text, VAE, geometry, and velocity by buckets of equal numbers of references."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from idgrpo.bases.cost import free_device_bytes, must_tile
 from idgrpo.bases.finite import require_finite_rows
 from idgrpo.bases.geometry import Geometry
 from idgrpo.bases.guidance import guided_velocity
-from idgrpo.bases.text import TextEncoder, checked_prompt
+from idgrpo.bases.text import TextEncoder, checked_prompt, clean_prompt
 from idgrpo.bases.weights import weights_digest
 from idgrpo.errors import UsageError
 from idgrpo.flow.schedule import NUM_TRAIN_TIMESTEPS
@@ -67,7 +67,7 @@ class WanBase:
         shape = (1, self.geometry.z, 1, 1, 1)
         self._latents_mean = torch.tensor(vae.config.latents_mean, dtype=torch.float32).view(shape)
         self._latents_std = torch.tensor(vae.config.latents_std, dtype=torch.float32).view(shape)
-        self._negative: Tensor | None = None
+        self._texts: dict[str, Tensor] = {}
 
     def load_transformer(self) -> None:
         """Read the transformer if that has not happened; see `contract.Base.load_transformer`."""
@@ -105,20 +105,33 @@ class WanBase:
         """Encode one case; see `contract.Base.encode`."""
         self.geometry.check(size)
         check_references(references, min_px=self.entry.min_reference_px, max_references=self.entry.max_references)
-        text = self.text_encoder.encode([checked_prompt(prompt)])[0]
-        if self._negative is None:
-            self._negative = _without_padding(self.text_encoder.encode([self.entry.negative_prompt])[0])
+        text, negative = (self._texts.get(words) for words in (prompt, self.entry.negative_prompt))
+        text = self._encode_text(checked_prompt(prompt)) if text is None else text
+        if negative is None:
+            negative = self._texts[self.entry.negative_prompt] = self._encode_text(self.entry.negative_prompt)
         fitted = [type(self).fit(image, size.height, size.width) for image in references]
         latents = [self._encode_pixels(image[None, :, None]) for image in fitted]
-        require_finite_rows(text[None], "the embeddings of its prompt", ["text"])
         require_finite_rows(torch.stack(latents), "its encodings", [f"reference {n + 1}" for n in range(len(latents))])
         return Condition(
-            text=_without_padding(text),
-            negative=self._negative,
+            text=text,
+            negative=negative,
             references=torch.cat(latents, dim=2)[0],
             background=self._background(size),
             size=size,
         )
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Iterable[str]) -> None:
+        """Encode prompts ahead for `encode`, and give the text encoder's memory back: it need not be there with the transformer."""
+        for prompt in {*filter(clean_prompt, prompts), self.entry.negative_prompt} - set(self._texts):
+            self._texts[prompt] = self._encode_text(prompt)
+        self.text_encoder.release()
+
+    def _encode_text(self, prompt: str) -> Tensor:
+        """Encode a prompt to [token, channel], without padding."""
+        text = self.text_encoder.encode([prompt])[0]
+        require_finite_rows(text[None], "the embeddings of its prompt", ["text"])
+        return _without_padding(text)
 
     def collate(self, conditions: Sequence[Condition], *, reversed_references: bool = False) -> ConditionBatch:
         """Stack conditions; see `contract.Base.collate`."""

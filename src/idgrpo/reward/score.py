@@ -14,6 +14,7 @@ from idgrpo.reward.checkpoint import checkpoint_digest
 from idgrpo.reward.inputs import FrameRates, InputBuilder, References, SeenClip, Video, Videos, content_key, frame_rates
 from idgrpo.reward.model import RewardNetwork, load_network
 from idgrpo.reward.reading import Row, look_at, read_rows
+from idgrpo.run.machine import weights_dtype
 
 NOT_SCORING = (
     "manifest.json",
@@ -185,8 +186,8 @@ class RewardModel:
     def load(cls, path: Path | str, device: str = "cpu", *, batch: int = 16) -> "RewardModel":
         """Load a directory written by `train-rm` or `artifacts import-rm`.
 
-        On a GPU the weights are bfloat16 with the adapters beside them, elsewhere float32 with the adapters folded in; the
-        head is float32 everywhere.
+        On a GPU the weights are bfloat16 with the adapters beside them, elsewhere float32 with the adapters folded in
+        (`weights_dtype`); the head is float32 everywhere.
 
         Args:
             path: the directory (of an artifact: `Store.resolve("rm").path`).
@@ -197,8 +198,7 @@ class RewardModel:
             ArtifactError: a file is missing, damaged or of another model, or holds numbers that are not finite.
             MachineError: the weights do not fit into memory.
         """
-        dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-        network, builder, card = load_network(Path(path), dtype)
+        network, builder, card = load_network(Path(path), weights_dtype(device))
         try:
             network = network.to(device)
         except torch.OutOfMemoryError as error:

@@ -6,8 +6,14 @@ import platform
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from idgrpo.errors import MachineError
+from idgrpo.errors import MachineError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPE_ENV = "IDGRPO_DTYPE"
 
 
 def free_disk_bytes(path: Path) -> int:
@@ -31,6 +37,20 @@ def device_name(device: str) -> str:
         return torch.cuda.get_device_name(torch.device(device))
     num = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{platform.machine()} CPU, {num} cores"
+
+
+def weights_dtype(device: object) -> "torch.dtype":
+    """Give the type that weights of generators and vision-language models are held and computed in on a device.
+
+    bfloat16 on a GPU, float32 on a CPU, unless $IDGRPO_DTYPE says one of them: like the device it belongs to the machine, not
+    to what is asked for. Raises UsageError for another value.
+    """
+    import torch
+
+    asked = os.environ.get(DTYPE_ENV) or ("float32" if torch.device(device).type == "cpu" else "bfloat16")  # type: ignore[arg-type]
+    if asked not in ("float32", "bfloat16"):
+        raise UsageError(f"{DTYPE_ENV}={asked} is no type of weights here", fix="float32 or bfloat16")
+    return getattr(torch, asked)
 
 
 def require_disk(path: Path, size_bytes: int) -> None:

@@ -1,7 +1,7 @@
 """The `distort` stage: clean clips -> worse clips with a known order -> preferences."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,13 +105,15 @@ def _generator(base: str, sampling: Settings) -> "tuple[SampleConfig, Callable[[
     return settings, lambda: {"generator": {"base": base, "sampler": sampler} | weights_of_entry(entry)}
 
 
-def _regenerator(settings: "SampleConfig") -> "Callable[[Tensor, list[Tensor], str, float, int], Tensor]":
+def _regenerator(
+    settings: "SampleConfig", prompts: Iterable[str]
+) -> "Callable[[Tensor, list[Tensor], str, float, int], Tensor]":
     """Load the base and give the function `distort` calls; a clip the base cannot make is skipped with the reason."""
     from idgrpo.bases.generate import renoise
-    from idgrpo.bases.sampling import load_for_sampling
+    from idgrpo.bases.sampling import load_for_renoising
     from idgrpo.distort.contract import NotPossible
 
-    base = load_for_sampling(settings)
+    base = load_for_renoising(settings, prompts)
 
     def regenerate(clip: "Tensor", references: "list[Tensor]", prompt: str, level: float, seed: int) -> "Tensor":
         try:
@@ -145,7 +147,8 @@ def _make(
         weights = {"weights": finder_weights} if finder_weights else {}
         finder = partial(load_kept_finder, kept, settings.people.finder, **weights)
     work = run.path / "work"
-    regenerate = _regenerator(on_rank(generator, run)) if generator else None
+    prompts = (sample.prompt for sample in samples)
+    regenerate = _regenerator(on_rank(generator, run), prompts) if generator else None
     summary = damage(
         samples, settings, work, finder=finder, regenerate=regenerate, workers=workers, dealing=run.dealing
     )
