@@ -199,7 +199,10 @@ def _names(root: Path) -> Iterator[str]:
             yield "tensorboard" if "/tensorboard/" in name else name  # the sink's files are named by time and process
 
 
-def _without_times(path: Path) -> list[dict]:
+def _without_times(path: Path) -> list[dict] | bool:
+    """Give the rows of a file of figures without their times; of a page that says when and how it was made, that it is there."""
+    if path.suffix != ".jsonl":
+        return path.stat().st_size > 0
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [{key: value for key, value in row.items() if not key.startswith(TIMES)} for row in rows]
 
