@@ -43,7 +43,7 @@ class Stage:
 
 def stages(folder: Path, scale: str) -> dict[str, Stage]:
     """Give all stages, in the order in which they feed each other."""
-    weights, store = folder / "weights", folder / "store"
+    weights = folder / "weights"
     cases, vlm = str(folder / "cases.jsonl"), str(weights / QWEN)
     short, long = SHORT[scale], LONG[scale]
     width, height, frames = short.split("x")
