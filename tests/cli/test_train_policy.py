@@ -350,6 +350,20 @@ def test_where_things_are_computed_makes_no_other_run(call, setting):
     plain = call()[1]["artifact"]
     again = call("--set", "engine.encoder_device=cpu", "--set", "evaluation.device=cpu")[1]
     assert again["artifact"] == plain
+    assert call("--set", "reward.overlap=true")[1]["artifact"] == plain
+
+
+@pytest.mark.parametrize(("kind", "overlaps"), [("model", False), ("service", True), ("function", False)])
+def test_clips_are_scored_beside_the_rollout_where_somebody_else_computes(kind, overlaps):
+    from idgrpo.policy.recipes import recipe
+    from idgrpo.stages.rewards import RewardSource
+    from idgrpo.stages.train_policy import _with_overlap
+
+    settings, rewards = recipe("default", "vace"), [RewardSource("rm", kind, "somewhere")]
+    assert settings.reward.overlap is None
+    assert _with_overlap(settings, rewards).reward.overlap is overlaps
+    asked = settings.reward.model_copy(update={"overlap": not overlaps})
+    assert _with_overlap(settings.model_copy(update={"reward": asked}), rewards).reward.overlap is not overlaps
     code, document, _ = call("--force", "--set", "engine.encoder_device=nonsense")
     assert code == 2 and "nonsense" in document["error"]["message"]
 

@@ -214,8 +214,10 @@ class PolicyRewardConfig(Config):
     normalise: Literal["none", "group"] = Field(
         default="none", description="group: z-score each reward inside the group first"
     )
-    overlap: bool = Field(
-        default=False, description="score a batch while the next one is rolled out; for a service or a second GPU"
+    overlap: bool | None = Field(
+        default=None,
+        description="score a batch while the next one is rolled out; None: where a reward is a service, for on one device the two "
+        "only get into each other's way",
     )
     num_retries: int = Field(default=3, ge=0, le=1000, description="further attempts when scoring fails")
     retry_wait_s: float = Field(default=20.0, ge=0, le=86_400, description="wait before a further attempt, in seconds")

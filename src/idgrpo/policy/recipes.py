@@ -26,7 +26,7 @@ DEFAULT: Settings = {
     "optimizer": {"lr": 1e-4, "eps": 1e-12},  # gradients of an adapter have rms 5e-9: 1e-8 would shrink every step
     "lora": {"rank": 32, "alpha": 32, "targets": ATTENTION},
     "evaluation": {"finder": "facenet"},
-    "reward": {"overlap": True, "contrast": 0.5},
+    "reward": {"contrast": 0.5},
 }
 
 # The same without guidance, at about half of the compute (docs/policy.md): sample the policy with `--as-trained`.

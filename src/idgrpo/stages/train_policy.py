@@ -29,7 +29,7 @@ NO_RESULT: dict[str, bool | set[str]] = {
     "metrics": True,
     "engine": {"encoder_device"},
     "evaluation": {"device"},
-    "reward": {"sources"},
+    "reward": {"sources", "overlap"},
 }
 """Settings that change nothing of what is computed: not part of what makes two runs the same. What the sources of rewards
 hold does; it stands beside them."""
@@ -285,6 +285,7 @@ def _make(
             size=training_size(base.entry, settings), world=run.world, cache=cache,
         )  # fmt: skip
         evaluate.prepare(base)
+    settings = _with_overlap(settings, rewards)
     scores = {name: _at_rate(load, base.entry.fps) for name, load in scorers.items()}
     alone = scores["rm"] if list(scores) == ["rm"] else scores  # a reward model alone is what metrics call the reward
     figures = train(
@@ -296,6 +297,14 @@ def _make(
     if run.publishes:
         run.out.metrics.update(figures)
         run.out.timed.add("metrics.jsonl")
+
+
+def _with_overlap(settings: "PolicyConfig", rewards: Sequence[RewardSource]) -> "PolicyConfig":
+    """Decide whether clips are scored beside the rollout, where that is not set."""
+    if settings.reward.overlap is not None:
+        return settings
+    served = any(one.kind == "service" for one in rewards)
+    return settings.model_copy(update={"reward": settings.reward.model_copy(update={"overlap": served})})
 
 
 def _at_rate(reward: "Callable[[], Scores]", fps: float) -> Callable[..., Any]:
