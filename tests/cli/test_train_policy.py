@@ -351,6 +351,8 @@ def test_where_things_are_computed_makes_no_other_run(call, setting):
     again = call("--set", "engine.encoder_device=cpu", "--set", "evaluation.device=cpu")[1]
     assert again["artifact"] == plain
     assert call("--set", "reward.overlap=true")[1]["artifact"] == plain
+    code, document, _ = call("--force", "--set", "engine.encoder_device=nonsense")
+    assert code == 2 and "nonsense" in document["error"]["message"]
 
 
 @pytest.mark.parametrize(("kind", "overlaps"), [("model", False), ("service", True), ("function", False)])
@@ -364,8 +366,6 @@ def test_clips_are_scored_beside_the_rollout_where_somebody_else_computes(kind, 
     assert _with_overlap(settings, rewards).reward.overlap is overlaps
     asked = settings.reward.model_copy(update={"overlap": not overlaps})
     assert _with_overlap(settings.model_copy(update={"reward": asked}), rewards).reward.overlap is not overlaps
-    code, document, _ = call("--force", "--set", "engine.encoder_device=nonsense")
-    assert code == 2 and "nonsense" in document["error"]["message"]
 
 
 def test_the_order_of_references_is_trained_and_told(call):

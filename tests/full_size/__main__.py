@@ -72,9 +72,9 @@ def stages(folder: Path, scale: str) -> dict[str, Stage]:
     return {
         "doctor": Stage(["doctor"]),
         "cases": Stage(["cases", cases, "--name", "two"]),
-        "sample vace, 2 steps": Stage(sample("vace", "vace", short, "--steps", "2", "--num-per-case", "2"), plan=True),
-        "sample vace, 1 forward": Stage(sample("vace", "long", long, "--steps", "1", "--guidance", "1"), plan=True),
-        "sample phantom, 2 steps": Stage(sample("phantom", "phantom", short, "--steps", "2"), plan=True),
+        "sample vace: 2 steps": Stage(sample("vace", "vace", short, "--steps", "2", "--num-per-case", "2"), plan=True),
+        "sample vace: 1 forward": Stage(sample("vace", "long", long, "--steps", "1", "--guidance", "1"), plan=True),
+        "sample phantom: 2 steps": Stage(sample("phantom", "phantom", short, "--steps", "2"), plan=True),
         "distort --base vace": Stage(
             ["distort", "--data", "samples/vace", "--base", "vace", "--mix", "renoise=1", "--finder", FINDER, "--no-sheets",
              "--per-video", "1", "--sample-set", "sampler.num_steps=2", "--sample-set", "sampler.guidance_mode=none",
@@ -85,7 +85,7 @@ def stages(folder: Path, scale: str) -> dict[str, Stage]:
              "--set", "judge.votes=1", "--set", "judge.max_new_tokens=16"],
             code=3,  # random weights say nothing that can be read: votes are published, and no preference comes of them
         ),
-        "train-rm, mode=full": Stage(
+        "train-rm mode=full": Stage(
             ["train-rm", "--data", "preferences/renoised", "--vlm", vlm, "--name", "qwen",
              *(part for one in full for part in ("--set", one))],
         ),

@@ -122,7 +122,6 @@ def _write_qwen(folder: Path, _: Path, is_full: bool) -> None:
         tie_word_embeddings=True,
     )
     model = random_weights(lambda: Qwen2_5_VLForConditionalGeneration(config), torch.bfloat16)
-    model.tie_weights()
     model.save_pretrained(folder, max_shard_size=SHARD)
     geometry = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2}
     Qwen2_5_VLProcessor(
@@ -159,6 +158,8 @@ def random_weights(make: Callable[[], Any], dtype: torch.dtype) -> Any:
     stored, parameters = set(module.state_dict()), {name for name, _ in module.named_parameters(remove_duplicate=False)}
     assert stored <= parameters, "a stored buffer would hold no numbers"
     module = module.to_empty(device="cpu")
+    if hasattr(module, "tie_weights"):
+        module.tie_weights()  # storage of its own has untied what is one table
     draws = torch.Generator().manual_seed(0)
     pool = torch.randn(1 << 22, generator=draws)
     with torch.no_grad():
