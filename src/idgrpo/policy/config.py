@@ -168,7 +168,7 @@ class AdvantageConfig(Config):
     win_rate: bool = Field(default=False, description="replace each reward by its win rate inside the group")
     controls: tuple[str, ...] = Field(
         default=(),
-        description="what the reward must not be earned by is taken out of the advantages: sharpness, ripple, saturation",
+        description="measures whose share is taken out of the advantages (shortcuts to a reward): sharpness, ripple, saturation",
     )
     hold: float = Field(
         default=0.0,
