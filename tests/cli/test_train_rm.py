@@ -200,9 +200,10 @@ def test_skip_invalid_puts_lines_aside(call, data, tmp_path) -> None:
     assert code == 0 and document["num_pairs"] == 24 and "3 invalid lines" in err
     assert "mixed.jsonl:27: field 'video_a'" in err
     aside = data.parent / "mixed.rejects.jsonl"
+    assert not aside.exists()  # a dry run writes nothing
+    code, document, err = call("--data", str(mixed), "--skip-invalid")
+    assert code == 0 and document["card"]["num_rejected"] == 3 and str(aside) in err
     assert aside.read_text().splitlines() == mixed.read_text().splitlines()[24:]
-    code, document, _ = call("--data", str(mixed), "--skip-invalid")
-    assert code == 0 and document["card"]["num_rejected"] == 3
 
 
 def test_refused_lines_of_an_artifact_stay_out_of_it(call, data, tmp_path) -> None:
@@ -210,10 +211,15 @@ def test_refused_lines_of_an_artifact_stay_out_of_it(call, data, tmp_path) -> No
 
     store = Store(tmp_path / "store")
     with store.publish("preferences", "mixed", inputs={}, config={}) as draft:
-        lines = [json.dumps({**json.loads(line), "video_a": "gone.mp4"}) for line in data.read_text().splitlines()[:3]]
-        (draft.path / "prefs.jsonl").write_text("\n".join(lines) + "\n")
-    code, _, err = call("--data", "preferences/mixed", "--skip-invalid", "--dry-run")
-    assert code == 3 and "no preferences" in err and "3 invalid lines" in err
+        records = [json.loads(line) for line in data.read_text().splitlines()]
+        for number, record in enumerate(records):
+            for side in ("video_a", "video_b"):
+                record[side] = "gone.mp4" if number < 3 else str(data.parent / record[side])
+            for reference in record["references"]:
+                reference["images"] = [str(data.parent / image) for image in reference["images"]]
+        (draft.path / "prefs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    code, _, err = call("--data", "preferences/mixed", "--skip-invalid")
+    assert code == 0 and "3 invalid lines" in err
     store.resolve("preferences/mixed").verify()
     assert len(list((tmp_path / "store" / "runs" / "rejects").glob("*.rejects.jsonl"))) == 1
 

@@ -59,3 +59,11 @@ def test_too_few_cases_are_said(make_subject):
     report = report.model_copy(update={"samples": few})
     (verdict,) = [v for v in diagnose(report) if v.name == "Every person"]
     assert verdict.level == "unknown" and "2 cases are too few" in verdict.text
+
+
+def test_a_few_cases_are_no_alarm(make_subject):
+    """The gain of a worst person hardly shows in a few cases: that it is not seen used to alarm."""
+    report = tuned_by(max, make_subject)
+    few = [s for s in report.samples if int(s.case_id.removeprefix("case-")) < 15]
+    (verdict,) = [v for v in diagnose(report.model_copy(update={"samples": few})) if v.name == "Every person"]
+    assert verdict.level == "watch" and "one person is paid for" in verdict.text

@@ -65,8 +65,21 @@ def test_the_card_says_base_data_measures_and_use(shelf, tmp_path, capsys):  # n
     assert (
         "- alarm: Motion: motion fell" in card and "*Anna and Ben dance in the rain*" in card and "## Licence" in card
     )
+    assert (
+        card.count("motion fell") == 1 and "\n40 cases, finder" in card
+    )  # whether they were held out is not known here
     assert hub_name("vace") == "Wan-AI/Wan2.1-VACE-1.3B-diffusers" and hub_name("tiny-vace") is None
     assert hub_name("phantom") == "bytedance-research/Phantom"
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "said"),
+    [({"c", "d"}, "40 cases, **1 of them trained on**"), ({"d"}, "40 held-out cases"), (None, "40 cases,")],
+)
+def test_the_card_says_whether_its_cases_were_trained_on(trained_on, said):
+    from idgrpo.stages.card import _measures
+
+    assert f"\n{said}" in _measures(report_of("policy/tuned@v1"), trained_on)
 
 
 def test_a_card_is_of_a_policy_only(tmp_path, capsys):

@@ -13,6 +13,7 @@ WORSE_BY = {"confusion": 1, "margin": -1, "swap_rate": 1}  # which way each says
 STILL_SHARE = 0.25
 COPY_LIMIT = 0.15
 AREA_CORRELATION = 0.5
+ENOUGH_CASES = 16  # fewer do not show that a worst person gained nothing
 
 
 def diagnose(report: Report) -> list[Verdict]:
@@ -161,7 +162,8 @@ def _every_person(report: Report, variant: str) -> Verdict | None:
         return _verdict(variant, "Every person", "unknown", f"{len(cases)} cases are too few to say", figures)
     wider = change.low > 0
     if wider and not _moved(worst, 1):
-        level, text = "alarm", f"{gaps} and the worst one does not gain: one person is paid for"
+        level = "alarm" if len(cases) >= ENOUGH_CASES else "watch"  # a worst person's gain hardly shows in a few cases
+        text = f"{gaps} and the worst one does not gain: one person is paid for"
     else:
         level, text = "watch" if wider and change.value > 0.5 * worst.difference.value else "ok", gaps
     return _verdict(variant, "Every person", level, text, figures)

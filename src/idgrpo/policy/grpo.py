@@ -81,14 +81,17 @@ class RolloutSource:
             values = scores()
         with timer.phase("sync"):  # mostly waiting for the slowest rank's rollout and rewards
             rewards = self._gathered(values)
+        earned = combine_rewards(
+            rewards, config.reward.weights
+        )  # z-scores of groups have the mean 0, whatever was earned
         total = combine_rewards(rewards, config.reward.weights, config.reward.normalise)
         self._refuse_outage(total)
         if config.advantage.hold:
             with timer.phase("hold"):
                 self._follow_drift(rows, conditions, window)
         advantages = self._advantages(total, rows)
-        self._seen = (rows, total)
-        figures: dict[str, float | str] = {**reward_figures(rewards, total), **advantage_figures(advantages)}
+        self._seen = (rows, earned)
+        figures: dict[str, float | str] = {**reward_figures(rewards, earned), **advantage_figures(advantages)}
         figures |= {f"drift_{name}": value for name, value in self.drift.values.items() if config.advantage.hold}
         figures["window"] = " ".join(map(str, window))
         everything = torch.ones_like(advantages.kept)

@@ -4,7 +4,7 @@ import re
 
 POLICY_KEYS = {
     "step": "updates done when the line was written; 0: the base, rated before the first update",
-    "reward_mean": "mean reward of the update's samples, all rewards combined",
+    "reward_mean": "mean reward of the update's samples, all rewards combined by their weights (before `reward.normalise`)",
     "reward_std": "standard deviation of the reward inside a group, mean over groups",
     "reward_min": "lowest reward",
     "reward_max": "highest reward",

@@ -72,11 +72,11 @@ TINY: Settings = {
     "loss": {"credit": "forward", "micro_batch": 32},
     "kl": {"weight": 0.015},
     "optimizer": {"lr": 6e-3, "schedule": "cosine"},
-    "reward": {"contrast": 0.5},
+    "reward": {"contrast": 0.5, "finder": "tiny"},
     "evaluation": {"sampler": {"batch_size": 16}},
 }
 TINY_PAPER: Settings = {
-    "reward": {"contrast": 0.0},
+    "reward": {"contrast": 0.0, "finder": "tiny"},
     "size": {"width": None, "height": None, "frames": None},
     "evaluation": {"finder": "tiny"},
     "rollout": {"batch_size": 16},

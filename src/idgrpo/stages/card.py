@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from idgrpo.errors import ArtifactError, DataError
+from idgrpo.errors import ArtifactError, DataError, UsageError
 from idgrpo.stages.source import Source
 from idgrpo.store.artifact import Artifact
 from idgrpo.store.store import Store
@@ -29,7 +29,7 @@ def model_card(store: Store, policy: Source, *, weights: str) -> str:
         f"A LoRA adapter (or whole weights) for `{base}`, trained with [GRPO](https://arxiv.org/abs/2510.14256) on a reward learned from "
         "preferences about identity.\n" if trained.get("config", {}).get("method", "grpo") == "grpo" else f"Weights for `{base}`, fine-tuned on chosen clips.\n",
         _use(base, trained, weights, report),
-        _measures(report),
+        _measures(report, _trained_on(store, policy)),
         _data(store, policy),
         _settings(trained),
         f"## Licence\n\n{LICENCE}\n",
@@ -99,15 +99,34 @@ def _guidance(schedule: dict[str, Any]) -> str:
     )
 
 
-def _measures(report: "Report | None") -> str:
+def _trained_on(store: Store, policy: Source) -> set[str] | None:
+    """Give the ids of the cases that a policy was trained on; None where the store does not know them."""
+    from idgrpo.stages.cases import read_cases
+    from idgrpo.stages.source import find
+
+    entry = policy.artifact.manifest.inputs.get("cases") if policy.artifact else None
+    try:
+        return {case.id for case in read_cases(find(store, "cases", entry.ref))} if entry is not None else None
+    except (ArtifactError, DataError, UsageError):  # removed since, or a file that is no longer there
+        return None
+
+
+def _measures(report: "Report | None", trained_on: set[str] | None) -> str:
     from idgrpo.evaluate.tables import markdown
 
     if report is None:
         return "## Measured\n\nNo report of the store measures this policy. `idgrpo eval` makes one.\n"
-    checks = [f"- {v.level}: {v.name}: {v.text}" for v in report.diagnostics if v.level in ("alarm", "watch")]
+    checks = [f"- {v.variant}: {v.name}: {v.text}" for v in report.diagnostics if v.level == "watch"]
+    measured = {sample.case_id for sample in report.samples}
+    if trained_on is None or not measured:
+        cases = f"{report.num_cases} cases"
+    elif seen := len(measured & trained_on):
+        cases = f"{report.num_cases} cases, **{seen} of them trained on**"
+    else:
+        cases = f"{report.num_cases} held-out cases"
     return "\n".join(
         [
-            "## Measured", "", f"{report.num_cases} held-out cases, finder `{report.finder}`; differences with 95 % intervals, base and policy "
+            "## Measured", "", f"{cases}, finder `{report.finder}`; differences with 95 % intervals, base and policy "
             "paired on the same cases and seeds.", "", markdown(report), *(["What to watch:", "", *checks, ""] if checks else []), report.power_note, "",
         ]
     )  # fmt: skip

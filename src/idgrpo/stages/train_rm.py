@@ -48,14 +48,16 @@ def train_rm(
     store = store or Store.default()
     settled = settle(RewardModelConfig, settings)
     sources = [find(store, "preferences", one) for one in listed(preferences)]
-    pairs, num_rejected = _read(store, sources, skip_invalid)
+    pairs, rejected = _read(sources, skip_invalid)
     settled = settled.model_copy(update={"vlm": resolve_vlm(pairs, settled)})
     folder = find_vlm(str(settled.vlm))
     resolved = {**settled.model_dump(mode="json"), "vlm_digest": checkpoint_digest(folder)}
     name = name or "rm"
 
     def make(run: Run) -> None:
-        _make(run, store, settled, pairs, num_rejected)
+        for source, lines in rejected:
+            _put_aside(lines, _aside(store, source))
+        _make(run, store, settled, pairs, sum(len(lines) for _, lines in rejected))
 
     inputs = {f"preferences{index or ''}": source for index, source in enumerate(sources)}
     return Work(
@@ -73,14 +75,16 @@ def load_reward_model(given: Given = None, *, device: str | None = None, store: 
     return RewardModel.load(find(store or Store.default(), "rm", given).path, device=device or default_device())
 
 
-def _read(store: Store, sources: Sequence[Source], skip_invalid: bool) -> "tuple[list[Preference], int]":
-    """Read every pair with its media checked; what is wrong is named by file and line, or put aside and counted."""
+def _read(
+    sources: Sequence[Source], skip_invalid: bool
+) -> "tuple[list[Preference], list[tuple[Source, list[RejectedLine]]]]":
+    """Read every pair with its media checked; what is wrong is named by file and line, or given back to be put aside."""
     from idgrpo.records.jsonl import read_records
     from idgrpo.records.models import Preference
     from idgrpo.reward.check import DataCheck
 
     found: list[Preference] = []
-    num_rejected = 0
+    aside: list[tuple[Source, list[RejectedLine]]] = []
     check = DataCheck()
     for source in sources:
         path = source.records
@@ -92,12 +96,14 @@ def _read(store: Store, sources: Sequence[Source], skip_invalid: bool) -> "tuple
             skip_invalid=rejected.append if skip_invalid else None,
             check=check.of(path),
         )
-        num_rejected += len(rejected)
         if rejected:
-            _put_aside(rejected, _aside(store, source))
+            aside.append((source, rejected))
+            for line in rejected[:SHOWN_LINES]:
+                tell(f"{line.path}:{line.line}: {line.reason}")
+            tell(f"{len(rejected)} invalid lines of {path} are left out")
     if not found:
         raise DataError(f"no preferences in {', '.join(source.ref for source in sources)}")
-    return found, num_rejected
+    return found, aside
 
 
 def _aside(store: Store, source: Source) -> Path:
@@ -110,9 +116,7 @@ def _aside(store: Store, source: Source) -> Path:
 def _put_aside(rejected: "list[RejectedLine]", aside: Path) -> None:
     aside.parent.mkdir(parents=True, exist_ok=True)
     aside.write_text("".join(line.text + "\n" for line in rejected), encoding="utf-8")
-    for line in rejected[:SHOWN_LINES]:
-        tell(f"{line.path}:{line.line}: {line.reason}")
-    tell(f"{len(rejected)} invalid lines of {rejected[0].path} are in {aside}")
+    tell(f"the invalid lines of {rejected[0].path} are in {aside}")
 
 
 def _make(run: Run, store: Store, settings: "RewardModelConfig", pairs: "list[Preference]", num_rejected: int) -> None:
