@@ -114,7 +114,9 @@ def test_sft_joins_what_data_names(call, tmp_path):
     one, two = true_clips(tmp_path / "one", 9, 1), true_clips(tmp_path / "two", 8, 2)
     given = ["train-policy", "--base", "tiny-phantom", "--method", "sft", "--dry-run"]
     assert call(*given, "--data", one, "--data", two)[1]["num_clips"] == 17
-    assert call(*given, "--data", one)[0] == 2  # nine clips are fewer than an update takes
+    (lack,) = call(*given, "--data", one)[1]["lacks"]
+    assert "there are 9" in lack  # fewer than an update takes: a plan says so, with --gpus and without
+    assert call(*given[:-1], "--data", one)[0] == 2
 
 
 def test_a_plan_for_64_gpus_needs_no_reward_model_and_gives_totals(call):

@@ -74,8 +74,13 @@ def test_more_gpus_less_time_and_one_gpu_no_traffic():
 def test_plainest_stage_with_the_largest_micro_batch_that_fits():
     chosen = best_plan(load(), PolicyConfig(), GPU, 4)
     assert chosen.fits and chosen.zero == 0 and chosen.micro_batch == 16
-    tight = best_plan(load(), PolicyConfig(), Machine(300, 9.0, 50), 4)
-    assert tight.fits and tight.zero == 2 and tight.micro_batch == 1
+    tight = best_plan(load(), PolicyConfig(), Machine(300, 9.6, 50), 4)
+    assert (
+        tight.fits
+        and tight.memory_gib < Machine(300, 9.6, 50).usable_gib < 9.1
+        and tight.zero == 2
+        and tight.micro_batch == 1
+    )
     assert not best_plan(load(), PolicyConfig(), Machine(300, 3.0, 50), 4).fits
 
 

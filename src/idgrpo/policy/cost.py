@@ -116,6 +116,10 @@ def sample_cost(
     )
 
 
+RESERVED_SHARE = 0.06
+"""Of a GPU's memory: not simulated, not measured by us."""
+
+
 @dataclass(frozen=True)
 class Machine:
     """What one GPU gives: matrix-product speed reached in practice, memory, and speed of the links between ranks."""
@@ -123,6 +127,11 @@ class Machine:
     tflops: float
     memory_gib: float
     link_gb_s: float
+
+    @property
+    def usable_gib(self) -> float:
+        """Give what is left of the memory for tensors: the driver, libraries and fragmentation take the rest."""
+        return self.memory_gib * (1 - RESERVED_SHARE)
 
 
 @dataclass(frozen=True)
@@ -189,7 +198,7 @@ def plan(load: Load, config: PolicyConfig, machine: Machine, gpus: int, zero: in
         sync_s=traffic * 2**30 / 1e9 / machine.link_gb_s if gpus > 1 else 0.0,
         traffic_gib=traffic,
         memory_gib=memory,
-        fits=memory <= machine.memory_gib,
+        fits=memory <= machine.usable_gib,
     )
 
 

@@ -124,7 +124,7 @@ def train_policy(
     try:
         _check_sizes(settled, len(material), ranks)
     except UsageError as error:
-        if not plan_only or gpus is None:
+        if not plan_only:
             raise
         lacks.append(f"{error.message} ({error.fix})")
     name = name or Path(base).name.split("@")[0]
@@ -370,7 +370,7 @@ def _add_forecast(plan: Plan, entry: "BaseEntry", settings: "PolicyConfig", gpus
     asked, settings = settings.group, on_gpus(settings, gpus)
     group, num_samples = settings.group, samples_per_update(settings)
     found, load, machine = forecast(entry, settings, gpus, num_references)
-    where = "fits" if found.fits else "DOES NOT FIT"
+    where = f"fits {machine.usable_gib:.1f}" if found.fits else f"DOES NOT FIT {machine.usable_gib:.1f}"
     hours, num_total = settings.num_updates * found.seconds / 3600, settings.num_updates * num_samples
     if group.num_cases != asked.num_cases:
         plan.summary.append(
