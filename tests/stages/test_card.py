@@ -96,6 +96,8 @@ def test_a_dry_run_tells_what_would_be_uploaded_without_a_network(shelf, capsys,
     document = json.loads(capsys.readouterr().out)
     assert set(document["files"]) == {"README.md", "policy.json", "pytorch_lora_weights.safetensors"}
     assert document["dry_run"] and document["private"] and "address" not in document
+    newest = ["artifacts", "push", "policy", "team/two-people", "--store", str(shelf[0].root), "--dry-run"]
+    assert run(newest) == 0 and capsys.readouterr().err.count("the newest") == 1
     assert 'load_lora_weights("pytorch_lora_weights.safetensors")' in document["card"]
     assert run(words) == 6  # offline
     assert "HF_HUB_OFFLINE" in capsys.readouterr().err

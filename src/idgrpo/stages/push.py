@@ -32,7 +32,7 @@ def push(
     policy = find(store, "policy", given)
     with tempfile.TemporaryDirectory(prefix="idgrpo-push-") as place:
         folder = Path(place)
-        export(given, folder / WEIGHTS, form="diffusers", dtype=dtype, card=True, store=store)
+        export(policy.ref, folder / WEIGHTS, form="diffusers", dtype=dtype, card=True, store=store)
         (folder / WEIGHTS).with_suffix(".md").rename(folder / "README.md")
         if (settings := policy.path / "policy.json").is_file():
             (folder / "policy.json").write_bytes(settings.read_bytes())
