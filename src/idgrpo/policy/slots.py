@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from idgrpo.bases.config import SamplerConfig
+from idgrpo.bases.contract import BaseWeights
 from idgrpo.reward import LOSSES
 from idgrpo.run.config import Config
 
@@ -144,6 +145,22 @@ class EngineConfig(Config):
     compile: bool = Field(
         default=False, description="torch.compile of the transformer blocks; the first updates are slow"
     )
+    base_weights: BaseWeights | None = Field(
+        default=None,
+        description="weights of the frozen base: bf16, float32, or quantised to int8 or fp8 (torchao), nf4 (bitsandbytes); rollout "
+        "and replay use the same ones, adapters stay in float32; None: bf16 on a GPU, float32 on a CPU and with train=full",
+    )
+    attention: str | None = Field(
+        default=None,
+        description="diffusers' attention backend, such as native or flash; it must have a backward pass; None: diffusers' own choice",
+    )
+
+    @field_validator("attention")
+    @classmethod
+    def _attention_has_gradients(cls, name: str | None) -> str | None:
+        if name is not None and name.lstrip("_").startswith("sage"):
+            raise ValueError("SageAttention has no backward pass; use it in `sample` only")
+        return name
 
     @model_validator(mode="after")
     def _layer_by_layer_is_zero_3(self) -> "EngineConfig":
