@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from idgrpo.bases.contract import QUANTISED
 from idgrpo.flow import LAWS, SOLVERS
 from idgrpo.policy import CONTROLS, FORWARD_LOSSES, LOSSES
 from idgrpo.policy.slots import (
@@ -475,26 +474,7 @@ class PolicyConfig(Config):
                 "rollout.merged folds the adapter into whole weights, engine.whole_rollout=false never has them; set "
                 "rollout.merged=false",
             ),
-            *self._of_base_weights(),
-        ]
-
-    def _of_base_weights(self) -> list[tuple[bool, str]]:
-        kind = self.engine.base_weights
-        is_quantised = kind in QUANTISED
-        return [
-            (
-                self.train == "full" and kind not in (None, "float32"),
-                f"engine.base_weights={kind} is for a frozen base; with train=full the weights themselves are trained, in float32",
-            ),
-            (
-                is_quantised and bool(self.engine.zero),
-                f"engine.zero={self.engine.zero}: DeepSpeed moves and divides weights as plain tensors, which {kind} weights are not; "
-                "leave engine.zero out: every rank then holds the quantised base, and what is trained is small",
-            ),
-            (
-                is_quantised and self.rollout.merged,
-                f"rollout.merged folds the adapter into the weights, which {kind} would round away; set rollout.merged=false",
-            ),
+            *engine.refusals_of_weights(self.train, self.rollout.merged),
         ]
 
     def _of_the_loss(self) -> list[tuple[bool, str]]:

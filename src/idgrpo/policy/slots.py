@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from idgrpo.bases.config import SamplerConfig
-from idgrpo.bases.contract import BaseWeights
+from idgrpo.bases.contract import QUANTISED, BaseWeights
 from idgrpo.reward import LOSSES
 from idgrpo.run.config import Config
 
@@ -161,6 +161,26 @@ class EngineConfig(Config):
         if name is not None and name.lstrip("_").startswith("sage"):
             raise ValueError("SageAttention has no backward pass; use it in `sample` only")
         return name
+
+    def refusals_of_weights(self, train: str, merged: bool) -> list[tuple[bool, str]]:
+        """Give what the weights of the base do not go with: whether it holds, and what to say then."""
+        kind = self.base_weights
+        is_quantised = kind in QUANTISED
+        return [
+            (
+                train == "full" and kind not in (None, "float32"),
+                f"engine.base_weights={kind} is for a frozen base; with train=full the weights themselves are trained, in float32",
+            ),
+            (
+                is_quantised and bool(self.zero),
+                f"engine.zero={self.zero}: DeepSpeed moves and divides weights as plain tensors, which {kind} weights are not; "
+                "leave engine.zero out: every rank then holds the quantised base, and what is trained is small",
+            ),
+            (
+                is_quantised and merged,
+                f"rollout.merged folds the adapter into the weights, which {kind} would round away; set rollout.merged=false",
+            ),
+        ]
 
     @model_validator(mode="after")
     def _layer_by_layer_is_zero_3(self) -> "EngineConfig":
