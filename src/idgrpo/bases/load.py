@@ -62,7 +62,7 @@ def load_base(
     dtype = _DTYPES.get(base_weights or "", dtype) or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     entry = resolve_entry(name_or_path)
     refuse_reversal(entry, reversed_references)
-    require_library(base_weights)
+    require_library(base_weights, device)
     check_attention(attention)
     if entry.loader:
         refuse_numerics(entry, base_weights, attention)

@@ -25,8 +25,8 @@ LIBRARIES = {"int8": ("torchao", "quantised"), "fp8": ("torchao", "quantised"), 
 """The library of each kind of quantised weights, and the extra of this package that installs it."""
 
 
-def require_library(kind: str | None) -> None:
-    """Raise MachineError with the install line where the library of quantised weights is not here."""
+def require_library(kind: str | None, device: torch.device) -> None:
+    """Raise MachineError with the install line where the library of quantised weights is not here, or cannot work on a device."""
     if kind not in QUANTISED:
         return
     package, extra = LIBRARIES[kind]
@@ -34,6 +34,10 @@ def require_library(kind: str | None) -> None:
         raise MachineError(
             f"base weights in {kind} need {package}, which is not installed", fix=f"pip install 'idgrpo[{extra}]'"
         )
+    if (
+        kind == "nf4" and device.type == "cpu"
+    ):  # with bitsandbytes 0.50.2 an adapter's forward fails there once a clip was made
+        raise MachineError("base weights in nf4 need a GPU", fix="use int8 or fp8 on a CPU")
 
 
 def quantise(transformer: Any, kind: str, device: torch.device) -> None:
@@ -44,14 +48,13 @@ def quantise(transformer: Any, kind: str, device: torch.device) -> None:
 
     Raises MachineError when the library is missing or refuses.
     """
-    require_library(kind)
+    require_library(kind, device)
     from diffusers.quantizers import DiffusersAutoQuantizer
 
     try:
         quantizer: Any = DiffusersAutoQuantizer.from_config(_settings_of(kind, transformer.dtype), pre_quantized=False)
         state = transformer.state_dict()
         kept = list(transformer._keep_in_fp32_modules or ())
-        # `validate_environment` is left out: it asks for a GPU where bitsandbytes has come to do without one.
         quantizer.preprocess_model(model=transformer, device_map=None, keep_in_fp32_modules=kept)
         for name in list(state):
             value = state.pop(name)  # so that the unquantised layer can go
