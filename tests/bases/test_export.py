@@ -129,3 +129,12 @@ def test_a_policy_of_the_other_order_is_told(checkpoints, tmp_path, caplog):
     assert not caplog.records
     load_tuned(load_base(str(checkpoints / "vace")), tmp_path)
     assert "trained with references in reversed order" in caplog.text
+
+
+def test_merging_says_when_the_policy_was_trained_on_quantised_weights(checkpoints, tmp_path, caplog):
+    base = load_base(str(checkpoints / "phantom-tiny"))
+    lora.attach(base, rank=2)
+    lora.save_adapter(base, tmp_path / "policy")
+    (tmp_path / "policy" / "policy.json").write_text('{"config": {"engine": {"base_weights": "int8"}}}')
+    export_adapter(tmp_path / "policy", "diffusers", tmp_path / "merged", merged_into=str(checkpoints / "phantom-tiny"))
+    assert "was trained on int8 weights of its base" in caplog.text

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from idgrpo.bases.contract import BaseEntry, Guidance, GuidanceMode, VideoSize
+from idgrpo.bases.contract import QUANTISED, BaseEntry, BaseWeights, Guidance, GuidanceMode, VideoSize
 from idgrpo.bases.entries import ENTRIES
 from idgrpo.errors import UsageError
 from idgrpo.flow import LAWS, SOLVERS
@@ -133,6 +133,20 @@ def refuse_reversal(entry: BaseEntry, reversed_references: bool) -> None:
         )
 
 
+def numerics_of(base_weights: BaseWeights | None, attention: str | None) -> dict[str, str]:
+    """Give the settings of how a transformer computes that were set, by name: they decide the last digits of a clip."""
+    return {name: value for name, value in (("base_weights", base_weights), ("attention", attention)) if value}
+
+
+def refuse_numerics(entry: BaseEntry, base_weights: BaseWeights | None, attention: str | None) -> None:
+    """Refuse to quantise the transformer of a base of another package, or to choose its attention: its loader reads it."""
+    if base_weights in QUANTISED or attention is not None:
+        raise UsageError(
+            f"base '{entry.name}' is of another package, whose loader decides on quantised weights and attention",
+            fix="leave base_weights and attention out",
+        )
+
+
 class SampleConfig(Config):
     """Configuration of `idgrpo sample`."""
 
@@ -153,6 +167,15 @@ class SampleConfig(Config):
         description="bfloat16 halves the memory and time of encoding and decoding; slight differences",
     )
     encoder_device: str | None = Field(default=None, description="where the text encoder works; None: as `device`")
+    base_weights: BaseWeights | None = Field(
+        default=None,
+        description="weights of the transformer: bf16, float32, or quantised to int8, fp8 or nf4; None: quantised as the policy was trained, "
+        "else bf16 on a GPU and float32 on a CPU",
+    )
+    attention: str | None = Field(
+        default=None,
+        description="diffusers' attention backend, such as native, flash or sage; None: diffusers' own choice",
+    )
     sampler: SamplerConfig = SamplerConfig()
 
     @property
@@ -182,4 +205,5 @@ class SampleConfig(Config):
             "vae_tiling": self.vae_tiling,
             "vae_dtype": self.vae_dtype,
             "sampler": self.sampler.resolved(entry).model_dump(mode="json", exclude={"batch_size"}),
+            **numerics_of(self.base_weights, self.attention),
         }

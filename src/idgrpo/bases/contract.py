@@ -13,6 +13,10 @@ if TYPE_CHECKING:  # this file describes; torch is loaded by those who compute
 Family = str
 """vace or phantom; bases of other packages have families of their own, whose guidance is VACE's unless they mix it themselves."""
 GuidanceMode = Literal["none", "detach-uncond", "both-grad"]
+BaseWeights = Literal["bf16", "float32", "int8", "fp8", "nf4"]
+"""How the weights of a frozen transformer are kept in memory."""
+QUANTISED = ("int8", "fp8", "nf4")
+"""Those of `BaseWeights` that only a frozen transformer can have; adapters train on top of them in float32."""
 
 
 class VideoSize(NamedTuple):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from idgrpo.bases.contract import VideoSize
+from idgrpo.bases.contract import QUANTISED, BaseWeights, VideoSize
 from idgrpo.bases.geometry import Geometry
 
 GIB = 1024**3
@@ -71,6 +71,31 @@ def transformer_parameters(config: Mapping[str, Any]) -> int:
     if num_vace:
         total += num_vace * (block + d * d + d) + d * d + d + d * config["vace_in_channels"] * patch + d
     return total
+
+
+_BYTES_OF_QUANTISED = {"int8": (1.0, 5), "fp8": (1.0, 4), "nf4": (0.5 + 4 / 64, 0)}
+"""Bytes of a quantised weight, and of each row: a float32 scale and an int8 zero point; nf4: a float32 scale for 64 weights."""
+
+
+def transformer_bytes(config: Mapping[str, Any], bytes_per_weight: int, base_weights: BaseWeights | None = None) -> int:
+    """Count the bytes of a transformer's weights as they are kept.
+
+    bytes_per_weight: of what is not quantised; bf16 and float32 of `base_weights` replace it. int8, fp8 and nf4 quantise all
+    linear layers but those of the time embedding, which diffusers keeps in float32.
+    """
+    bytes_per_weight = {"bf16": 2, "float32": 4}.get(base_weights or "", bytes_per_weight)
+    total = transformer_parameters(config)
+    if base_weights not in QUANTISED:
+        return total * bytes_per_weight
+    d, f = config["num_attention_heads"] * config["attention_head_dim"], config["ffn_dim"]
+    num_vace = len(config.get("vace_layers") or [])
+    num_blocks, out = config["num_layers"] + num_vace, config["out_channels"] * math.prod(config["patch_size"])
+    num_outputs = num_vace + (num_vace > 0)  # of each control block, and the first one's input
+    weights = num_blocks * (8 * d * d + 2 * d * f) + num_outputs * d * d
+    weights += config["text_dim"] * d + d * d + 6 * d * d + d * out
+    rows = num_blocks * (9 * d + f) + num_outputs * d + 2 * d + 6 * d + out
+    each, of_row = _BYTES_OF_QUANTISED[base_weights]
+    return round(weights * each) + rows * of_row + (total - weights) * bytes_per_weight
 
 
 def activation_bytes(config: Mapping[str, Any], num_tokens: int, num_branches: int, bytes_per_value: int) -> int:
@@ -168,6 +193,7 @@ def sampling_cost(
     text_length: int,
     batch_size: int | None,
     bytes_per_weight: int,
+    base_weights: BaseWeights | None = None,
     memory_bytes: int | None = None,
     vae_bytes_per_value: int = 4,
     text_encoder_bytes: int = TEXT_ENCODER_SIZE_BYTES,
@@ -181,7 +207,7 @@ def sampling_cost(
     """
     tokens = geometry.num_tokens(size, num_references)
     forward = transformer_flop(config, tokens, text_length)
-    weights = transformer_parameters(config) * bytes_per_weight
+    weights = transformer_bytes(config, bytes_per_weight, base_weights)
     vae_bytes = vae_bytes * vae_bytes_per_value // 4
     free_bytes = None if memory_bytes is None else max(0, memory_bytes - weights - vae_bytes)
     batch_size = batch_size or batch_that_fits(

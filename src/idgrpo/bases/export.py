@@ -1,5 +1,6 @@
 """Policies for other programs: adapter or merged weights, under diffusers' names or those that ComfyUI expects."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from idgrpo.bases.contract import Base
 from idgrpo.bases.keymap import to_diffusers, to_original
 from idgrpo.bases.load import load_base
 from idgrpo.bases.lora import ORDER_KEY, POLICY, WEIGHTS_FILE, lora_layers
+from idgrpo.bases.policy_card import read_policy_card
 from idgrpo.bases.tuned import WEIGHTS_FILE as MERGED_FILE
 from idgrpo.bases.tuned import load_tuned, what_is_trained
 from idgrpo.bases.weights import read_finite, reading_weights, sort_header
@@ -19,6 +21,7 @@ from idgrpo.errors import ArtifactError, UsageError
 from idgrpo.records.atomic import replacing
 from idgrpo.records.document import parse_json
 
+log = logging.getLogger(__name__)
 FORMATS = ("diffusers", "comfyui")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DIFFUSERS_PREFIX = "transformer."
@@ -119,8 +122,16 @@ def export_merged(source: Path, form: str, out: Path, *, dtype: str | None, base
 
     `comfyui`: one file with the original code's names. `diffusers`: a folder `out` with config.json, which
     `from_pretrained` of the transformer's class reads. bfloat16 can round much of a small adapter away: what it adds
-    to a weight is then less than half of that weight's last bit.
+    to a weight is then less than half of that weight's last bit. A policy that was trained on quantised weights is merged into
+    unquantised ones, with a warning.
     """
+    card = read_policy_card(source) if source.is_dir() else None
+    if card is not None and card.quantised is not None:
+        log.warning(
+            "%s was trained on %s weights of its base and is merged into unquantised ones: compare both with `idgrpo eval`",
+            source,
+            card.quantised,
+        )
     loaded = load_base(base, dtype=torch.float32)
     adapter = Adapter({}, 0.0) if load_tuned(loaded, source) == "full" else read_adapter(source)
     if form == "comfyui":

@@ -7,7 +7,7 @@ from typing import Any
 
 from idgrpo.bases.architectures import ARCHITECTURES, WAN_VAE
 from idgrpo.bases.config import SamplerConfig
-from idgrpo.bases.contract import BaseEntry
+from idgrpo.bases.contract import BaseEntry, BaseWeights
 from idgrpo.bases.cost import GIB, Cost, sampling_cost
 from idgrpo.bases.geometry import Geometry
 from idgrpo.bases.guidance import branch_weights, num_branches
@@ -94,6 +94,7 @@ def cost_of_entry(
     memory_gib: float | None = None,
     vae_dtype: str = "float32",
     encoder_device: str | None = None,
+    base_weights: BaseWeights | None = None,
 ) -> Cost:
     """Estimate the cost of one sample; needs no weights for the public bases. Checks the size (UsageError).
 
@@ -116,6 +117,7 @@ def cost_of_entry(
         text_length=entry.text_length,
         batch_size=sampler.batch_size,
         memory_bytes=None if memory_gib is None else int(memory_gib * GIB),
+        base_weights=base_weights,
         vae_bytes_per_value=2 if vae_dtype == "bfloat16" else 4,
         **(_sizes_of_tiny(entry) if entry.architecture == "tiny" else {"bytes_per_weight": 2})
         | ({"text_encoder_bytes": 0} if encoder_device == "cpu" else {}),
@@ -132,17 +134,24 @@ def _sizes_of_tiny(entry: BaseEntry) -> dict[str, int]:
 
 
 def cost_lines(
-    entry: BaseEntry, sampler: SamplerConfig, cost: Cost, num_references: int, memory_gib: float | None
+    entry: BaseEntry,
+    sampler: SamplerConfig,
+    cost: Cost,
+    num_references: int,
+    memory_gib: float | None,
+    base_weights: BaseWeights | None = None,
 ) -> list[str]:
     """Say the cost to people, and the setting that would fit when this one does not."""
     if sampler.batch_size is None and memory_gib is not None:
-        cost = cost_of_entry(entry, sampler, num_references=num_references, memory_gib=memory_gib)
+        cost = cost_of_entry(
+            entry, sampler, num_references=num_references, memory_gib=memory_gib, base_weights=base_weights
+        )
     size = sampler.size(entry)
     lines = [
         f"{size} with {num_references} references: {cost.num_tokens:,} tokens; {cost.num_branches} guidance branches x "
         f"{cost.num_steps} steps = {cost.sample_tflop:,.4g} TFLOP per sample (transformer only)",
         f"memory, estimated: {cost.memory_gib:.2f} GiB for batches of {cost.batch_size} "
-        f"(transformer weights {cost.transformer_gib:.2f} GiB)",
+        f"(transformer weights {cost.transformer_gib:.2f} GiB{f', {base_weights}' if base_weights else ''})",
     ]
     if memory_gib is None:
         return [*lines, "no GPU here: the CPU would do it"]
@@ -150,11 +159,19 @@ def cost_lines(
         return [*lines, f"this GPU has {memory_gib:.1f} GiB: fits"]
     return [
         *lines,
-        f"this GPU has {memory_gib:.1f} GiB: does not fit; {_what_fits(entry, sampler, cost.batch_size, num_references, memory_gib)}",
+        f"this GPU has {memory_gib:.1f} GiB: does not fit; "
+        f"{_what_fits(entry, sampler, cost.batch_size, num_references, memory_gib, base_weights)}",
     ]
 
 
-def _what_fits(entry: BaseEntry, sampler: SamplerConfig, present: int, num_references: int, memory_gib: float) -> str:
+def _what_fits(
+    entry: BaseEntry,
+    sampler: SamplerConfig,
+    present: int,
+    num_references: int,
+    memory_gib: float,
+    base_weights: BaseWeights | None,
+) -> str:
     """Name the mildest change that fits: a smaller batch, the text encoder on the CPU, then the training size."""
     size = entry.train_size
     sizes: tuple[tuple[str, dict[str, int]], ...] = (
@@ -165,7 +182,9 @@ def _what_fits(entry: BaseEntry, sampler: SamplerConfig, present: int, num_refer
     for (size_words, size_changes), (encoder_words, device) in itertools.product(sizes, encoders):
         for batch_size in sorted({max(1, present // 2), 1}, reverse=True):
             tried = sampler.model_copy(update=size_changes | {"batch_size": batch_size})
-            cost = cost_of_entry(entry, tried, num_references=num_references, encoder_device=device)
+            cost = cost_of_entry(
+                entry, tried, num_references=num_references, encoder_device=device, base_weights=base_weights
+            )
             if cost.memory_gib <= memory_gib:
                 return f"--batch-size {batch_size}{size_words}{encoder_words} would"
     return "no setting does; use a smaller base"

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from idgrpo.bases.architectures import CLASS_OF_FAMILY
-from idgrpo.bases.config import refuse_reversal
-from idgrpo.bases.contract import BaseEntry
+from idgrpo.bases.config import numerics_of, refuse_numerics, refuse_reversal
+from idgrpo.bases.contract import QUANTISED, BaseEntry, BaseWeights
 from idgrpo.bases.entries import ENTRIES, missing_weights, resolve_entry
 from idgrpo.bases.geometry import Geometry
+from idgrpo.bases.numerics import check_attention, quantise, require_library, set_attention
 from idgrpo.bases.single_file import load_original_transformer, original_config
 from idgrpo.bases.text import TextEncoder
 from idgrpo.bases.weights import locate, read_config, reading_weights, refuse_not_finite, snapshot_commit
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 ENCODERS: tuple[str, ...] = ("vae", "text_encoder", "tokenizer")
 """Components that turn cases into conditions and latents into pixels; a companion may hold them."""
 PARTS = ("transformer", *ENCODERS)
+_DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
 
 
 def load_base(
@@ -40,6 +42,8 @@ def load_base(
     vae_dtype: torch.dtype | str = torch.float32,
     reversed_references: bool = False,
     with_transformer: bool = True,
+    base_weights: BaseWeights | None = None,
+    attention: str | None = None,
 ) -> "WanBase":
     """Load a base: a name of `entries.ENTRIES` (with `@commit` to pin a hub revision), a diffusers folder, or one file.
 
@@ -49,14 +53,20 @@ def load_base(
     diffusers' pipeline does. vae_tiling decodes in overlapping tiles of 256 px: less memory, and pixels near the seams differ
     slightly; None does so where a GPU has no room for a whole frame. with_transformer False leaves the transformer for
     `load_transformer`, which those call who encode all cases first; what its config.json says is checked at once.
+    base_weights: bf16 and float32 are `dtype` by another name; int8, fp8 and nf4 quantise the linear layers of the transformer.
+    attention: kernel of diffusers' attention, None its own choice.
 
-    Raises UsageError (unknown name, wrong class, a model of two experts), MachineError (weights not here), ArtifactError.
+    Raises UsageError (unknown name, wrong class, a model of two experts), MachineError (weights not here, or a library that
+    quantises), ArtifactError.
     """
     device = _checked_device(device)
-    dtype = dtype or weights_dtype(device)
+    dtype = _DTYPES.get(base_weights or "", dtype) or weights_dtype(device)
     entry = resolve_entry(name_or_path)
     refuse_reversal(entry, reversed_references)
+    require_library(base_weights, device)
+    check_attention(attention)
     if entry.loader:
+        refuse_numerics(entry, base_weights, attention)
         found = load(entry.loader, "the base")(entry, device=device, dtype=dtype)
         if with_transformer:
             found.load_transformer()
@@ -70,6 +80,10 @@ def load_base(
 
     def read_transformer() -> Any:
         transformer = _load_transformer(entry, main, parts.get("transformer"), dtype)
+        if base_weights in QUANTISED:
+            quantise(transformer, base_weights, device)
+        if attention is not None:
+            set_attention(transformer, attention)
         return transformer.eval().requires_grad_(False).to(device)
 
     text_encoder = TextEncoder(
@@ -91,6 +105,7 @@ def load_base(
         transformer_config=config,
         read_transformer=read_transformer,
         encoder_folders=[parts[part] for part in ENCODERS],
+        numerics=numerics_of(base_weights, attention),
     )
     if with_transformer:
         base.load_transformer()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from idgrpo.bases.config import ResolvedSampler, SamplerConfig
-from idgrpo.bases.contract import BaseEntry, GuidanceMode
+from idgrpo.bases.contract import QUANTISED, BaseEntry, BaseWeights, GuidanceMode
 from idgrpo.errors import ArtifactError
 
 FILE = "policy.json"
@@ -42,6 +42,18 @@ class TrainedSchedule(_Part):
     guidance: TrainedGuidance = TrainedGuidance()
 
 
+class TrainedEngine(_Part):
+    """How the transformer was kept in memory; None is bf16 on a GPU and float32 on a CPU."""
+
+    base_weights: BaseWeights | None = None
+
+
+class TrainedSettings(_Part):
+    """What of all settings of the training decides how a base is loaded."""
+
+    engine: TrainedEngine = TrainedEngine()
+
+
 class PolicyCard(_Part):
     """What of `policy.json` other stages need; the file may hold more, a hand-made one less."""
 
@@ -49,6 +61,13 @@ class PolicyCard(_Part):
     size: TrainedSize | None = None
     schedule: TrainedSchedule | None = None
     reversed_references: bool = False
+    config: TrainedSettings = TrainedSettings()
+
+    @property
+    def quantised(self) -> BaseWeights | None:
+        """Give the kind of quantised weights that the policy was trained on, None where they were not quantised."""
+        kind = self.config.engine.base_weights
+        return kind if kind in QUANTISED else None
 
 
 def read_policy_card(policy: Path) -> PolicyCard | None:

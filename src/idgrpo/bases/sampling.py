@@ -49,6 +49,8 @@ def load_for_sampling(settings: SampleConfig, policy: Path | None = None) -> "Wa
         vae_dtype=settings.vae_dtype,
         reversed_references=settings.sampler.reversed_references,
         with_transformer=False,
+        base_weights=settings.base_weights,
+        attention=settings.attention,
     )
     if policy is not None:
         base.when_loaded = partial(load_tuned, source=policy)
@@ -174,7 +176,7 @@ def sampler_record(base: Base, sampler: SamplerConfig) -> dict[str, Any]:
     weight = next(base.vae.parameters(), None)
     vae_dtype = "float32" if weight is None else str(weight.dtype).removeprefix("torch.")
     differs = {"vae_tiling": getattr(base, "has_tiled", False), "vae_dtype": vae_dtype != "float32" and vae_dtype}
-    return values | {name: value for name, value in differs.items() if value}
+    return values | {name: value for name, value in differs.items() if value} | getattr(base, "numerics", {})
 
 
 def _write_sheets(

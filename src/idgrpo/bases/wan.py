@@ -1,7 +1,7 @@
 """What VACE and Phantom share: text, VAE, geometry, and velocity by buckets of equal numbers of references."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +52,7 @@ class WanBase:
         transformer_config: Any = None,
         read_transformer: Callable[[], Any] | None = None,
         encoder_folders: Sequence[Path] = (),
+        numerics: Mapping[str, str] | None = None,
     ):
         self.name, self.entry = entry.name, entry
         self.transformer, self.vae, self.text_encoder = transformer, vae, text_encoder
@@ -62,6 +63,8 @@ class WanBase:
         self._read_transformer, self._encoder_folders = read_transformer, list(encoder_folders)
         self.when_loaded: Callable[[WanBase], Any] = lambda base: None
         """Called once when the transformer has been read, to put a policy on it."""
+        self.numerics = dict(numerics or {})
+        """How the transformer computes where that was set: `base_weights`, `attention`."""
         self._is_vae_away = False
         self.geometry = Geometry.of(vae.config, self.transformer_config)
         shape = (1, self.geometry.z, 1, 1, 1)

@@ -105,15 +105,21 @@ def import_reward_model(
     template: Annotated[
         Path | None, typer.Option(help="Text file with the wording it was trained with; ours shifts its scores.")
     ] = None,
+    dimension: Annotated[
+        str | None,
+        typer.Option(help="VideoAlign's checkpoint: VQ (visual quality), MQ (motion quality) or TA (text alignment)."),
+    ] = None,
     store: StoreOption = None,
-    name: NameOption = "authors",
+    name: NameOption = None,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Read a reward checkpoint as the paper's authors released it into an artifact of kind rm."""
-    work = import_rm(checkpoint, vlm=vlm, template=template, name=name, store=open_store(store), force=force)
+    """Read a reward checkpoint as the paper's authors, or VideoAlign's, released it into an artifact of kind rm."""
+    work = import_rm(
+        checkpoint, dimension=dimension, vlm=vlm, template=template, name=name, store=open_store(store), force=force
+    )
     carry_out(work, imported_rm, dry_run=dry_run, quiet=quiet, as_json=as_json)
 
 

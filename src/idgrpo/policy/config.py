@@ -476,6 +476,7 @@ class PolicyConfig(Config):
                 "rollout.merged folds the adapter into whole weights, engine.whole_rollout=false never has them; set "
                 "rollout.merged=false",
             ),
+            *engine.refusals_of_weights(self.train, self.rollout.merged),
         ]
 
     def _of_the_loss(self) -> list[tuple[bool, str]]:

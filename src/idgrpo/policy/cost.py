@@ -6,6 +6,7 @@ The model is written out in docs/policy.md; `tests/bench/test_policy_cost.py` ho
 import math
 from dataclasses import dataclass
 
+from idgrpo.bases.contract import QUANTISED
 from idgrpo.policy.config import PolicyConfig
 
 REPLAY_FORWARDS = 3.24
@@ -222,7 +223,8 @@ def rank_traffic(load: Load, config: PolicyConfig, zero: int, micro_batches: int
 def best_plan(load: Load, config: PolicyConfig, machine: Machine, gpus: int) -> UpdatePlan:
     """Name the fastest ZeRO stage with the largest micro-batch (a power of two) that fits; the smallest need if none does."""
     sizes = [2**power for power in range(8) if 2**power <= max(1, load.num_pairs // gpus)]
-    plans = [plan(load, config, machine, gpus, zero, size) for zero in range(4) for size in sizes]
+    stages = range(1 if config.engine.base_weights in QUANTISED else 4)  # DeepSpeed takes no quantised weights
+    plans = [plan(load, config, machine, gpus, zero, size) for zero in stages for size in sizes]
     fitting = [one for one in plans if one.fits]
     if not fitting:
         return min(plans, key=lambda one: one.memory_gib)

@@ -8,6 +8,7 @@ from idgrpo.bases.cost import (
     attention_share,
     decoder_bytes,
     encoder_bytes,
+    transformer_bytes,
     transformer_flop,
     transformer_parameters,
 )
@@ -60,7 +61,7 @@ def load_of(entry: BaseEntry, config: PolicyConfig, num_references: int, gpus: i
     choice = ("off" if is_tiny else "on") if choice == "auto" else choice
     is_full = config.train == "full"
     bytes_each = 4 if is_tiny or is_full else 2
-    weights_gib = transformer_parameters(transformer) * bytes_each / GIB
+    weights_gib = transformer_bytes(transformer, bytes_each, config.engine.base_weights) / GIB
     copies = bool(config.ema.decay) + bool(config.kl.weight or config.method == "dpo") if is_full else 0
     forward = transformer_flop(transformer, tokens, entry.text_length) / 1e12
     d = transformer["num_attention_heads"] * transformer["attention_head_dim"]

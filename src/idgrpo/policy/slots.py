@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from idgrpo.bases.config import SamplerConfig
+from idgrpo.bases.contract import QUANTISED, BaseWeights
 from idgrpo.reward import LOSSES
 from idgrpo.run.config import Config
 
@@ -144,6 +145,42 @@ class EngineConfig(Config):
     compile: bool = Field(
         default=False, description="torch.compile of the transformer blocks; the first updates are slow"
     )
+    base_weights: BaseWeights | None = Field(
+        default=None,
+        description="weights of the frozen base: bf16, float32, or quantised to int8 or fp8 (torchao), nf4 (bitsandbytes); rollout "
+        "and replay use the same ones, adapters stay in float32; None: bf16 on a GPU, float32 on a CPU and with train=full",
+    )
+    attention: str | None = Field(
+        default=None,
+        description="diffusers' attention backend, such as native or flash; it must have a backward pass; None: diffusers' own choice",
+    )
+
+    @field_validator("attention")
+    @classmethod
+    def _attention_has_gradients(cls, name: str | None) -> str | None:
+        if name is not None and name.lstrip("_").startswith("sage"):
+            raise ValueError("SageAttention has no backward pass; use it in `sample` only")
+        return name
+
+    def refusals_of_weights(self, train: str, merged: bool) -> list[tuple[bool, str]]:
+        """Give what the weights of the base do not go with: whether it holds, and what to say then."""
+        kind = self.base_weights
+        is_quantised = kind in QUANTISED
+        return [
+            (
+                train == "full" and kind not in (None, "float32"),
+                f"engine.base_weights={kind} is for a frozen base; with train=full the weights themselves are trained, in float32",
+            ),
+            (
+                is_quantised and bool(self.zero),
+                f"engine.zero={self.zero}: DeepSpeed moves and divides weights as plain tensors, which {kind} weights are not; "
+                "leave engine.zero out: every rank then holds the quantised base, and what is trained is small",
+            ),
+            (
+                is_quantised and merged,
+                f"rollout.merged folds the adapter into the weights, which {kind} would round away; set rollout.merged=false",
+            ),
+        ]
 
     @model_validator(mode="after")
     def _layer_by_layer_is_zero_3(self) -> "EngineConfig":

@@ -1,8 +1,10 @@
-"""Import the reward checkpoint that the authors of Identity-GRPO released (`idgrpo artifacts import-rm`).
+"""Import a released reward checkpoint (`idgrpo artifacts import-rm`): Identity-GRPO's, or VideoAlign's, from which it comes.
 
 Layout read: `adapter_model.safetensors` (LoRA on the language model),
 `non_lora_state_dict.pth` (vision tower, merger, embedding table, head) and `model_config.json` beside them or above, with key
-names of transformers 4.51 (`model.layers.*`, `visual.*`, `rm_head`).
+names of transformers 4.51 (`model.layers.*`, `visual.*`, `rm_head`). VideoAlign's (VideoReward) has three special tokens, one a
+dimension, and no photos of people. What stands behind a token cannot reach its hidden state, so that each dimension is a reward
+model of its own, whose text ends with its token.
 """
 
 import math
@@ -14,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from idgrpo.errors import ArtifactError
+from idgrpo.errors import ArtifactError, UsageError
 from idgrpo.records.document import parse_json
 from idgrpo.reward.backbone import load_backbone
 from idgrpo.reward.inputs import InputBuilder
@@ -23,6 +25,14 @@ from idgrpo.reward.parts import EMBEDDING, LANGUAGE_LINEAR, Parts, add_token_row
 
 ADAPTER, REST, CONFIG = "adapter_model.safetensors", "non_lora_state_dict.pth", "model_config.json"
 LORA = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
+DIMENSIONS = ("VQ", "MQ", "TA")
+"""VideoAlign's: visual quality, motion quality, text alignment; their tokens stand in this order."""
+MIN_FRAME_PIXELS = 128 * 28 * 28
+"""VideoAlign's reader of clips enlarges smaller frames to this."""
+TYPICAL_SECONDS = 5
+"""VideoAlign looks at `fps` frames a second, our models at a number of frames: theirs of a clip this long."""
+QWEN_CHAT = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{video}%s<|im_end|>\n<|im_start|>assistant\n"
+"""What Qwen2-VL's chat template makes of a clip and a text; VideoAlign's wording is the text alone."""
 # The language head takes no part in scoring and our backbone has none.
 UNUSED = ("lm_head.weight",)
 ADAPTED = re.compile(LANGUAGE_LINEAR + r"\.weight")
@@ -65,7 +75,9 @@ def lora_pairs(
     return pairs
 
 
-def import_checkpoint(checkpoint: Path, base: Path, out: Path, **overrides: Any) -> dict[str, int]:
+def import_checkpoint(
+    checkpoint: Path, base: Path, out: Path, *, dimension: str | None = None, **overrides: Any
+) -> dict[str, int]:
     """Convert a released checkpoint on top of its base model; return how many weights were read.
 
     Every key must find its place: none is skipped and none may be missing from what the layout promises.
@@ -74,6 +86,7 @@ def import_checkpoint(checkpoint: Path, base: Path, out: Path, **overrides: Any)
         checkpoint: folder with the three files (`model_config.json` may lie one folder up).
         base: directory of the Qwen2.5-VL checkpoint it was trained from.
         out: new reward model directory.
+        dimension: of VideoAlign's layout, one of `DIMENSIONS`.
         overrides: preprocessing fields, such as the wording it was trained with (`template_text`); ours otherwise,
             which shifts its scores.
 
@@ -82,7 +95,8 @@ def import_checkpoint(checkpoint: Path, base: Path, out: Path, **overrides: Any)
             not finite.
     """
     settings = read_settings(checkpoint)
-    builder = InputBuilder.load(base, **{**_preprocessing(settings), **overrides})
+    check_dimension(settings, dimension)
+    builder = InputBuilder.load(base, **{**_preprocessing(settings, dimension), **overrides})
     backbone = load_backbone(base, dtype=torch.bfloat16)  # for names and shapes; its numbers are copied as files
     add_token_rows(backbone, len(builder.tokenizer), len(builder.added_tokens))
     network = RewardNetwork(backbone, backbone.get_input_embeddings().weight.shape[1])
@@ -95,19 +109,25 @@ def import_checkpoint(checkpoint: Path, base: Path, out: Path, **overrides: Any)
     num_read = {"adapters": len(parts.adapters), "weights": len(parts.weights)}
     shapes = {name: tuple(value.shape) for name, value in backbone.named_parameters()}
     _require_all(parts, shapes, builder.reward_id)
-    head = parts.weights.pop("rm_head.weight", None)
-    if head is None or head.shape != network.head.weight.shape:
+    num_heads = settings["model_config"]["output_dim"]
+    head, width = parts.weights.pop("rm_head.weight", None), network.head.weight.shape[1]
+    if head is None or head.shape != (num_heads, width):
         found = "no head" if head is None else f"a head of shape {list(head.shape)}"
-        raise ArtifactError(f"{REST} has {found}; one score, {list(network.head.weight.shape)}, is what we can read")
+        raise ArtifactError(f"{REST} has {found}; {CONFIG} promises {[num_heads, width]}")
+    scale = _scale(settings, dimension)
+    if dimension is not None:  # three rows, one a dimension, or one row for all three tokens
+        row = DIMENSIONS.index(dimension) if num_heads > 1 else 0
+        head = head[row : row + 1] / scale
     for name in UNUSED:
         parts.weights.pop(name, None)
     parts.require_place(shapes)
     with torch.no_grad():
         network.head.weight.copy_(head)
     card = {
-        "mode": "authors",
+        "mode": "authors" if dimension is None else "videoalign",
+        **({} if dimension is None else {"dimension": dimension}),
         "vlm": settings["model_config"]["model_name_or_path"],
-        "tie_threshold": math.log((25 - 2) / 5),  # where a tie stops being the likeliest label at theta = 5
+        "tie_threshold": math.log((25 - 2) / 5) / scale,  # where a tie stops being the likeliest label at theta = 5
         "config": settings,
     }
     save_network(network, builder, card, out, copy_from=base, parts=parts)
@@ -136,20 +156,73 @@ def read_settings(checkpoint: Path) -> dict:
             try:
                 settings = parse_json(path.read_text(encoding="utf-8"))
                 model, lora = settings["model_config"], settings["peft_lora_config"]
-                known = model["output_dim"] == 1 and model["reward_token"] == "special" and not lora["vision_lora"]
+                known = model["reward_token"] == "special" and not lora["vision_lora"]
+                known = known and model["output_dim"] in ((1, len(DIMENSIONS)) if is_videoalign(settings) else (1,))
                 known = known and "max_frame_pixels" in settings["data_config"]
             except (ValueError, KeyError, TypeError) as error:
                 raise ArtifactError(f"{path} is not the authors' configuration: {error}") from error
             if not known:
                 raise ArtifactError(
-                    f"{path}: only one score, read from the special token, without adapters in vision, is known"
+                    f"{path}: known are one score, read from the special token, and VideoAlign's three (eval_dim VQ, MQ, TA), "
+                    "without adapters in vision"
                 )
             return settings
     raise ArtifactError(f"{CONFIG} is neither in {checkpoint} nor above it")
 
 
-def _preprocessing(settings: dict) -> dict[str, Any]:
+def is_videoalign(settings: dict) -> bool:
+    """Tell VideoAlign's layout by the dimensions that it names."""
+    return tuple(settings["data_config"].get("eval_dim") or ()) == DIMENSIONS
+
+
+def check_dimension(settings: dict, dimension: str | None) -> None:
+    """Raise UsageError for a dimension that the checkpoint does not have, or none where it has several."""
+    if is_videoalign(settings) and dimension not in DIMENSIONS:
+        raise UsageError(
+            f"this checkpoint scores {', '.join(DIMENSIONS)}, each a reward model of its own"
+            + ("" if dimension is None else f"; {dimension} is none of them"),
+            fix="--dimension VQ (visual quality), MQ (motion quality) or TA (text alignment)",
+        )
+    if not is_videoalign(settings) and dimension is not None:
+        raise UsageError("this checkpoint has one score", fix="leave --dimension out")
+
+
+def wording_of(settings: dict, name: str, text: str) -> dict[str, Any]:
+    """Give the preprocessing fields of a wording that a checkpoint was trained with.
+
+    VideoAlign's own (`prompt_template.py`) is taken as it is there, with `{text_prompt}` for the prompt and without the chat
+    around it.
+    """
+    if is_videoalign(settings):
+        text = text.replace("{text_prompt}", "{prompt}")
+        text = text if "{video}" in text else QWEN_CHAT.replace("%s", text)
+    return {"template_name": name, "template_text": text}
+
+
+def _scale(settings: dict, dimension: str | None) -> float:
+    """Give the standard deviation of a dimension's scores, by which VideoAlign divides them; their mean changes no difference."""
+    if dimension is None:
+        return 1.0
+    scale = float((settings.get("inference_config") or {}).get(f"{dimension}_std", 1.0))
+    if not (math.isfinite(scale) and scale > 0):
+        raise ArtifactError(f"{CONFIG}: {dimension}_std is {scale}, a positive number is needed")
+    return scale
+
+
+def _preprocessing(settings: dict, dimension: str | None) -> dict[str, Any]:
     data = settings["data_config"]
+    if dimension is not None:
+        wanted = data.get("num_frames") or data["fps"] * TYPICAL_SECONDS
+        return {
+            "num_frames": max(2, round(wanted / 2) * 2),
+            "min_pixels": min(MIN_FRAME_PIXELS, data["max_frame_pixels"]),
+            "max_pixels": data["max_frame_pixels"],
+            "template_name": "videoalign_v1",
+            "reference_text": "",
+            "prompt_text": "{prompt}",
+            "special_tokens": tuple(f"<|{name}_reward|>" for name in DIMENSIONS),
+            "reward_token": f"<|{dimension}_reward|>",
+        }
     # Their "5 frames" went through Python's round(x / 2) * 2: bankers' rounding makes 4 of it.
     num_frames = max(2, round((data["num_frames"] or 8) / 2) * 2)
     return {"num_frames": num_frames, "max_pixels": data["max_frame_pixels"], "reference_order": "given"}

@@ -141,7 +141,9 @@ class InputBuilder:
             raise DataError(f"a clip was read for {frames.shape[0]} frames, this reward model looks at {len(picked)}")
         if rate is not None and not (math.isfinite(rate) and 0 < rate <= 1000):
             raise DataError(f"a frame rate of {rate} per second is none")
-        if not len(images):
+        if not self.settings.takes_references:
+            images = ()
+        elif not len(images):
             raise DataError("a clip without references cannot be judged")
         photos = [_checked(image, 3, "reference") for image in images]
         grids = [grid_of(len(picked), frames.shape[-2], frames.shape[-1], self.settings)]
@@ -179,7 +181,7 @@ class InputBuilder:
         if not len(videos) == len(references) == len(prompts):
             raise DataError(f"{len(videos)} videos, {len(references)} reference sets and {len(prompts)} prompts")
         clips = [self.see(video, rate) for video, rate in zip(videos, frame_rates(fps, len(videos)), strict=True)]
-        people = [list(images) for images in references]
+        people = [list(images) if self.settings.takes_references else [] for images in references]
         if order != "given":
             orders = self.expand(people)
             people = [[images[i] for i in ranks[0]] for images, ranks in zip(people, orders, strict=True)]

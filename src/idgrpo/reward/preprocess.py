@@ -85,11 +85,19 @@ class Preprocessing(BaseModel):
             object.__setattr__(self, "template_text", template_text(self.template_name))
         if self.template_text.count(self.reward_token) != 1:
             raise ValueError(f"template_text must contain the reward token {self.reward_token} exactly once")
-        if self.template_text.count("{video}") != 1 or self.template_text.count("{references}") != 1:
-            raise ValueError("template_text must contain {references} and {video} exactly once each")
-        if self.reference_text.count("{image}") != 1:
-            raise ValueError("reference_text must contain {image} exactly once")
+        counts = self.template_text.count("{video}"), self.template_text.count("{references}")
+        if counts != (1, int(self.takes_references)):
+            raise ValueError(
+                "template_text must contain {references} and {video} exactly once each; {references} not where reference_text is empty"
+            )
+        if self.takes_references and self.reference_text.count("{image}") != 1:
+            raise ValueError("reference_text must contain {image} exactly once, or be empty: no photo is shown then")
         return self
+
+    @property
+    def takes_references(self) -> bool:
+        """Whether photos of people are shown; a model of motion or of visual quality judges the clip alone."""
+        return bool(self.reference_text)
 
     @property
     def factor(self) -> int:
@@ -143,6 +151,8 @@ class Preprocessing(BaseModel):
         to three people) and the score is their mean; `given` keeps the order, and then order matters.
         """
         num = len(keys)
+        if not self.takes_references:
+            return [[]]
         if num > self.max_references:
             raise DataError(
                 f"{num} references, but this reward model was built for at most {self.max_references}",

@@ -54,7 +54,9 @@ class _Reader:
             [self.rows[i][2] for i in part],
         )
         device = self.network.head.weight.device
-        found |= {"pixel_values": torch.zeros(1, 1), "pixel_values_videos": torch.zeros(1, 1)}
+        found["pixel_values_videos"] = torch.zeros(1, 1)
+        if "image_grid_thw" in found:
+            found["pixel_values"] = torch.zeros(1, 1)
         return {name: value.to(device) for name, value in found.items()}
 
     def photos_of(self, part: Sequence[int]) -> list[Looks]:

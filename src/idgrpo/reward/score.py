@@ -114,6 +114,7 @@ class _Call:
     def add(self, video: Video, images: Sequence[Tensor], prompt: str, rate: float | None) -> None:
         """Note a clip. One photo shown for everybody has one order, whatever the number of people."""
         clip = self.clips.place((_key(video), rate), self.builder.see(video, rate))
+        images = images if self.builder.settings.takes_references else ()
         contents = [self._content(image) for image in images]
         places = [
             self.photos.place((text, image.shape), image[None]) for image, text in zip(images, contents, strict=True)

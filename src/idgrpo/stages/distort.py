@@ -94,7 +94,7 @@ def _with_renoise(settings: "DistortConfig", base: str | None) -> "DistortConfig
 
 def _generator(base: str, sampling: Settings) -> "tuple[SampleConfig, Callable[[], dict[str, Any]]]":
     """Give the settings of a generator, and what of them decides the pixels (its weights must be here for that)."""
-    from idgrpo.bases.config import SampleConfig
+    from idgrpo.bases.config import SampleConfig, numerics_of
     from idgrpo.bases.inventory import weights_of_entry
     from idgrpo.bases.load import resolve_entry
 
@@ -102,7 +102,8 @@ def _generator(base: str, sampling: Settings) -> "tuple[SampleConfig, Callable[[
     entry = resolve_entry(settings.named_base)
     left_out = {"batch_size", "width", "height", "frames"}
     sampler = settings.sampler.resolved(entry).model_dump(mode="json", exclude=left_out)
-    return settings, lambda: {"generator": {"base": base, "sampler": sampler} | weights_of_entry(entry)}
+    numerics = numerics_of(settings.base_weights, settings.attention)
+    return settings, lambda: {"generator": {"base": base, "sampler": sampler} | numerics | weights_of_entry(entry)}
 
 
 def _regenerator(

@@ -182,31 +182,35 @@ def _read(file: Path, form: str, dimension: str | None, source: Any) -> "Iterato
 
 
 def import_rm(
-    checkpoint: Path, *, vlm: str | None = None, template: Path | None = None, name: str | None = None,
-    store: Store | None = None, force: bool = False,
+    checkpoint: Path, *, dimension: str | None = None, vlm: str | None = None, template: Path | None = None,
+    name: str | None = None, store: Store | None = None, force: bool = False,
 ) -> Work:  # fmt: skip
-    """Read a reward checkpoint as the paper's authors released it into an artifact of kind rm; `run` the work given.
+    """Read a reward checkpoint as Identity-GRPO's or VideoAlign's authors released it into an artifact of kind rm; `run` the work given.
 
     Args:
         checkpoint: folder with adapter, non-LoRA state and model_config.json.
+        dimension: of VideoAlign's three scores: VQ (visual quality), MQ (motion quality) or TA (text alignment).
         vlm: base it was trained from; None means what its settings name.
         template: text file with the wording it was trained with; ours shifts its scores.
     """
     from idgrpo.reward.checkpoint import checkpoint_digest, find_vlm
-    from idgrpo.reward.importer import import_checkpoint, read_settings
+    from idgrpo.reward.importer import check_dimension, import_checkpoint, read_settings, wording_of
 
-    store, name = store or Store.default(), name or "authors"
+    store = store or Store.default()
     settings = read_settings(checkpoint)
+    check_dimension(settings, dimension)
+    name = name or ("authors" if dimension is None else f"videoalign-{dimension}")
+    of_dimension = {} if dimension is None else {"dimension": dimension}
     base = vlm or settings["model_config"]["model_name_or_path"]
     folder = find_vlm(base)
     wording = {}
     if template is not None:
         if not template.is_file():
             raise UsageError(f"there is no template {template}")
-        wording = {"template_name": template.stem, "template_text": template.read_text(encoding="utf-8")}
+        wording = wording_of(settings, template.stem, template.read_text(encoding="utf-8"))
 
     def make(run: Run) -> None:
-        run.out.metrics.update(import_checkpoint(checkpoint, folder, run.out.path, **wording))
+        run.out.metrics.update(import_checkpoint(checkpoint, folder, run.out.path, **of_dimension, **wording))
 
     def plan() -> Plan:
         import json
@@ -216,7 +220,7 @@ def import_rm(
         return Plan(lines, document)
 
     inputs = {"checkpoint": Source("rm", str(checkpoint), checkpoint, content_digest(scan(checkpoint)))}
-    config = {"vlm": base, "vlm_digest": checkpoint_digest(folder), **wording}
+    config = {"vlm": base, "vlm_digest": checkpoint_digest(folder), **of_dimension, **wording}
     return Work(store, "import-rm", "rm", name, inputs, config, make, plan, force=force)
 
 

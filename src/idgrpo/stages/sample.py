@@ -16,6 +16,7 @@ from idgrpo.store.store import Store
 if TYPE_CHECKING:
     from idgrpo.bases.config import SampleConfig
     from idgrpo.bases.contract import Base, BaseEntry
+    from idgrpo.bases.policy_card import PolicyCard
     from idgrpo.records.models import Case
 
 TRUE_BASE = "tinyworld"
@@ -53,6 +54,7 @@ def sample(
     from idgrpo.bases.config import SampleConfig
     from idgrpo.bases.inventory import weights_of_entry
     from idgrpo.bases.load import resolve_entry
+    from idgrpo.bases.numerics import check_attention
 
     store = store or Store.default()
     settled = settle(SampleConfig, settings)
@@ -61,6 +63,7 @@ def sample(
     if settled.base == TRUE_BASE:
         return _true_clips(store, find(store, "cases", cases), name, force=force)
     entry = resolve_entry(settled.named_base)
+    check_attention(settled.attention)
     settled = _beside_training(settled, entry, adapter, as_trained=as_trained)
     if cases is None and entry.architecture == "tiny" and not plan_only and not any(store.list("cases")):
         cases = of_world(store, settled.seed or 0)
@@ -86,11 +89,14 @@ def load_tuned_base(
     from idgrpo.bases.config import SampleConfig
     from idgrpo.bases.inventory import default_device
     from idgrpo.bases.load import load_base
+    from idgrpo.bases.policy_card import read_policy_card
     from idgrpo.bases.tuned import load_tuned
 
     source = find(store or Store.default(), "policy", policy)
     named = _with_base(SampleConfig(), base, source).named_base
-    loaded = load_base(named, device=device or default_device())
+    card = read_policy_card(source.path)
+    kind = None if card is None else card.quantised
+    loaded = load_base(named, device=device or default_device(), base_weights=kind)
     load_tuned(loaded, source.path)
     return loaded
 
@@ -125,11 +131,28 @@ def _beside_training(
                 "nothing says how it was trained: --as-trained needs a policy with policy.json", fix="--policy REF"
             )
         return settings
+    settings = _on_trained_weights(settings, card)
     if as_trained:
         sampler = SamplerConfig.model_validate(settings.sampler.model_dump() | settings_of_training(card))
         return settings.model_copy(update={"sampler": sampler})
     if difference := trained_otherwise(card, settings.sampler, entry):
         tell(f"note: {difference}")
+    return settings
+
+
+def _on_trained_weights(settings: "SampleConfig", card: "PolicyCard") -> "SampleConfig":
+    """Quantise the base as it was quantised in training unless the settings name its weights; say which they are."""
+    from idgrpo.bases.contract import QUANTISED
+
+    trained = card.quantised
+    if settings.base_weights is None and trained is not None:
+        tell(f"note: the policy was trained on {trained} weights of the base; these clips are made with them too")
+        return settings.model_copy(update={"base_weights": trained})
+    named = settings.base_weights
+    if (named if named in QUANTISED else None) != trained:
+        tell(
+            f"note: the policy was trained on {trained or 'unquantised'} weights of the base; these clips have {named}"
+        )
     return settings
 
 
@@ -263,8 +286,9 @@ def _costs(
     if entry.loader:
         return [f"memory and time are not known: {entry.name} is a base of another package"], {}
     most = max(len(case.references) for case in cases)
-    cost = cost_of_entry(entry, settings.sampler, num_references=most)
-    estimate = cost_lines(entry, settings.sampler, cost, most, gpu_memory_gib(settings.device))
+    weights, memory_gib = settings.base_weights, gpu_memory_gib(settings.device)
+    cost = cost_of_entry(entry, settings.sampler, num_references=most, base_weights=weights)
+    estimate = cost_lines(entry, settings.sampler, cost, most, memory_gib, weights)
     tflop = len(cases) * settings.num_per_case * cost.sample_tflop
     hours, time_line = _hours(store, settings, tflop)
     document = {"cost": cost.__dict__, "estimate": estimate, "total_tflop": tflop, "hours": hours}

@@ -86,11 +86,13 @@ def train_policy(
     """
     from idgrpo.bases.inventory import weights_of_entry
     from idgrpo.bases.load import resolve_entry
+    from idgrpo.bases.numerics import check_attention
     from idgrpo.bases.policy_card import read_policy_card
 
     store = store or Store.default()
     entry = resolve_entry(base)
     settled = settled_policy(base, recipe, settings, method, is_tiny=entry.architecture == "tiny")
+    check_attention(settled.engine.attention)
     is_grpo = settled.method == "grpo"
     if is_grpo and listed(data) != [None]:
         raise UsageError(
@@ -263,6 +265,7 @@ def _make(
     base = load_base(
         base_name, device=device, dtype=dtype, encoder_device=settings.engine.encoder_device,
         reversed_references=settings.rollout.reversed_references, with_transformer=False,
+        base_weights=settings.engine.base_weights, attention=settings.engine.attention,
     )  # fmt: skip
     cache = None if base.entry.architecture == "tiny" else ConditionsCache(conditions)
 
