@@ -13,14 +13,6 @@ from idgrpo.errors import MachineError, UsageError
 
 log = logging.getLogger(__name__)
 
-# Where torchao or bitsandbytes is installed, diffusers and PEFT import it with every model; what it says then is of no use to us.
-for _noisy in (
-    "torch.utils._pytree",
-    "diffusers.quantizers.torchao.torchao_quantizer",
-    "bitsandbytes.backends.cpu.ops",
-):
-    logging.getLogger(_noisy).setLevel(logging.ERROR)
-
 LIBRARIES = {"int8": ("torchao", "quantised"), "fp8": ("torchao", "quantised"), "nf4": ("bitsandbytes", "nf4")}
 """The library of each kind of quantised weights, and the extra of this package that installs it."""
 
