@@ -14,7 +14,6 @@ from idgrpo.cli.output import fail
 from idgrpo.cli.streams import outlive_readers
 from idgrpo.errors import INTERRUPTED, IdgrpoError, MachineError, UsageError, machine_error
 
-
 NOISY = ("torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer", "bitsandbytes.backends.cpu.ops")
 """Where a library that quantises is installed, others import it with every model, and it talks about its own future."""
 

@@ -52,6 +52,14 @@ AsTrainedOption = Annotated[
 ]
 
 
+TogetherOption = Annotated[
+    int,
+    typer.Option(
+        "--context-parallel", min=1, help="Processes that compute each clip together: long clips, few of them."
+    ),
+]
+
+
 def command(
     base: BaseOption = None,
     cases: CasesOption = None,
@@ -71,6 +79,7 @@ def command(
     as_trained: AsTrainedOption = False,
     device: DeviceOption = None,
     nproc: NprocOption = 1,
+    context_parallel: TogetherOption = 1,
     share: ShareOption = False,
     store: StoreOption = None,
     name: NameOption = None,
@@ -86,6 +95,10 @@ def command(
 
     Run the same command again after an interruption: finished videos are kept, the missing ones are made.
     """
+    if nproc > 1 and context_parallel > 1:
+        raise UsageError(
+            "--nproc deals clips out, --context-parallel makes each by all processes", fix="give one of them"
+        )
     sampler = without_none(
         num_steps=steps, shift=shift, guidance=guidance, image_guidance=image_guidance, solver=solver, law=law, eta=eta,
         batch_size=batch_size,
@@ -103,8 +116,10 @@ def command(
         force=force,
         resume=resume,
         share=share,
+        together=context_parallel > 1,
     )
-    carry_out(work, result, dry_run=dry_run, quiet=quiet, as_json=as_json, nproc=nproc)
+    num = max(nproc, context_parallel)
+    carry_out(work, result, dry_run=dry_run, quiet=quiet, as_json=as_json, nproc=num)
 
 
 def _size(text: str | None) -> dict[str, int]:

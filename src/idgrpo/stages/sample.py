@@ -1,7 +1,7 @@
 """The `sample` stage: cases and a base, with or without a tuned policy -> videos."""
 
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ def sample(
     force: bool = False,
     resume: bool = False,
     share: bool = False,
+    together: bool = False,
     plan_only: bool = False,
 ) -> Work:
     """Make videos of cases; a run that was stopped goes on, finished videos are kept.
@@ -48,6 +49,7 @@ def sample(
         settings: a SampleConfig, or dotted keys such as {"num_per_case": 4, "sampler.num_steps": 8}.
         as_trained: take size, steps, shift and guidance that the policy was trained with.
         share: make the clips together with other processes that make the same call on this store.
+        together: the ranks of a job compute each clip together (context parallelism) instead of dealing clips out.
 
     Ranks of a job (torchrun, SLURM) deal the clips out by themselves; the result is that of one process.
     """
@@ -64,6 +66,9 @@ def sample(
         return _true_clips(store, find(store, "cases", cases), name, force=force)
     entry = resolve_entry(settled.named_base)
     check_attention(settled.attention)
+    if together and (share or entry.loader):
+        what = "--share deals whole clips out" if share else f"{entry.name} is a base of another package"
+        raise UsageError(f"{what}: no clip is made by several ranks together", fix="leave --context-parallel out")
     settled = _beside_training(settled, entry, adapter, as_trained=as_trained)
     if cases is None and entry.architecture == "tiny" and not plan_only and not any(store.list("cases")):
         cases = of_world(store, settled.seed or 0)
@@ -72,13 +77,13 @@ def sample(
     name = name or (settled.base_name if adapter is None else f"{settled.base_name}-tuned")
 
     def make(run: Run) -> None:
-        _make(run, settled, read_cases(source), adapter, store.root / "cache" / "conditions")
+        _make(run, settled, read_cases(source), adapter, store.root / "cache" / "conditions", together=together)
 
     # The digest of the weights says also that they are missing, before anything is done; a plan needs none.
     return Work(
         store, "sample", "samples", name, inputs, settled.resolved(entry), make,
         lambda: _plan(store, settled, entry, source, name), pins=lambda: weights_of_entry(entry), force=force, resume=resume,
-        ranks="deal", share=share,
+        ranks="together" if together else "deal", share=share, device=settled.device if together else None,
     )  # fmt: skip
 
 
@@ -156,19 +161,35 @@ def _on_trained_weights(settings: "SampleConfig", card: "PolicyCard") -> "Sample
     return settings
 
 
-def _make(run: Run, settings: "SampleConfig", cases: "list[Case]", adapter: Source | None, conditions: Path) -> None:
+def _make(
+    run: Run,
+    settings: "SampleConfig",
+    cases: "list[Case]",
+    adapter: Source | None,
+    conditions: Path,
+    *,
+    together: bool,
+) -> None:
     """Make the videos in the run's folder, which survives a kill, then copy them; encodings are shared over runs."""
     from idgrpo.bases.conditions import ConditionsCache
     from idgrpo.bases.generate import jobs_of
     from idgrpo.bases.sampling import copy_samples, load_for_sampling, sample_to_folder
+    from idgrpo.bases.together import following, leading, refuse_uneven
     from idgrpo.run.signals import StopSignal
 
     settings = on_rank(settings, run)
     base = load_for_sampling(settings, adapter.path if adapter is not None else None)
     shared = None if base.entry.architecture == "tiny" else ConditionsCache(conditions)
     jobs = jobs_of(cases, seed=settings.seed, num_per_case=settings.num_per_case)
+    together = together and run.world.size > 1
+    if together:
+        numbers = (len(case.references) for case in cases)
+        refuse_uneven(base, settings.sampler.size(base.entry), numbers, run.world.size)
+    if together and not run.publishes:
+        with StopSignal():  # the main rank stops between two steps, and says so
+            return following(base, run.world)
     started, num_kept = time.monotonic(), len([*(run.path / "samples" / "videos").glob("[!.]*")])
-    with StopSignal() as stop:
+    with StopSignal() as stop, leading(base, run.world) if together else nullcontext():
         samples = sample_to_folder(
             base,
             jobs,
