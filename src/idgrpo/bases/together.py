@@ -54,7 +54,12 @@ def leading(base: "WanBase", world: World) -> Iterator[None]:
 
     if base.transformer is None:
         before = base.when_loaded
-        base.when_loaded = lambda loaded: (before(loaded), ready(loaded))
+
+        def both(loaded: "WanBase") -> None:
+            before(loaded)
+            ready(loaded)
+
+        base.when_loaded = both
     else:
         ready(base)
     end: tuple[type[IdgrpoError], str] | None = None

@@ -39,7 +39,7 @@ def device_name(device: str) -> str:
     return f"{platform.machine()} CPU, {num} cores"
 
 
-def weights_dtype(device: object) -> "torch.dtype":
+def weights_dtype(device: "str | torch.device") -> "torch.dtype":
     """Give the type that weights of generators and vision-language models are held and computed in on a device.
 
     bfloat16 on a GPU, float32 on a CPU, unless $IDGRPO_DTYPE says one of them: like the device it belongs to the machine, not
@@ -47,7 +47,7 @@ def weights_dtype(device: object) -> "torch.dtype":
     """
     import torch
 
-    asked = os.environ.get(DTYPE_ENV) or ("float32" if torch.device(device).type == "cpu" else "bfloat16")  # type: ignore[arg-type]
+    asked = os.environ.get(DTYPE_ENV) or ("float32" if torch.device(device).type == "cpu" else "bfloat16")
     if asked not in ("float32", "bfloat16"):
         raise UsageError(f"{DTYPE_ENV}={asked} is no type of weights here", fix="float32 or bfloat16")
     return getattr(torch, asked)
