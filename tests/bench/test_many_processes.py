@@ -1,4 +1,5 @@
-"""How much faster two processes sample than one, each with one thread: `pytest -s -m bench tests/bench/test_many_processes.py`."""
+"""Two processes against one when they sample, and 64 callers of one scoring service:
+`pytest -s -m bench tests/bench/test_many_processes.py`."""
 
 import json
 import os
@@ -43,3 +44,44 @@ def test_two_processes_sample_faster(tmp_path):
     )
     print(f"load of the machine at the end: {load:.1f}")
     assert digest == other
+
+
+def test_sixty_four_callers_of_one_service(tmp_path):
+    """Each asks ten times for a clip of its own; the service has 16 places, the others wait in line."""
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Event, Thread
+
+    import numpy as np
+    from tests.reward.scoring import clips, untrained
+    from tests.reward.tiny_vlm import write_tiny_vlm
+
+    from idgrpo.reward.client import RewardClient
+    from idgrpo.reward.service import listen, make_app, serve
+
+    model = untrained(write_tiny_vlm(tmp_path / "vlm"))
+    app, request = make_app([model], max_waiting=16), clips(1)
+    expected, stop = model.score(*request), Event()
+    with listen("127.0.0.1", 0) as listener:
+        serving = Thread(target=serve, args=(app, listener, stop.is_set))
+        serving.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+        def ask(_: int) -> list[float]:
+            client, waits = RewardClient(url, attempts=2, first_wait_s=0.05), []
+            for _ in range(10):
+                began = time.monotonic()
+                assert client.score(*request) == expected
+                waits.append(time.monotonic() - began)
+            return waits
+
+        started = time.monotonic()
+        with ThreadPoolExecutor(64) as callers:
+            waits = np.concatenate(list(callers.map(ask, range(64))))
+        seconds = time.monotonic() - started
+        stop.set()
+        serving.join(30)
+    p50, p99 = np.quantile(waits, (0.5, 0.99))
+    print(
+        f"\n64 callers, {len(waits)} requests answered: p50 {p50:.2f} s, p99 {p99:.2f} s, {len(waits) / seconds:.0f} requests a second"
+    )
+    assert len(waits) == 640
