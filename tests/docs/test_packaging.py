@@ -20,9 +20,9 @@ def test_metadata_is_complete_and_of_one_version():
 
 def test_every_extra_that_users_need_is_named_with_its_install_line():
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
-    assert set(PROJECT["optional-dependencies"]) == {"viewers", "faces", "docs", "dev"}
+    assert set(PROJECT["optional-dependencies"]) == {"viewers", "faces", "quantised", "nf4", "docs", "dev"}
     named = set(re.findall(r"idgrpo\[(\w+)\]", sources))
-    assert named == {"viewers", "faces"}
+    assert named == {"viewers", "faces", "quantised", "nf4"}
     assert ".[docs]" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 

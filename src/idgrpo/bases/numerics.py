@@ -13,22 +13,19 @@ from idgrpo.errors import MachineError, UsageError
 
 log = logging.getLogger(__name__)
 
-LIBRARIES = {"int8": ("torchao", "quantised"), "fp8": ("torchao", "quantised"), "nf4": ("bitsandbytes", "nf4")}
-"""The library of each kind of quantised weights, and the extra of this package that installs it."""
+_TORCHAO = ("torchao", "pip install 'idgrpo[quantised]'")
+LIBRARIES = {"int8": _TORCHAO, "fp8": _TORCHAO, "nf4": ("bitsandbytes", "pip install 'idgrpo[nf4]'")}
+"""The library of each kind of quantised weights, and what installs it."""
 
 
 def require_library(kind: str | None, device: torch.device) -> None:
     """Raise MachineError with the install line where the library of quantised weights is not here, or cannot work on a device."""
     if kind not in QUANTISED:
         return
-    package, extra = LIBRARIES[kind]
+    package, install = LIBRARIES[kind]
     if importlib.util.find_spec(package) is None:
-        raise MachineError(
-            f"base weights in {kind} need {package}, which is not installed", fix=f"pip install 'idgrpo[{extra}]'"
-        )
-    if (
-        kind == "nf4" and device.type == "cpu"
-    ):  # with bitsandbytes 0.50.2 an adapter's forward fails there once a clip was made
+        raise MachineError(f"base weights in {kind} need {package}, which is not installed", fix=install)
+    if kind == "nf4" and device.type == "cpu":  # in bitsandbytes 0.50.2 an adapter's forward fails once a clip was made
         raise MachineError("base weights in nf4 need a GPU", fix="use int8 or fp8 on a CPU")
 
 
@@ -54,10 +51,8 @@ def quantise(transformer: Any, kind: str, device: torch.device) -> None:
                 quantizer.create_quantized_param(transformer, value, name, device, state, [])
         quantizer.postprocess_model(transformer)
     except (ImportError, RuntimeError, ValueError) as error:
-        package, extra = LIBRARIES[kind]
-        raise MachineError(
-            f"{package} cannot quantise to {kind} here: {error}", fix=f"pip install -U 'idgrpo[{extra}]'"
-        ) from error
+        package, install = LIBRARIES[kind]
+        raise MachineError(f"{package} cannot quantise to {kind} here: {error}", fix=f"{install} -U") from error
     transformer.hf_quantizer = quantizer
     log.info("%s weights: %.1f MiB", kind, stored_bytes(transformer) / 2**20)
 

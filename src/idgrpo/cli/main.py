@@ -1,7 +1,6 @@
 """The entry point: commands are imported when they are called, and every failure becomes a message and an exit code."""
 
 import difflib
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -11,11 +10,8 @@ from typing import Any
 from idgrpo import __version__
 from idgrpo.cli import COMMANDS
 from idgrpo.cli.output import fail
-from idgrpo.cli.streams import outlive_readers
+from idgrpo.cli.streams import outlive_readers, silence_libraries
 from idgrpo.errors import INTERRUPTED, IdgrpoError, MachineError, UsageError, machine_error
-
-NOISY = ("torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer", "bitsandbytes.backends.cpu.ops")
-"""Where a library that quantises is installed, others import it with every model, and it talks about its own future."""
 
 
 def overview() -> str:
@@ -118,8 +114,7 @@ def _dispatch(arguments: list[str]) -> int:
     if not os.path.exists("/dev/nvidiactl"):
         # Without it DeepSpeed, which diffusers and transformers import, warns on stdout that it found no GPU.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    for noisy in NOISY:
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    silence_libraries()
     result = load_command(name).main(args=rest, prog_name=f"idgrpo {name}", standalone_mode=False)
     return result if isinstance(result, int) else 0
 

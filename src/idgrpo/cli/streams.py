@@ -2,10 +2,13 @@
 
 import errno
 import io
+import logging
 import os
 import sys
 from typing import TextIO
 
+NOISY = ("torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer", "bitsandbytes.backends.cpu.ops")
+"""Where a library that quantises is installed, others import it with every model, and it talks about its own future."""
 GONE = {errno.EPIPE, errno.EBADF, errno.EIO, errno.ESTALE}
 
 
@@ -40,6 +43,12 @@ class _Tolerant(io.RawIOBase):
                 if self.raises and error.errno not in GONE:
                     raise
         return len(data)
+
+
+def silence_libraries() -> None:
+    """Keep warnings off stderr that users can do nothing about."""
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def outlive_readers() -> None:
