@@ -21,22 +21,16 @@ from idgrpo.video.read import read_video
 FEW = ("--steps", "2", "--guidance", "2", "--name", "few")
 
 
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+
+
+def command(store: Path, base: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "idgrpo", "sample", "--base", base, "--store", str(store), *FEW, *arguments]
+
+
 def sample(store: Path, base: str, *arguments: str) -> subprocess.CompletedProcess:
-    command = [
-        sys.executable,
-        "-m",
-        "idgrpo",
-        "sample",
-        "--base",
-        base,
-        "--store",
-        str(store),
-        *FEW,
-        *arguments,
-        "--json",
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    words = [*command(store, base, *arguments), "--json"]
+    return subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
 def clips(path: str) -> dict[str, torch.Tensor]:
@@ -60,20 +54,9 @@ def test_two_ranks_make_the_clips_of_one(tmp_path, base):
 def test_a_stop_reaches_both_ranks_and_the_same_command_goes_on(tmp_path):
     assert run(["cases", "--num", "12", "--store", str(tmp_path)]) == 0
     words = ("--context-parallel", "2", "--steps", "40", "--batch-size", "1")
-    command = [
-        sys.executable,
-        "-m",
-        "idgrpo",
-        "sample",
-        "--base",
-        "tiny-phantom",
-        "--store",
-        str(tmp_path),
-        *FEW,
-        *words,
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(tmp_path, "tiny-phantom", *words), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    )
     end = time.monotonic() + 240
     while not list(tmp_path.glob("runs/sample-*/samples/videos/[!.]*.mp4")) and time.monotonic() < end:
         assert process.poll() is None, process.stderr.read()
