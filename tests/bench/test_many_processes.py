@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3000)]
-WORDS = ["sample", "--base", "tiny-phantom", "--num-per-case", "8", "--steps", "50", "--batch-size", "4"]
+WORDS = ["sample", "--base", "tiny-phantom", "--num-per-case", "8", "--steps", "100", "--batch-size", "4"]
 
 
 def sampled(store: Path, *words: str) -> tuple[float, float, str]:
