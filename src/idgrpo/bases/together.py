@@ -4,6 +4,7 @@ diffusers' own hooks split, exchange and gather. The main rank samples as if it 
 it hands the inputs to the others, which compute their part of the same call. So one rank reads, decides, stops and writes.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -114,6 +115,7 @@ def _split(base: "WanBase", world: World) -> None:
         base.transformer._parallel_config = parallel
         return parallel
 
+    warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers.hooks.context_parallel")
     base.transformer._resolve_parallel_config = on_our_device
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # "an experimental feature": our docs say so

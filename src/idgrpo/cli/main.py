@@ -10,7 +10,7 @@ from typing import Any
 from idgrpo import __version__
 from idgrpo.cli import COMMANDS
 from idgrpo.cli.output import fail
-from idgrpo.cli.streams import outlive_readers, silence_libraries
+from idgrpo.cli.streams import leave, outlive_readers, silence_libraries
 from idgrpo.errors import INTERRUPTED, IdgrpoError, MachineError, UsageError, machine_error
 
 
@@ -145,4 +145,4 @@ def main() -> None:
         code = code or fail(
             machine_error(error) or MachineError(f"stdout: {error}"), MachineError.exit_code, as_json=False
         )
-    sys.exit(code)
+    leave(code)

@@ -1,11 +1,13 @@
 """stdout and stderr that whoever reads them may leave: the work goes on, and its exit code tells how it ended."""
 
+import atexit
+import contextlib
 import errno
 import io
 import logging
 import os
 import sys
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 NOISY = ("torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer", "bitsandbytes.backends.cpu.ops")
 """Where a library that quantises is installed, others import it with every model, and it talks about its own future."""
@@ -43,6 +45,16 @@ class _Tolerant(io.RawIOBase):
                 if self.raises and error.errno not in GONE:
                     raise
         return len(data)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process. A rank of a job leaves without taking the interpreter down, which threads of its libraries do not survive."""
+    if "RANK" not in os.environ:
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def silence_libraries() -> None:

@@ -191,12 +191,13 @@ def _wait(processes: list[subprocess.Popen]) -> int:
     try:
         while True:
             codes = [process.poll() for process in processes]
+            if codes[0] == 0:  # the result is published and told: how libraries of other ranks leave changes nothing
+                _end(processes, grace_s=10.0)
+                return 0
             failed = [code for code in codes if code not in (None, 0)]
             if failed:
                 _end(processes, grace_s=10.0)
                 return failed[0] if failed[0] > 0 else 128 - failed[0]
-            if all(code == 0 for code in codes):
-                return 0
             time.sleep(0.1)
     finally:
         for number, handler in previous.items():

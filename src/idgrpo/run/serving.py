@@ -1,6 +1,7 @@
 """Serve an application until the caller's own signal handling asks to stop."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -12,10 +13,16 @@ if TYPE_CHECKING:
 POLL_S = 0.1
 
 
+def _is_no_cancelled_request(record: logging.LogRecord) -> bool:
+    """Leave out requests of slow clients that a stop cuts off: they are counted in one line, and their tracebacks tell nothing."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
 def serve_until(should_stop: Callable[[], bool], settings: "uvicorn.Config", listener: socket.socket) -> None:
     """Serve on a bound socket until `should_stop`; requests under way are finished. Signals stay the caller's."""
     import uvicorn
 
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cancelled_request)
     server = uvicorn.Server(settings)
     vars(server)["capture_signals"] = nullcontext
 
