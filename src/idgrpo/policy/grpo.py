@@ -81,9 +81,8 @@ class RolloutSource:
             values = scores()
         with timer.phase("sync"):  # mostly waiting for the slowest rank's rollout and rewards
             rewards = self._gathered(values)
-        earned = combine_rewards(
-            rewards, config.reward.weights
-        )  # z-scores of groups have the mean 0, whatever was earned
+        # What is shown is what was earned: z-scores of groups have the mean 0.
+        earned = combine_rewards(rewards, config.reward.weights)
         total = combine_rewards(rewards, config.reward.weights, config.reward.normalise)
         self._refuse_outage(total)
         if config.advantage.hold:

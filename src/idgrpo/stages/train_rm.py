@@ -55,7 +55,7 @@ def train_rm(
     name = name or "rm"
 
     def make(run: Run) -> None:
-        for source, lines in rejected:
+        for source, lines in rejected if run.publishes else ():
             _put_aside(lines, _aside(store, source))
         _make(run, store, settled, pairs, sum(len(lines) for _, lines in rejected))
 
