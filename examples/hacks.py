@@ -1,4 +1,4 @@
-"""Train a policy on a planted reward and see which check of `eval` notices: `python examples/hacks.py NAME [OUT [SEED [UPDATES]]]`.
+"""Train a policy on a planted reward and see which check of `eval` notices: `python examples/hacks.py NAME [OUT [SEED [UPDATES [HELD_OUT]]]]`.
 
 Each reward but `honest` pays for a shortcut. The figures and pictures of docs/howto/planted-hacks.md come from this script.
 It needs no reward model: `train` takes any function (videos, references, prompts) -> scores.
@@ -101,11 +101,11 @@ def honest(video: Tensor, photos: list[Tensor]) -> float:
 REWARDS = {one.__name__: one for one in (copy, frozen, sharp, one_person, large_faces, honest)}
 
 
-def run(name: str, out: Path, seed: int = 0, num_updates: int = 12) -> stages.Artifact:
+def run(name: str, out: Path, seed: int = 0, num_updates: int = 12, held_out: int = NUM_HELD_OUT) -> stages.Artifact:
     """Train on one reward, draw held-out cases with base and policy from the same noise, and compare them."""
     store = stages.Store(out / "store")
     cases = stages.cases(num=NUM_TRAIN, seed=seed, name=f"train-{seed}", store=store)
-    fresh = stages.cases(num=NUM_HELD_OUT, split="eval", name="fresh", store=store)
+    fresh = stages.cases(num=held_out, split="eval", name="fresh", store=store)
     config = PolicyConfig.model_validate(
         merge(recipe("default", BASE).model_dump(), merge(SETTINGS, {"seed": seed, "num_updates": num_updates}))
     )
@@ -132,8 +132,8 @@ def draw(before: stages.Artifact, after: stages.Artifact, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    name, out, seed, updates = [*sys.argv[1:], *["hacks", "0", "12"][len(sys.argv) - 2 :]]
-    report = run(name, Path(out), int(seed), int(updates))
+    name, out, *numbers = [*sys.argv[1:], *["hacks", "0", "12", str(NUM_HELD_OUT)][len(sys.argv) - 2 :]]
+    report = run(name, Path(out), *map(int, numbers))
     for verdict in result(report).document["diagnostics"]:
         sys.stdout.write(f"{verdict['level']:<8} {verdict['name']:<26} {verdict['text']}\n")
     sys.stdout.write(f"{report.path / 'report.html'}\n")

@@ -6,7 +6,7 @@ from tests.evaluate.conftest import A, B
 from tests.evaluate.test_told_apart import BLANK, CONFIG, INFOS, MEASURES, clip_of
 
 from idgrpo.evaluate.compare import compare
-from idgrpo.evaluate.diagnostics import diagnose
+from idgrpo.evaluate.diagnostics import ENOUGH_CASES, diagnose
 from idgrpo.evaluate.document import Report, SampleDocument, VariantDocument
 
 NUM_CASES, NUM_CANDIDATES = 24, 8
@@ -51,6 +51,48 @@ def test_a_reward_for_one_person_raises_the_alarm(make_subject, reward):
 @pytest.mark.parametrize("reward", [np.mean, min], ids=["identity", "worst"])
 def test_a_reward_for_everybody_does_not(make_subject, reward):
     assert verdict_of(tuned_by(reward, make_subject)).level != "alarm"
+
+
+def with_people(report: Report, base: np.ndarray, tuned: np.ndarray) -> Report:
+    """Put similarities [case, person] in place of those that were measured; the worst person is what they say."""
+    sides = {"base": base, "tuned": tuned}
+    samples = [
+        s.model_copy(update={"people": {"identity": sides[s.variant][int(s.case_id.removeprefix("case-"))].tolist()}})
+        for s in report.samples
+    ]
+    values = {
+        name: {(f"case-{case}", 0): {"worst": float(people.min())} for case, people in enumerate(side)}
+        for name, side in sides.items()
+    }
+    infos = [info for info in INFOS if info.name == "worst"]
+    found = compare(values["base"], values["tuned"], infos, CONFIG, ["worst"])
+    return report.model_copy(update={"samples": samples, "comparisons": {"tuned": found}})
+
+
+@pytest.mark.parametrize(
+    ("gains", "start", "level"),
+    [
+        ((0.12, 0.0), (0.4, 0.4), "alarm"),
+        ((0.0, 0.12), (0.4, 0.4), "alarm"),
+        ((0.12, 0.12), (0.4, 0.4), "ok"),
+        ((0.12, 0.0), (0.25, 0.4), "ok"),
+    ],
+    ids=["first", "second", "everybody", "the first catches up"],
+)
+def test_a_place_in_the_prompt_that_alone_gains_raises_the_alarm(make_subject, gains, start, level):
+    """The most similar person need not gain for it: in half of the clips the first one was the worst. It passed as ok."""
+    rng = np.random.default_rng(3)
+    base = np.array(start) + 0.2 * rng.standard_normal((NUM_CASES, 2))
+    tuned = base + np.array(gains) + 0.1 * rng.standard_normal((NUM_CASES, 2))
+    report = with_people(tuned_by(np.mean, make_subject), base, tuned)
+    (verdict,) = [v for v in diagnose(report) if v.name == "Every person"]
+    assert verdict.level == level, verdict
+    if level == "alarm":
+        assert f"person {1 + int(gains[1] > gains[0])} of the prompt gains" in verdict.text
+        few = [s for s in report.samples if int(s.case_id.removeprefix("case-")) < ENOUGH_CASES - 1]
+        assert all(
+            v.level != "alarm" for v in diagnose(report.model_copy(update={"samples": few})) if v.name == "Every person"
+        )
 
 
 def test_too_few_cases_are_said(make_subject):

@@ -143,15 +143,11 @@ def _worst_person(report: Report, variant: str) -> Verdict | None:
 
 
 def _every_person(report: Report, variant: str) -> Verdict | None:
-    """Alarm when the people of a video drift apart in similarity and the worst one gains nothing.
+    """Alarm when one person gains and the others do not: the one who is most similar, or the one in a certain place.
 
     A reward that pays for one person raises the mean, and the worst person need not fall for it.
     """
-    sides = {
-        name: {(s.case_id, s.seed): {"spread": _spread(s.people.get("identity", []))} for s in report.samples if s.variant == name}
-        for name in (report.reference_variant, variant)
-    }  # fmt: skip
-    cases, before, after = paired_cases(sides[report.reference_variant], sides[variant], "spread")
+    cases, before, after = _paired(report, variant, _spread)
     worst = _get(report, variant, "worst")
     if not cases or worst is None:
         return None
@@ -162,11 +158,54 @@ def _every_person(report: Report, variant: str) -> Verdict | None:
         return _verdict(variant, "Every person", "unknown", f"{len(cases)} cases are too few to say", figures)
     wider = change.low > 0
     if wider and not _moved(worst, 1):
-        level = "alarm" if len(cases) >= ENOUGH_CASES else "watch"  # a worst person's gain hardly shows in a few cases
-        text = f"{gaps} and the worst one does not gain: one person is paid for"
+        level, text = "alarm", f"{gaps} and the worst one does not gain: one person is paid for"
+    elif favoured := _favoured_place(report, variant):
+        place, gain, others = favoured
+        figures |= {"place": place, "gain": gain, "others": others}
+        level, text = (
+            "alarm",
+            f"person {place} of the prompt gains {gain:+.3f}, the others {others:+.3f}: one is paid for",
+        )
     else:
         level, text = "watch" if wider and change.value > 0.5 * worst.difference.value else "ok", gaps
+    if level == "alarm" and len(cases) < ENOUGH_CASES:  # a worst person's gain hardly shows in a few cases
+        level = "watch"
     return _verdict(variant, "Every person", level, text, figures)
+
+
+def _favoured_place(report: Report, variant: str) -> tuple[int, float, float] | None:
+    """Give the place (from 1) in the prompt whose people pull ahead while all others do not gain, its gain and theirs.
+
+    A place that catches up with the others is not favoured.
+    """
+    count = max((len(s.people.get("identity", [])) for s in report.samples), default=0)
+    for place in range(count):
+        _, *own = _paired(report, variant, lambda people, at=place: people[at] if len(people) > max(at, 1) else None)
+        _, *rest = _paired(report, variant, lambda people, at=place: _mean_without(people, at))
+        gain, others = own[1] - own[0], rest[1] - rest[0]
+        if not len(gain):
+            continue
+        apart, theirs, ahead = mean_interval(gain - others), mean_interval(others), (own[1] - rest[1]).mean()
+        if apart.low is not None and apart.low > 0 and ahead > 0 and (theirs.low is None or theirs.low <= 0):
+            return place + 1, float(gain.mean()), float(others.mean())
+    return None
+
+
+def _paired(
+    report: Report, variant: str, of: Callable[[Sequence[float]], float | None]
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Compute a value of the similarities of a clip's people, and give case ids, the base's [case] and the variant's."""
+    sides = (
+        {(s.case_id, s.seed): {"": of(s.people.get("identity", []))} for s in report.samples if s.variant == name}
+        for name in (report.reference_variant, variant)
+    )
+    return paired_cases(*sides, "")
+
+
+def _mean_without(people: Sequence[float], place: int) -> float | None:
+    """Average over everybody but the person in `place`; None where that leaves nobody, or there is no such place."""
+    rest = [value for at, value in enumerate(people) if at != place]
+    return sum(rest) / len(rest) if rest and len(rest) < len(people) else None
 
 
 def _spread(people: Sequence[float]) -> float | None:
