@@ -1,4 +1,6 @@
-"""Train a policy on a planted reward and see which check of `eval` notices: `python examples/hacks.py NAME [OUT [SEED [UPDATES [HELD_OUT]]]]`.
+"""Train a policy on a planted reward and see which check of `eval` notices.
+
+    python examples/hacks.py NAME [OUT [SEED [UPDATES [HELD_OUT]]]]
 
 Each reward but `honest` pays for a shortcut. The figures and pictures of docs/howto/planted-hacks.md come from this script.
 It needs no reward model: `train` takes any function (videos, references, prompts) -> scores.
