@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PHOTOS := .venv/face-photos
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: setup demo demo-quick evidence test lint type test-slow test-hostile full-size test-browser bench reference docs bench-faces tinyworld clean
+.PHONY: setup demo demo-quick evidence studies test lint type test-slow test-hostile full-size test-browser bench reference docs bench-faces tinyworld clean
 
 setup: $(STAMP)  ## make .venv with the command `idgrpo` inside
 
@@ -26,6 +26,10 @@ demo-quick: setup  ## the same steps, small: at most 3 minutes
 
 evidence: setup  ## three seeds with fresh people and noise; writes demo-output/evidence.md
 	$(BIN)/idgrpo demo --evidence
+
+studies: demo  ## every study of examples/studies, with three seeds (hours); goes on where it was
+	for file in examples/studies/*.toml; do $(BIN)/idgrpo study $$file --store demo-output/full/store --nproc 2 --quiet || exit; done
+	$(BIN)/idgrpo study examples/studies/methods.toml --base tiny-vace --name methods-tiny-vace --store demo-output/full/store --nproc 2 --quiet
 
 test: setup lint type  ## every default test
 	@echo "== tests"

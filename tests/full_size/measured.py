@@ -1,36 +1,80 @@
 """One command of idgrpo in this process, with what it took: `python -m tests.full_size.measured FIGURES.json COMMAND ...`.
 
-Writes seconds, peak resident memory, the operations that were executed, and the peak of a matrix product in the same process;
-the command's own output stays on stdout.
+Writes seconds, peak resident memory above that of the libraries alone, the operations that each part of the model executed, and
+the peak of a matrix product in the same process; the command's own output stays on stdout.
 """
 
+import functools
 import json
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
+from diffusers import AutoencoderKLWan
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+from transformers import PreTrainedModel, Qwen2_5_VLModel, UMT5EncoderModel
 
 from idgrpo.cli.main import run
 from idgrpo.run.machine import weights_dtype
 
+PARTS = {
+    "vae": (AutoencoderKLWan, "encode", "decode"),
+    "text": (UMT5EncoderModel, "forward"),
+    "vlm": (Qwen2_5_VLModel, "forward"),
+}
+"""What a plan of the transformer leaves out: classes and their methods."""
+
 
 class Operations(TorchDispatchMode):
-    """Count operations of matrix products, convolutions and attention, in all threads that enter it."""
+    """Count operations of matrix products, convolutions and attention by part of the model, in all threads that enter it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.flop = 0
+        self.flop: Counter[str] = Counter()
+        self.at = threading.local()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         count = flop_registry.get(func._overloadpacket)
         if count is not None:
-            self.flop += count(*args, **(kwargs or {}), out_val=out)
+            self.flop[getattr(self.at, "part", "transformer")] += count(*args, **(kwargs or {}), out_val=out)
         return out
+
+    def attribute(self, part: str, cls: type, *methods: str) -> None:
+        """Book what a class's methods execute under the name of a part."""
+        for method in methods:
+            setattr(cls, method, self._booked(part, getattr(cls, method)))
+
+    def _booked(self, part: str, function: Any) -> Any:
+        @functools.wraps(function)
+        def booked(*args: Any, **kwargs: Any) -> Any:
+            before, self.at.part = getattr(self.at, "part", "transformer"), part
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.at.part = before
+
+        return booked
+
+
+def read_whole() -> None:
+    """Let models of transformers touch all that they map: a GPU holds every row of an embedding, a CPU those that are asked for."""
+    read = PreTrainedModel.from_pretrained.__func__
+
+    def read_and_touched(cls: type, *args: Any, **kwargs: Any) -> Any:
+        found = read(cls, *args, **kwargs)
+        model = found[0] if isinstance(found, tuple) else found
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.flatten()[::1024].sum()
+        return found
+
+    PreTrainedModel.from_pretrained = classmethod(read_and_touched)  # type: ignore[method-assign, assignment]
 
 
 def count_in_threads(operations: Operations) -> None:
@@ -55,30 +99,34 @@ def matmul_tflops() -> float:
     return 2 * size**3 * repeats / (time.perf_counter() - started) / 1e12
 
 
-def peak_kib() -> int:
-    """Read the peak of this process's resident memory. `getrusage` would tell that of the process before the exec, too."""
+def resident_gib(key: str) -> float:
+    """Read this process's resident memory, `VmRSS` or its peak `VmHWM`. `getrusage` would tell that before the exec, too."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    return int(next(line for line in lines if line.startswith(key)).split()[1]) / 2**20
 
 
 def main() -> None:
     figures, *command = sys.argv[1:]
     operations = Operations()
+    for part, (cls, *methods) in PARTS.items():
+        operations.attribute(part, cls, *methods)
     count_in_threads(operations)
+    read_whole()
+    libraries_gib = resident_gib("VmRSS")
     started = time.perf_counter()
     with operations:
         code = run(command)
     seconds = time.perf_counter() - started
-    peak_gib = peak_kib() / 2**20
+    tflop = {part: flop / 1e12 for part, flop in operations.flop.items()}
     measured = {
         "seconds": seconds,
-        "peak_gib": peak_gib,
-        "tflop": operations.flop / 1e12,
+        "peak_gib": resident_gib("VmHWM") - libraries_gib,
+        "libraries_gib": libraries_gib,
+        "tflop": tflop,
         "peak_tflops": matmul_tflops(),
     }
-    Path(figures).write_text(
-        json.dumps(measured | {"share_of_peak": measured["tflop"] / seconds / measured["peak_tflops"]})
-    )
+    share = sum(tflop.values()) / seconds / measured["peak_tflops"]
+    Path(figures).write_text(json.dumps(measured | {"share_of_peak": share}))
     raise SystemExit(code)
 
 

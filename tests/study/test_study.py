@@ -1,6 +1,10 @@
 """A study: what its file may say, what its cells become, how its numbers are put together, and a tiny one run whole."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -99,6 +103,16 @@ def test_every_shipped_study_is_valid_and_names_its_command(path, capsys):
     assert f"idgrpo study examples/studies/{path.name}" in path.read_text(encoding="utf-8")
     assert run(["study", str(path), "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["cells"].keys() == {cell.name for cell in study.cells()}
+
+
+def test_another_base_than_the_file_says(tmp_path, capsys):
+    file = tmp_path / "s.toml"
+    file.write_text(TINY)
+    assert read_study(file, "tiny-vace").base == "tiny-vace"
+    assert run(["study", str(file), "--base", "tiny-vace", "--dry-run"]) == 0
+    assert "base tiny-vace" in capsys.readouterr().out
+    assert run(["study", str(file), "--base", "tiny-voce", "--dry-run"]) == 2
+    assert "tiny-vace" in capsys.readouterr().err
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------
@@ -228,3 +242,25 @@ def test_two_processes_make_the_same_study(tmp_path, capsys):
         assert run(words) == 0
         told.append(json.loads(capsys.readouterr().out))
     assert told[0]["cells"] == told[1]["cells"] and told[0]["claims"] == told[1]["claims"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_a_stopped_study_ends_with_75_leaves_nobody_behind_and_goes_on(tmp_path, nproc):
+    file, store = tmp_path / "rates.toml", tmp_path / "store"
+    file.write_text(TINY)
+    words = [sys.executable, "-m", "idgrpo", "study", str(file), "--store", str(store), "--nproc", str(nproc), "--json"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    while process.poll() is None and not list(store.glob("artifacts/policy/rates-sft/v*")):
+        time.sleep(0.05)
+    process.terminate()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 75 and "Traceback" not in err, err
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    made = {path: path.stat().st_mtime_ns for path in store.glob("artifacts/policy/rates-sft/v*/manifest.json")}
+    found = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert len(json.loads(found.stdout)["runs"]) == 4
+    assert all(path.stat().st_mtime_ns == before for path, before in made.items())

@@ -201,8 +201,8 @@ def sampling_cost(
 ) -> Cost:
     """Estimate a sample: operations of the transformer (the decoder is not counted) and peak memory.
 
-    Memory = transformer and VAE + what is largest: the text encoder with the VAE's encoder at work, one batch of all branches in
-    the transformer, or the decoder's widest frame. They never meet: the text encoder has left before the first step.
+    Memory = VAE + what is largest: the text encoder while the VAE's encoder is at work, or the transformer with one batch of all
+    branches or the decoder's widest frame. The text encoder has left before the transformer is read.
     batch_size None: what fits into the device's `memory_bytes` beside the weights.
     """
     tokens = geometry.num_tokens(size, num_references)
@@ -222,6 +222,7 @@ def sampling_cost(
     activations = batch_size * activation_bytes(config, tokens, num_branches, bytes_per_weight)
     decoder = decoder_bytes(geometry, size, vae_bytes_per_value)
     encoding = text_encoder_bytes + encoder_bytes(geometry, size, vae_bytes_per_value)
+    denoising = weights + max(activations, decoder)
     return Cost(
         num_tokens=tokens,
         num_branches=num_branches,
@@ -230,5 +231,5 @@ def sampling_cost(
         forward_tflop=forward / 1e12,
         sample_tflop=forward * num_branches * num_steps / 1e12,
         transformer_gib=weights / GIB,
-        memory_gib=(weights + vae_bytes + max(encoding, activations, decoder)) / GIB,
+        memory_gib=(vae_bytes + max(encoding, denoising)) / GIB,
     )

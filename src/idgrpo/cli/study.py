@@ -9,6 +9,9 @@ from idgrpo.cli.options import DryRunOption, ForceOption, JsonOption, NameOption
 from idgrpo.cli.output import finish
 
 FileArgument = Annotated[Path, typer.Argument(help="Study file (TOML), such as those in examples/studies/.")]
+BaseOption = Annotated[
+    str | None, typer.Option("--base", help="Tune this base instead of the file's; a name or a path.")
+]
 NprocOption = Annotated[
     int, typer.Option("--nproc", min=1, help="Cells worked on at once, a process of one thread each.")
 ]
@@ -16,6 +19,7 @@ NprocOption = Annotated[
 
 def command(
     file: FileArgument,
+    base: BaseOption = None,
     nproc: NprocOption = 1,
     store: StoreOption = None,
     name: NameOption = None,
@@ -30,7 +34,7 @@ def command(
     """
     from idgrpo.study.run import name_of, plan, read_study, result, run_study
 
-    study, place, called = read_study(file), open_store(store), name or name_of(file)
+    study, place, called = read_study(file, base), open_store(store), name or name_of(file)
     if dry_run:
         told = plan(study, called, place)
         finish(summary=told.summary, document=told.document, artifact=None, quiet=quiet, as_json=as_json)

@@ -26,9 +26,10 @@ Job = tuple[Cell, int]
 POLL_S = 1.0
 
 
-def read_study(file: Path) -> StudyConfig:
-    """Read a study file. Raises UsageError with all that is wrong in it."""
-    return load_config(StudyConfig, file)
+def read_study(file: Path, base: str | None = None) -> StudyConfig:
+    """Read a study file; base: tuned in place of the file's. Raises UsageError with all that is wrong in it."""
+    study = load_config(StudyConfig, file)
+    return study if base is None else study.model_copy(update={"base": base})
 
 
 def run_study(
