@@ -9,6 +9,7 @@ model of its own, whose text ends with its token.
 
 import math
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -255,7 +256,7 @@ def _preprocessing(settings: dict, dimension: str | None) -> dict[str, Any]:
 
 
 def _read_weights(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    read = {
+    read: dict[str, Callable[..., Any]] = {
         ADAPTER: load_file,
         REST: partial(torch.load, map_location="cpu", weights_only=True),
     }

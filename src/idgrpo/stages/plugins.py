@@ -29,7 +29,7 @@ def _house() -> dict[str, Collection[str]]:
     measures = {**MEASURES, **FIELD_MEASURES}
     registries = {one.group: one.house for one in (CONTROLS, FINDERS, LAWS, LOSSES)}
     # A measure is a reward by its own name, and is looked for first.
-    named = {
+    named: dict[str, Collection[str]] = {
         "idgrpo.bases": ENTRIES,
         "idgrpo.distortions": DISTORTIONS,
         "idgrpo.measures": measures,
