@@ -5,6 +5,7 @@ The first line of a class says what its exit code means, `remedy` what a user do
 
 import errno
 import os
+import re
 
 
 class IdgrpoError(Exception):
@@ -94,6 +95,8 @@ REFUSED = {
 }
 # How libraries that hide the error number (safetensors, FFmpeg, SQLite) tell a full disk, a used-up quota, a file over the limit.
 FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large", "database or disk is full")
+# How torch.distributed tells that a rank has gone.
+LOST_RANK = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "ncclRemoteError")
 
 
 def machine_error(error: Exception) -> MachineError | None:
@@ -116,4 +119,20 @@ def machine_error(error: Exception) -> MachineError | None:
         if any(text in str(cause) for text in FULL_DISK):
             return MachineError("the disk is full; nothing half-written was kept", fix="free some space and run again")
         cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def lost_process(what: str) -> IdgrpoError:
+    """Make the error for work that lost a process which took part in it."""
+    return IdgrpoError(
+        f"another process that took part in the work has gone ({what})",
+        fix="run the same command again: what is finished is kept",
+    )
+
+
+def rank_error(error: Exception) -> IdgrpoError | None:
+    """Recognise what gloo and NCCL say where another rank of the job has gone; None for anything else."""
+    if isinstance(error, RuntimeError) and any(text in str(error) for text in LOST_RANK):
+        said = str(error).strip().splitlines()[0].partition(". This is typically")[0]
+        return lost_process(re.sub(r"^\[\S+\.cc:\d+\] ", "", said))  # the line of their source
     return None

@@ -1,7 +1,7 @@
 """Parts that other packages bring: entry points by group, read without importing them, and imported one by one."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -38,7 +38,7 @@ def load(target: str, what: str) -> Any:
         for part in attribute.split("."):
             found = getattr(found, part)
         return found
-    except Exception as error:  # whatever a foreign module raises when it is imported
+    except (Exception, SystemExit) as error:  # whatever a foreign module raises when it is imported
         raise UsageError(
             f"{what} {target} cannot be imported: {type(error).__name__}: {error}",
             fix="put its module on the Python path; `idgrpo plugins` shows what installed packages bring",
@@ -78,18 +78,30 @@ class Plugin:
         return f"{self.group:<22} {self.name:<20} {self.target}  ({self.package}){state}"
 
 
-def find_plugins() -> list[Plugin]:
-    """Import everything that packages bring, one by one; what fails is told with its reason and stops nothing."""
+def find_plugins(
+    house: Mapping[str, Collection[str]], problem_of: Callable[[str, Any], str | None] = lambda group, part: None
+) -> list[Plugin]:
+    """Import everything that packages bring, one by one; what fails is told with its reason and stops nothing.
+
+    Args:
+        house: names of ours in each group: nothing of these names can be used.
+        problem_of: tells what is wrong with an imported part of a group.
+    """
     found = []
     for group in GROUPS:
-        for entry in sorted(entry_points(group=group)):
+        entries = sorted(entry_points(group=group))
+        for entry in entries:
             package = f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "unknown package"
-            problem = None
             try:
-                load(entry.value, "the part")
+                problem = problem_of(group, load(entry.value, "the part"))
             except UsageError as error:
                 cause = error.__cause__
                 problem = f"{type(cause).__name__}: {cause}"
+            taken = installed(group)[entry.name]
+            if entry.name in house.get(group, ()):
+                problem = "its name is one of idgrpo's own, which cannot be replaced"
+            elif taken != entry.value:
+                problem = f"another package brings {entry.name} too, and is used: {taken}"
             found.append(Plugin(group, entry.name, entry.value, package, problem))
     return found
 

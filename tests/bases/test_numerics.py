@@ -94,18 +94,18 @@ def test_names_of_dtypes_are_the_dtype(checkpoints):
 
 
 @pytest.mark.parametrize("kind, line", [("int8", "idgrpo[quantised]"), ("nf4", "idgrpo[nf4]")])
-def test_a_missing_library_is_named_with_its_install_line(kind, line, checkpoints, monkeypatch):
+def test_a_missing_library_is_named_with_its_install_line(kind, line, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *a: None if name in ("torchao", "bitsandbytes") else find(name, *a)
     )
     with pytest.raises(MachineError, match="which is not installed") as caught:
-        load_base(str(checkpoints / "phantom-tiny"), base_weights=kind)
+        numerics.require_library(kind, torch.device("cuda"))
     assert line in caught.value.fix and caught.value.exit_code == 6
 
 
-def test_nf4_is_refused_on_a_cpu(checkpoints, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: object())
+def test_nf4_is_refused_on_a_cpu_before_its_library_is_asked_for(checkpoints, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None)  # nobody installs a library for nothing
     with pytest.raises(MachineError, match="need a GPU"):
         load_base(str(checkpoints / "phantom-tiny"), base_weights="nf4")
 
@@ -146,6 +146,11 @@ def test_an_unknown_kernel_is_refused_with_the_nearest_name(checkpoints):
 def test_a_kernel_whose_package_is_missing_names_the_package(checkpoints):
     with pytest.raises(MachineError, match="xformers"):
         load_base(str(checkpoints / "phantom-tiny"), attention="xformers")
+
+
+def test_a_kernel_that_is_there_and_does_not_work_on_the_device_is_refused(checkpoints):
+    with pytest.raises(MachineError, match="'_native_cudnn' does not work on cpu in torch.float32: "):
+        load_base(str(checkpoints / "phantom-tiny"), attention="_native_cudnn")
 
 
 def test_the_command_refuses_both(tmp_path, capsys):

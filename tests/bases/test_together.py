@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from idgrpo.bases import together
 from idgrpo.bases.contract import VideoSize
 from idgrpo.bases.load import load_base
 from idgrpo.bases.together import refuse_uneven
@@ -71,9 +73,44 @@ def test_a_stop_reaches_both_ranks_and_the_same_command_goes_on(tmp_path):
 
 def test_what_does_not_divide_is_refused_with_the_numbers():
     base = load_base("tiny-phantom")
-    refuse_uneven(base, VideoSize(32, 32, 9), [1, 2], 2)
-    with pytest.raises(UsageError, match=r"112 tokens with 2 references do not divide over 3 ranks|heads"):
-        refuse_uneven(base, VideoSize(32, 32, 9), [2], 3)
+    refuse_uneven(4, base.geometry, VideoSize(32, 32, 9), [1, 2], 2)
+    with pytest.raises(UsageError, match=r"4 heads, \d+ tokens with 2 references do not divide over 3 ranks"):
+        refuse_uneven(4, base.geometry, VideoSize(32, 32, 9), [2], 3)
+
+
+def test_what_cannot_be_made_together_is_refused_by_a_plan_too(tmp_path, monkeypatch, capsys):
+    assert run(["cases", "--num", "1", "--store", str(tmp_path)]) == 0
+    command = ["sample", "--base", "tiny-phantom", "--store", str(tmp_path), "--size", "16x16x5", "--dry-run"]
+    assert run([*command, "--context-parallel", "3"]) == 2
+    assert "4 heads, 20 tokens with 2 references do not divide over 3 ranks" in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert run([*command, "--context-parallel", "2"]) == 2
+    assert "the job has 4 processes, 2 are to make each clip together" in capsys.readouterr().err
+
+
+class Failing(torch.nn.Module):
+    def forward(self, hidden_states):
+        raise MemoryError
+
+
+def test_an_error_within_a_call_of_the_transformer_waits_for_no_other_rank(monkeypatch):
+    said: list = []
+    world = SimpleNamespace(size=2, rank=0, gather=lambda value: said.append(value) or [value])
+    monkeypatch.setattr(together, "_split", lambda base, world: None)
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, source: None)
+    base = SimpleNamespace(transformer=Failing())
+    with pytest.raises(MemoryError), together.leading(base, world):
+        base.transformer(hidden_states=torch.zeros(1))
+    assert said[0] == together.LOAD and len(said) == 2, "the others are in the call, not listening"
+
+    def lost(value):
+        if value != together.LOAD:
+            raise RuntimeError("Connection reset by peer")
+
+    base, world.gather = SimpleNamespace(transformer=Failing()), lost
+    with pytest.raises(ValueError, match="ours"), together.leading(base, world):
+        raise ValueError("ours")
 
 
 def test_clips_are_dealt_out_or_made_together_not_both(tmp_path, capsys):

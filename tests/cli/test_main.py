@@ -50,6 +50,22 @@ def test_errors_are_also_documents(capsys):
     assert captured.err.startswith("error: ")
 
 
+@pytest.mark.parametrize(
+    "said", ["Read error [127.0.0.1]:15793: Connection reset by peer", "Connection closed by peer [::1]:9"]
+)
+def test_a_rank_that_has_gone_is_told_without_a_traceback(said, monkeypatch, capsys):
+    def lose(name):
+        raise RuntimeError(
+            f"[gloo/transport/tcp/pair.cc:545] {said}. This is typically caused by a remote worker hanging"
+        )
+
+    monkeypatch.setattr("idgrpo.cli.main.load_command", lose)
+    assert run(["sample", "--json"]) == 1
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["kind"] == "IdgrpoError" and said in error["message"] and "remote worker" not in error["message"]
+    assert "run the same command again" in error["fix"]
+
+
 def test_version(capsys):
     assert run(["--version"]) == 0
     assert capsys.readouterr().out.startswith("idgrpo ")

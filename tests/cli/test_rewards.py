@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +21,7 @@ from policy_setting import SMALL, ColourFinder, write_setting  # noqa: E402
 
 from idgrpo.cli.main import run  # noqa: E402
 from idgrpo.errors import UsageError  # noqa: E402
+from idgrpo.reward.functions import FunctionReward  # noqa: E402
 from idgrpo.run.metrics import MetricsLog  # noqa: E402
 from idgrpo.stages.rewards import find_reward, named_rewards, parse_rewards  # noqa: E402
 from idgrpo.store.store import Store  # noqa: E402
@@ -35,6 +37,16 @@ def failing(frames, references, prompt):
 
 def broken(frames, references, prompt):
     return "high"
+
+def raising(frames, references, prompt):
+    return 1 / 0
+
+def pair(frames, references, prompt):
+    return frames.float().mean((1, 2, 3))[:2]
+
+class Unmade:
+    def __init__(self, device):
+        raise KeyError("weights")
 
 class Loaded:
     def __init__(self, device="cpu"):
@@ -119,8 +131,9 @@ def test_three_rewards_of_three_kinds_one_of_them_failing(train, setting, functi
     assert config["policy"]["reward"]["weights"] == {"model": 0.5, "identity": 2.0, "bright": 0.25}
 
 
-def test_another_function_is_another_run(train, functions, tmp_path):
-    words = ["--reward", f"mine={functions}:failing", "--set", "reward.min_valid_share=0.1"]
+@pytest.mark.parametrize("name", ["mine", "rm"])
+def test_another_function_is_another_run(train, functions, tmp_path, name):
+    words = ["--reward", f"{name}={functions}:failing", "--set", "reward.min_valid_share=0.1"]
     first = train(*words)[1]
     assert train(*words)[1]["artifact"] == first["artifact"]
     file = tmp_path / f"{functions}.py"
@@ -132,10 +145,18 @@ def test_another_function_is_another_run(train, functions, tmp_path):
     ("words", "code", "says"),
     [
         (("--reward", "mine={m}:broken"), 2, "gives a float or None, not str"),
+        (("--reward", "mine={m}:broken"), 2, "the reward {m}:broken gives"),
+        (("--reward", "mine={m}:pair"), 2, "not a tensor of shape [2]"),
+        (("--reward", "mine={m}:raising"), 1, "the reward {m}:raising failed: ZeroDivisionError: division by zero (/"),
+        (("--reward", "mine={m}:Unmade"), 2, "the reward {m}:Unmade cannot be made: KeyError: 'weights' (/"),
         (("--reward", "mine={m}:nothing"), 2, "cannot be imported: AttributeError"),
         (("--reward", "mine=nowhere_at_all:it"), 2, "ModuleNotFoundError"),
         (("--reward", "mine=nonsense"), 2, "no reward model, service, function or measure"),
         (("--reward", "http://127.0.0.1:1"), 2, "has no name"),
+        (("--reward", "mine=http://127.0.0.1:port"), 2, "http://127.0.0.1:port is no address of a service"),
+        (("--reward", "identity*nan"), 2, "the weight 'nan' is no finite number"),
+        (("--reward", "mine={m}:failing*"), 2, "the weight '' is no finite number"),
+        (("--reward", "my-style={m}:failing"), 2, "'my-style' is no name"),
         (("--reward", "identity", "--reward", "identity=worst"), 2, "two rewards are called 'identity'"),
         (("--reward", "rm=identity", "--rm", "{rm}"), 2, "two rewards are called 'rm'"),
         (("--reward", "confusion", "--set", "reward.finder=tiny"), 2, "reward.weights.confusion=-1"),
@@ -144,7 +165,7 @@ def test_another_function_is_another_run(train, functions, tmp_path):
 )
 def test_wrong_rewards_are_refused(train, functions, setting, words, code, says):
     found, document = train(*(word.format(m=functions, rm=setting["rm"]) for word in words))
-    assert found == code and says in document["error"]["message"] + str(document["error"]["fix"])
+    assert found == code and says.format(m=functions) in document["error"]["message"] + str(document["error"]["fix"])
 
 
 def test_texts_become_settings():
@@ -156,6 +177,12 @@ def test_texts_become_settings():
     assert named_rewards(["rm:best", "b=pkg:fn"]) == {"reward": "rm:best", "b": "pkg:fn"}
     with pytest.raises(UsageError, match="two rewards"):
         named_rewards(["rm", "folder"])
+
+
+def test_numbers_of_numpy_and_tensors_of_one_are_scores():
+    videos = [torch.zeros(1, 3, 2, 2, dtype=torch.uint8)]
+    for value in (np.float32(0.5), np.int64(2), torch.tensor([0.5]), 1):
+        assert FunctionReward(lambda *given, value=value: value, "digest").score(videos, [[]], [""]) == [float(value)]
 
 
 def test_a_class_is_made_once_and_a_clip_that_fails_leaves_the_others_alone(tmp_path, functions):

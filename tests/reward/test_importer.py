@@ -74,6 +74,9 @@ def test_scores_survive_the_conversion(released, tiny_vlm, tmp_path) -> None:
     [
         (lambda a, r: a.update(extra=torch.zeros(1)), "unexpected key extra"),
         (lambda a, r: a.pop(sorted(a)[0]), "only one of its two"),
+        (lambda a, r: a.update({sorted(a)[0]: torch.zeros(3)}), r"matrices of shape \[3\] and"),
+        (lambda a, r: a.update({sorted(a)[1]: torch.zeros(32, 9)}), r"\[32, 9\], model_config.json says rank"),
+        (lambda a, r: r.update(step=7), "non_lora_state_dict.pth holds no weights by name"),
         (lambda a, r: [a.pop(name) for name in sorted(a)[:2]], "adapter_model.safetensors lacks 1 weights"),
         (lambda a, r: r.pop("base_model.model.model.embed_tokens.weight"), "lacks 1 weights: language_model.embed"),
         (

@@ -181,6 +181,12 @@ def test_nonsense_answers_are_errors(model) -> None:
         bridge.answers = [httpx.Response(200, text=text)]
         with pytest.raises(DataError, match="no scoring service"):
             client(bridge).health()
+    bridge.answers = [httpx.Response(200, json={"status": "ok"})]
+    with pytest.raises(DataError, match="its answer names no model"):
+        client(bridge).health()
+    bridge.answers = [httpx.DecodingError("not gzip")] * 9
+    with pytest.raises(MachineError, match="DecodingError not gzip"):
+        client(bridge, attempts=2).health()
     for document in (
         [],
         {"results": []},

@@ -1,6 +1,7 @@
 """VideoAlign's layout (VideoReward), written synthetically with the key names of its release: three rewards with its scores."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -143,3 +144,42 @@ def test_heads_and_numbers_that_do_not_fit_are_refused(released, vlm, tmp_path) 
     (copy / "model_config.json").write_text(json.dumps(one))
     with pytest.raises((UsageError, ArtifactError)):
         import_checkpoint(copy, vlm, tmp_path / "out", dimension="VQ")
+
+
+@pytest.mark.parametrize(
+    "part, key, value, says",
+    [
+        ("peft_lora_config", "lora_r", 0, "lora_r is 0, a positive number"),
+        ("peft_lora_config", "lora_alpha", "6", "lora_alpha is '6'"),
+        ("peft_lora_config", "lora_r", None, "lora_r is None"),
+        ("data_config", "max_frame_pixels", None, "max_frame_pixels is None"),
+        ("data_config", "num_frames", "five", "num_frames is 'five'"),
+        ("data_config", "fps", None, "fps is None"),
+        ("data_config", "fps", ..., "it has no 'fps'"),
+        ("model_config", "model_name_or_path", 3, "model_name_or_path is no text"),
+        ("model_config", "model_name_or_path", ..., "it has no 'model_name_or_path'"),
+        ("inference_config", "VQ_std", "2.2", "VQ_std is '2.2'"),
+        ("inference_config", "VQ_std", None, "VQ_std is None"),
+    ],
+)
+def test_values_that_are_none_are_refused_with_their_key(part, key, value, says, tmp_path, capsys) -> None:
+    wrong = settings(3)
+    changed = {name: one for name, one in (wrong[part] | {key: value}).items() if one is not ...}
+    (tmp_path / "model_config.json").write_text(json.dumps(wrong | {part: changed}))
+    words = [str(tmp_path), "--vlm", str(tmp_path), "--dimension", "VQ", "--store", str(tmp_path / "store")]
+    assert run(["artifacts", "import-rm", *words]) == 4
+    assert says in capsys.readouterr().err
+
+
+def test_a_file_that_is_missing_or_cut_is_named(released, vlm, tmp_path, capsys) -> None:
+    folder, _, _ = released
+    command = ["artifacts", "import-rm", str(tmp_path / "copy"), "--vlm", str(vlm), "--dimension", "TA"]
+    for name in ("adapter_model.safetensors", "non_lora_state_dict.pth"):
+        copy = shutil.copytree(folder, tmp_path / "copy", dirs_exist_ok=True)
+        shutil.copyfile(folder.parent / "model_config.json", copy / "model_config.json")
+        (copy / name).write_bytes((folder / name).read_bytes()[:1000])
+        assert run([*command, "--store", str(tmp_path / "store")]) == 4
+        assert f"{name} cannot be read: " in capsys.readouterr().err
+        (copy / name).unlink()
+        assert run([*command, "--store", str(tmp_path / "store")]) == 4
+        assert f"{name} is missing" in capsys.readouterr().err

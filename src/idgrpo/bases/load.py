@@ -83,7 +83,7 @@ def load_base(
         if base_weights in QUANTISED:
             quantise(transformer, base_weights, device)
         if attention is not None:
-            set_attention(transformer, attention)
+            set_attention(transformer, attention, device)
         return transformer.eval().requires_grad_(False).to(device)
 
     text_encoder = TextEncoder(

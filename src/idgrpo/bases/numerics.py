@@ -22,11 +22,11 @@ def require_library(kind: str | None, device: torch.device) -> None:
     """Raise MachineError with the install line where the library of quantised weights is not here, or cannot work on a device."""
     if kind not in QUANTISED:
         return
+    if kind == "nf4" and device.type == "cpu":  # in bitsandbytes 0.50.2 an adapter's forward fails once a clip was made
+        raise MachineError("base weights in nf4 need a GPU", fix="use int8 or fp8 on a CPU")
     package, install = LIBRARIES[kind]
     if importlib.util.find_spec(package) is None:
         raise MachineError(f"base weights in {kind} need {package}, which is not installed", fix=install)
-    if kind == "nf4" and device.type == "cpu":  # in bitsandbytes 0.50.2 an adapter's forward fails once a clip was made
-        raise MachineError("base weights in nf4 need a GPU", fix="use int8 or fp8 on a CPU")
 
 
 def quantise(transformer: Any, kind: str, device: torch.device) -> None:
@@ -99,9 +99,16 @@ def check_attention(name: str | None) -> None:
         ) from None
 
 
-def set_attention(transformer: Any, name: str) -> None:
-    """Let a kernel of diffusers compute the attention of this transformer, and of no other."""
-    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+def set_attention(transformer: Any, name: str, device: torch.device) -> None:
+    """Let a kernel of diffusers compute the attention of this transformer, and of no other.
+
+    Raises MachineError when it cannot compute on this device, which diffusers finds out at the first step only.
+    """
+    from diffusers.models.attention_dispatch import (
+        AttentionBackendName,
+        _AttentionBackendRegistry,
+        dispatch_attention_fn,
+    )
     from diffusers.utils import logging as diffusers_logging
 
     level, active = diffusers_logging.get_verbosity(), _AttentionBackendRegistry._active_backend
@@ -111,3 +118,14 @@ def set_attention(transformer: Any, name: str) -> None:
     finally:
         diffusers_logging.set_verbosity(level)
         _AttentionBackendRegistry._active_backend = active  # the switch sets it for all models of the process too
+    heads, width = transformer.config["num_attention_heads"], transformer.config["attention_head_dim"]
+    tried = torch.zeros(1, 8, heads, width, device=device, dtype=transformer.dtype)
+    try:
+        with torch.no_grad():
+            dispatch_attention_fn(tried, tried, tried, backend=AttentionBackendName(name))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise MachineError(
+            f"attention kernel '{name}' does not work on {device} in {transformer.dtype}: {said}",
+            fix="name another, or leave the attention setting out",
+        ) from error

@@ -6,13 +6,14 @@ it hands the inputs to the others, which compute their part of the same call. So
 
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from idgrpo.bases.contract import VideoSize
+from idgrpo.bases.geometry import Geometry
 from idgrpo.errors import IdgrpoError, StoppedError, UsageError
 from idgrpo.run.distributed import World
 
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
     from idgrpo.bases.wan import WanBase
 
 
-def refuse_uneven(base: "WanBase", size: VideoSize, numbers_of_references: Iterable[int], num_ranks: int) -> None:
+def refuse_uneven(
+    heads: int, geometry: Geometry, size: VideoSize, numbers_of_references: Iterable[int], num_ranks: int
+) -> None:
     """Raise UsageError where the heads, or the tokens of a clip, do not divide over the ranks."""
-    heads = base.transformer_config["num_attention_heads"]
-    counts = {f"{base.geometry.num_tokens(size, num)} tokens with {num} references": base.geometry.num_tokens(size, num)
+    counts = {f"{geometry.num_tokens(size, num)} tokens with {num} references": geometry.num_tokens(size, num)
               for num in sorted(set(numbers_of_references))}  # fmt: skip
     uneven = [text for text, count in ({f"{heads} heads": heads} | counts).items() if count % num_ranks]
     if uneven:
@@ -41,17 +43,26 @@ LOAD = "load"
 def leading(base: "WanBase", world: World) -> Iterator[None]:
     """Let the other ranks, which must be `following`, take part in every call of the transformer."""
 
+    is_calling = False
+
     def hand_over(module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
+        nonlocal is_calling
         assert not args, "the transformer is called by keywords"
+        is_calling = True
         shapes = {name: (value.shape, value.dtype) for name, value in inputs.items() if isinstance(value, Tensor)}
         world.gather((shapes, {name: value for name, value in inputs.items() if name not in shapes}))
         for name in shapes:
             torch.distributed.broadcast(inputs[name].contiguous(), 0)
 
+    def returned(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        nonlocal is_calling
+        is_calling = False
+
     def ready(loaded: "WanBase") -> None:
         world.gather(LOAD)
         _split(loaded, world)
         loaded.transformer.register_forward_pre_hook(hand_over, with_kwargs=True)
+        loaded.transformer.register_forward_hook(returned)
 
     if base.transformer is None:
         before = base.when_loaded
@@ -63,15 +74,16 @@ def leading(base: "WanBase", world: World) -> Iterator[None]:
         base.when_loaded = both
     else:
         ready(base)
-    end: tuple[type[IdgrpoError], str] | None = None
     try:
         yield
     except BaseException as error:
-        kind = StoppedError if isinstance(error, StoppedError) else IdgrpoError
-        end = (kind, f"the main rank stopped: {error}")
+        # In the middle of a call the others wait for their share of it, not for a word: they see that this rank has gone.
+        if not is_calling:
+            kind = StoppedError if isinstance(error, StoppedError) else IdgrpoError
+            with suppress(RuntimeError):  # a rank that has gone
+                world.gather((kind, f"the main rank stopped: {error}"))
         raise
-    finally:
-        world.gather(end)
+    world.gather(None)
 
 
 def following(base: "WanBase", world: World) -> None:

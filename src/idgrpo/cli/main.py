@@ -11,7 +11,15 @@ from idgrpo import __version__
 from idgrpo.cli import COMMANDS
 from idgrpo.cli.output import fail
 from idgrpo.cli.streams import leave, outlive_readers, silence_libraries
-from idgrpo.errors import INTERRUPTED, IdgrpoError, MachineError, UsageError, machine_error
+from idgrpo.errors import (
+    INTERRUPTED,
+    IdgrpoError,
+    MachineError,
+    UsageError,
+    lost_process,
+    machine_error,
+    rank_error,
+)
 
 
 def overview() -> str:
@@ -70,13 +78,14 @@ def run(arguments: Sequence[str]) -> int:
         # The command-line library takes every broken pipe for a closed stdout. Ours breaks no pipe (see streams.py), so the
         # work lost a worker or a service: that is a failure.
         sys.stdout, sys.stderr = sys.stdout.wrapped, sys.stderr.wrapped  # type: ignore[union-attr]
-        return fail(_lost_connection(error), IdgrpoError.exit_code, as_json=as_json)
+        lost = lost_process(str(error.__context__ or "broken pipe"))
+        return fail(lost, lost.exit_code, as_json=as_json)
     except MemoryError:
         return fail(
             MachineError("not enough memory", fix="use a smaller batch"), MachineError.exit_code, as_json=as_json
         )
     except Exception as error:
-        known = _usage_error(error, arguments) or machine_error(error)
+        known = _usage_error(error, arguments) or machine_error(error) or rank_error(error)
         if known is None:
             if as_json:
                 fail(error, IdgrpoError.exit_code, as_json=True)
@@ -126,13 +135,6 @@ def _usage_error(error: Exception, arguments: list[str]) -> IdgrpoError | None:
     if not hasattr(error, "format_message"):
         return None
     return UsageError(error.format_message(), fix=f"`idgrpo {arguments[0]} --help` lists the options")
-
-
-def _lost_connection(error: BaseException) -> IdgrpoError:
-    return IdgrpoError(
-        f"another process that took part in the work has gone ({error.__context__ or 'broken pipe'})",
-        fix="run the same command again: what is finished is kept",
-    )
 
 
 def main() -> None:

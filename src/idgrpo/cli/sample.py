@@ -116,7 +116,7 @@ def command(
         force=force,
         resume=resume,
         share=share,
-        together=context_parallel > 1,
+        together=context_parallel,
     )
     num = max(nproc, context_parallel)
     carry_out(work, result, dry_run=dry_run, quiet=quiet, as_json=as_json, nproc=num)

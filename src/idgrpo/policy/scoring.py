@@ -9,15 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from idgrpo.errors import MachineError, UsageError
+from idgrpo.errors import UsageError
 from idgrpo.policy.config import PolicyRewardConfig
+from idgrpo.reward.functions import OUTAGES
 
 log = logging.getLogger(__name__)
 
 # (videos uint8 [frame, 3, height, width], references per video uint8 [3, height, width], prompts) -> value or failure each
 RewardFunction = Callable[[list[Tensor], list[list[Tensor]], list[str]], Sequence[object]]
-
-OUTAGES = (OSError, TimeoutError, MachineError)  # a scoring service that is away; other exceptions propagate
 
 
 def contrast_reward(own: Sequence[float], doubled: Sequence[Sequence[float]], weight: float) -> list[float]:

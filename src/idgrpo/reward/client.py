@@ -48,7 +48,10 @@ class RewardClient:
         """
         token = token or os.environ.get(TOKEN_ENV)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._http = httpx.Client(base_url=url, timeout=timeout_s, transport=transport, headers=headers)
+        try:
+            self._http = httpx.Client(base_url=url, timeout=timeout_s, transport=transport, headers=headers)
+        except httpx.InvalidURL as error:
+            raise UsageError(f"{url} is no address of a service: {error}", fix="http://HOST:PORT") from error
         self._patience_s = patience_s
         self._json = False
         self._attempts = attempts
@@ -91,8 +94,13 @@ class RewardClient:
 
     def _check_model(self, document: dict) -> None:
         found = document.get("model")
+        if not found:
+            raise DataError(
+                f"{self._http.base_url} is no scoring service: its answer names no model",
+                fix="see docs/howto/own-reward.md for what a service answers",
+            )
         self._model = self._model or found
-        if not found or found != self._model:
+        if found != self._model:
             raise ArtifactError(
                 f"the service at {self._http.base_url} runs the reward model {str(found)[:19]}, this run "
                 f"{str(self._model)[:19]}: the scores would not be comparable",
@@ -104,7 +112,7 @@ class RewardClient:
         while attempt < self._attempts:
             try:
                 answer = self._http.request(method, path, content=body, headers={"Content-Type": kind})
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:  # the way, or an answer that cannot be decoded
                 problem, is_full, asked_s = f"{type(error).__name__} {error}".strip(), False, 0.0
             else:
                 if answer.status_code == 200:

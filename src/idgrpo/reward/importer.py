@@ -9,6 +9,8 @@ model of its own, whose text ends with its token.
 
 import math
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +71,11 @@ def lora_pairs(
     for name, pair in halves.items():
         if set(pair) != {"A", "B"}:
             raise ArtifactError(f"{ADAPTER}: {name} has only one of its two matrices")
-        if pair["A"].shape[0] != rank:
-            raise ArtifactError(f"{ADAPTER}: {name} has rank {pair['A'].shape[0]}, {CONFIG} says {rank}")
+        shapes = {side: list(pair[side].shape) for side in "AB"}
+        if any(len(shape) != 2 for shape in shapes.values()) or shapes["A"][0] != rank or shapes["B"][1] != rank:
+            raise ArtifactError(
+                f"{ADAPTER}: {name} has matrices of shape {shapes['A']} and {shapes['B']}, {CONFIG} says rank {rank}"
+            )
         pairs[name] = pair["A"], scale * pair["B"]
     return pairs
 
@@ -159,8 +164,10 @@ def read_settings(checkpoint: Path) -> dict:
                 known = model["reward_token"] == "special" and not lora["vision_lora"]
                 known = known and model["output_dim"] in ((1, len(DIMENSIONS)) if is_videoalign(settings) else (1,))
                 known = known and "max_frame_pixels" in settings["data_config"]
+                _check_numbers(settings)
             except (ValueError, KeyError, TypeError) as error:
-                raise ArtifactError(f"{path} is not the authors' configuration: {error}") from error
+                said = f"it has no {error}" if isinstance(error, KeyError) else error
+                raise ArtifactError(f"{path} is not the authors' configuration: {said}") from error
             if not known:
                 raise ArtifactError(
                     f"{path}: known are one score, read from the special token, and VideoAlign's three (eval_dim VQ, MQ, TA), "
@@ -170,13 +177,32 @@ def read_settings(checkpoint: Path) -> dict:
     raise ArtifactError(f"{CONFIG} is neither in {checkpoint} nor above it")
 
 
+def _check_numbers(settings: dict) -> None:
+    """Refuse values that the import computes with and that are none. Raises KeyError, ValueError."""
+    model, data, lora = (settings[part] for part in ("model_config", "data_config", "peft_lora_config"))
+    if not isinstance(model["model_name_or_path"], str):
+        raise ValueError("model_config.model_name_or_path is no text")
+    num_frames = data.get("num_frames") if is_videoalign(settings) else data["num_frames"]
+    counts = {
+        "peft_lora_config.lora_r": lora["lora_r"],
+        "peft_lora_config.lora_alpha": lora["lora_alpha"],
+        "data_config.max_frame_pixels": data["max_frame_pixels"],
+        "data_config.num_frames": num_frames or 8,  # null asks for `fps`, or for the authors' own number
+        **({"data_config.fps": data["fps"]} if is_videoalign(settings) and not num_frames else {}),
+    }
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ValueError(f"{name} is {value!r}, a positive number is needed")
+
+
 def is_videoalign(settings: dict) -> bool:
     """Tell VideoAlign's layout by the dimensions that it names."""
     return tuple(settings["data_config"].get("eval_dim") or ()) == DIMENSIONS
 
 
 def check_dimension(settings: dict, dimension: str | None) -> None:
-    """Raise UsageError for a dimension that the checkpoint does not have, or none where it has several."""
+    """Raise UsageError for a dimension that the checkpoint does not have, or none where it has several, ArtifactError for a
+    scale of its scores that is none."""
     if is_videoalign(settings) and dimension not in DIMENSIONS:
         raise UsageError(
             f"this checkpoint scores {', '.join(DIMENSIONS)}, each a reward model of its own"
@@ -185,6 +211,7 @@ def check_dimension(settings: dict, dimension: str | None) -> None:
         )
     if not is_videoalign(settings) and dimension is not None:
         raise UsageError("this checkpoint has one score", fix="leave --dimension out")
+    _scale(settings, dimension)
 
 
 def wording_of(settings: dict, name: str, text: str) -> dict[str, Any]:
@@ -203,10 +230,10 @@ def _scale(settings: dict, dimension: str | None) -> float:
     """Give the standard deviation of a dimension's scores, by which VideoAlign divides them; their mean changes no difference."""
     if dimension is None:
         return 1.0
-    scale = float((settings.get("inference_config") or {}).get(f"{dimension}_std", 1.0))
-    if not (math.isfinite(scale) and scale > 0):
-        raise ArtifactError(f"{CONFIG}: {dimension}_std is {scale}, a positive number is needed")
-    return scale
+    scale = (settings.get("inference_config") or {}).get(f"{dimension}_std", 1.0)
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
+        raise ArtifactError(f"{CONFIG}: {dimension}_std is {scale!r}, a positive number is needed")
+    return float(scale)
 
 
 def _preprocessing(settings: dict, dimension: str | None) -> dict[str, Any]:
@@ -229,9 +256,21 @@ def _preprocessing(settings: dict, dimension: str | None) -> dict[str, Any]:
 
 
 def _read_weights(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    try:
-        return load_file(checkpoint / ADAPTER), torch.load(checkpoint / REST, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{error.filename or error} is missing") from None
-    except Exception as error:
-        raise ArtifactError(f"the weights in {checkpoint} cannot be read: {error}") from error
+    read: dict[str, Callable[..., Any]] = {
+        ADAPTER: load_file,
+        REST: partial(torch.load, map_location="cpu", weights_only=True),
+    }
+    found = []
+    for name, load in read.items():
+        path = checkpoint / name
+        if not path.is_file():
+            raise ArtifactError(f"{path} is missing", fix="get the whole checkpoint again")
+        try:
+            weights = load(path)
+        except Exception as error:  # pickle, zip and safetensors have errors of their own
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            raise ArtifactError(f"{path} cannot be read: {said[0]}", fix="get this file again") from error
+        if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+            raise ArtifactError(f"{path} holds no weights by name", fix="get this file again")
+        found.append(weights)
+    return found[0], found[1]

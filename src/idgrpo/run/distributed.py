@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from idgrpo.errors import UsageError
+from idgrpo.errors import IdgrpoError, UsageError
+from idgrpo.run.progress import tell
 from idgrpo.run.signals import stop_with_parent
 
 if TYPE_CHECKING:
@@ -158,6 +159,8 @@ def launch(num_processes: int, arguments: Sequence[str]) -> int:
 
     Ours instead of torchrun's agent, which folds every failure of a child into 1: a clean stop must stay 75. Rank 0 alone
     keeps stdout, so that one summary or JSON document comes out. Ranks whose launcher is killed stop with a checkpoint.
+
+    Raises IdgrpoError with the exit code 128 + signal when a signal ended a rank and rank 0 can no longer tell it.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -194,14 +197,32 @@ def _wait(processes: list[subprocess.Popen]) -> int:
             if codes[0] == 0:  # the result is published and told: how libraries of other ranks leave changes nothing
                 _end(processes, grace_s=10.0)
                 return 0
-            failed = [code for code in codes if code not in (None, 0)]
+            failed = [(rank, code) for rank, code in enumerate(codes) if code]
             if failed:
                 _end(processes, grace_s=10.0)
-                return failed[0] if failed[0] > 0 else 128 - failed[0]
+                return _told(*failed[0], processes)
             time.sleep(0.1)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _told(rank: int, code: int, processes: list[subprocess.Popen]) -> int:
+    """Give the exit code of a job one of whose ranks ended with `code`; a rank that a signal ended could not tell why."""
+    if code > 0:
+        return code
+    name = signal.Signals(-code).name
+    error = IdgrpoError(
+        f"process {rank} of {len(processes)} was ended by {name}"
+        + (" (as the system does where memory runs out)" if name == "SIGKILL" else ""),
+        fix="run the same command again: what is finished is kept",
+    )
+    error.exit_code = 128 - code
+    main = processes[0].returncode
+    if main < 0:
+        raise error
+    tell(f"error: {error}")
+    return main or error.exit_code  # what rank 0 told of itself stands on stdout
 
 
 def _end(processes: list[subprocess.Popen], grace_s: float) -> None:

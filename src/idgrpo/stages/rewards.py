@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NAMED = re.compile(r"(?P<name>[A-Za-z]\w*)=(?P<source>.+)")
 WEIGHTED = re.compile(r"(?P<source>.+)\*(?P<weight>[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?)")
+LIKE_A_WEIGHT = re.compile(r".*\*(?P<weight>[^*/]*)")
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 SCHEMES = ("http://", "https://")
 
@@ -64,9 +65,18 @@ def parse_rewards(texts: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for text in texts:
         weighted = WEIGHTED.fullmatch(text)
+        if not weighted and (wrong := LIKE_A_WEIGHT.fullmatch(text)):
+            raise UsageError(
+                f"--reward {text}: the weight {wrong['weight']!r} is no finite number", fix="NAME=SOURCE*0.5, say"
+            )
         rest = weighted["source"] if weighted else text
         match = NAMED.fullmatch(rest)
         name, source = (match["name"], match["source"]) if match else (rest, rest)
+        if not match and re.fullmatch(r"[^=:/]*=.*", rest):
+            raise UsageError(
+                f"--reward {text}: {rest.partition('=')[0]!r} is no name",
+                fix="a name is a letter, then letters, digits and _",
+            )
         if not match and not re.fullmatch(r"[A-Za-z]\w*", rest):
             raise UsageError(f"--reward {text} has no name", fix=f"--reward NAME={text}")
         if f"reward.sources.{name}" in found:

@@ -9,7 +9,7 @@ from idgrpo.errors import ArtifactError, DataError, UsageError
 from idgrpo.stages.cases import of_world, read_cases
 from idgrpo.stages.settings import Settings, settle
 from idgrpo.stages.source import Given, Source, find
-from idgrpo.stages.work import Plan, Run, Stage, Work, tell
+from idgrpo.stages.work import Plan, Run, Stage, Work, num_ranks, tell
 from idgrpo.store.artifact import Artifact
 from idgrpo.store.store import Store
 
@@ -36,7 +36,7 @@ def sample(
     force: bool = False,
     resume: bool = False,
     share: bool = False,
-    together: bool = False,
+    together: int = 1,
     plan_only: bool = False,
 ) -> Work:
     """Make videos of cases; a run that was stopped goes on, finished videos are kept.
@@ -49,7 +49,8 @@ def sample(
         settings: a SampleConfig, or dotted keys such as {"num_per_case": 4, "sampler.num_steps": 8}.
         as_trained: take size, steps, shift and guidance that the policy was trained with.
         share: make the clips together with other processes that make the same call on this store.
-        together: the ranks of a job compute each clip together (context parallelism) instead of dealing clips out.
+        together: so many ranks, which must be those of the job, compute each clip together (context parallelism) instead of
+            dealing clips out.
 
     Ranks of a job (torchrun, SLURM) deal the clips out by themselves; the result is that of one process.
     """
@@ -66,25 +67,45 @@ def sample(
         return _true_clips(store, find(store, "cases", cases), name, force=force)
     entry = resolve_entry(settled.named_base)
     check_attention(settled.attention)
-    if together and (share or entry.loader):
+    is_together = together > 1
+    if is_together and (share or entry.loader):
         what = "--share deals whole clips out" if share else f"{entry.name} is a base of another package"
         raise UsageError(f"{what}: no clip is made by several ranks together", fix="leave --context-parallel out")
+    if is_together and num_ranks() not in (1, together):
+        raise UsageError(
+            f"the job has {num_ranks()} processes, {together} are to make each clip together",
+            fix=f"--context-parallel {num_ranks()}, or a job of {together} processes",
+        )
     settled = _beside_training(settled, entry, adapter, as_trained=as_trained)
     if cases is None and entry.architecture == "tiny" and not plan_only and not any(store.list("cases")):
         cases = of_world(store, settled.seed or 0)
     source = find(store, "cases", cases)
+    if is_together:
+        _check_together(settled, entry, read_cases(source), together)
     inputs = {"cases": source} | ({"policy": adapter} if adapter is not None else {})
     name = name or (settled.base_name if adapter is None else f"{settled.base_name}-tuned")
 
     def make(run: Run) -> None:
-        _make(run, settled, read_cases(source), adapter, store.root / "cache" / "conditions", together=together)
+        _make(run, settled, read_cases(source), adapter, store.root / "cache" / "conditions", together=is_together)
 
     # The digest of the weights says also that they are missing, before anything is done; a plan needs none.
     return Work(
         store, "sample", "samples", name, inputs, settled.resolved(entry), make,
         lambda: _plan(store, settled, entry, source, name), pins=lambda: weights_of_entry(entry), force=force, resume=resume,
-        ranks="together" if together else "deal", share=share, device=settled.device if together else None,
+        ranks="together" if is_together else "deal", share=share, device=settled.device if is_together else None,
     )  # fmt: skip
+
+
+def _check_together(settings: "SampleConfig", entry: "BaseEntry", cases: "list[Case]", num_ranks: int) -> None:
+    """Refuse clips that do not divide over the ranks, before anything is read. Raises UsageError."""
+    from idgrpo.bases.geometry import Geometry
+    from idgrpo.bases.inventory import configs_of_entry
+    from idgrpo.bases.together import refuse_uneven
+
+    transformer, vae = configs_of_entry(entry)
+    numbers = (len(case.references) for case in cases)
+    size = settings.sampler.size(entry)
+    refuse_uneven(transformer["num_attention_heads"], Geometry.of(vae, transformer), size, numbers, num_ranks)
 
 
 def load_tuned_base(
@@ -174,7 +195,7 @@ def _make(
     from idgrpo.bases.conditions import ConditionsCache
     from idgrpo.bases.generate import jobs_of
     from idgrpo.bases.sampling import copy_samples, load_for_sampling, sample_to_folder
-    from idgrpo.bases.together import following, leading, refuse_uneven
+    from idgrpo.bases.together import following, leading
     from idgrpo.run.signals import StopSignal
 
     settings = on_rank(settings, run)
@@ -182,9 +203,6 @@ def _make(
     shared = None if base.entry.architecture == "tiny" else ConditionsCache(conditions)
     jobs = jobs_of(cases, seed=settings.seed, num_per_case=settings.num_per_case)
     together = together and run.world.size > 1
-    if together:
-        numbers = (len(case.references) for case in cases)
-        refuse_uneven(base, settings.sampler.size(base.entry), numbers, run.world.size)
     if together and not run.publishes:
         with StopSignal():  # the main rank stops between two steps, and says so
             return following(base, run.world)

@@ -140,7 +140,7 @@ def train_policy(
     for one in rewards:  # the model decides the result, not the address it is served at
         if one.name == "rm" and one.kind == "service":
             resolved["served_rm"] = one.pin
-        elif one.name != "rm":
+        elif one.name != "rm" or one.kind != "model":  # a model called rm is an input already
             resolved.setdefault("rewards", {})[one.name] = {"kind": one.kind, "pin": one.pin}
 
     def make(run: Run) -> None:
