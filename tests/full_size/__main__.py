@@ -66,7 +66,7 @@ def stages(folder: Path, scale: str) -> dict[str, Stage]:
         "mode=full",
         "full.epochs=1",
         "full.batch_pairs=1",
-        "full.accumulation=4",
+        "full.accumulation=2",
         "full.bf16=true",
         "data.test_share=0",
     ]
@@ -77,7 +77,7 @@ def stages(folder: Path, scale: str) -> dict[str, Stage]:
         "sample vace: 1 forward": Stage(sample("vace", "long", long, "--steps", "1", "--guidance", "1"), plan=True),
         "sample phantom: 2 steps": Stage(sample("phantom", "phantom", short, "--steps", "2"), plan=True),
         "distort --base vace": Stage(
-            ["distort", "--data", "samples/vace", "--base", "vace", "--mix", "renoise=1", "--finder", FINDER, "--no-sheets",
+            ["distort", "--data", "samples/phantom", "--base", "vace", "--mix", "renoise=1", "--finder", FINDER, "--no-sheets",
              "--per-video", "1", "--sample-set", "sampler.num_steps=2", "--sample-set", "sampler.guidance_mode=none",
              "--set", "strength.visible=0", "--name", "renoised"],
         ),

@@ -244,6 +244,17 @@ def test_two_processes_make_the_same_study(tmp_path, capsys):
     assert told[0]["cells"] == told[1]["cells"] and told[0]["claims"] == told[1]["claims"]
 
 
+def is_empty_soon(group: int) -> bool:
+    """Tell whether a group of processes ends: multiprocessing's own helper does so a moment after us."""
+    for _ in range(100):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("nproc", [1, 2])
@@ -257,11 +268,7 @@ def test_a_stopped_study_ends_with_75_leaves_nobody_behind_and_goes_on(tmp_path,
     process.terminate()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 75 and "Traceback" not in err, err
-    deadline = time.monotonic() + 10
-    with pytest.raises(ProcessLookupError):  # multiprocessing's own helper ends a moment after us
-        while time.monotonic() < deadline:
-            os.killpg(process.pid, 0)
-            time.sleep(0.1)
+    assert is_empty_soon(process.pid)
     made = {path: path.stat().st_mtime_ns for path in store.glob("artifacts/policy/rates-sft/v*/manifest.json")}
     found = subprocess.run(words, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr

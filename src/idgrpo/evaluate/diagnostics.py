@@ -1,6 +1,7 @@
 """Is the gain honest? Verdicts on the ways a reward is known to be hacked."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -180,8 +181,8 @@ def _favoured_place(report: Report, variant: str) -> tuple[int, float, float] | 
     """
     count = max((len(s.people.get("identity", [])) for s in report.samples), default=0)
     for place in range(count):
-        _, *own = _paired(report, variant, lambda people, at=place: people[at] if len(people) > max(at, 1) else None)
-        _, *rest = _paired(report, variant, lambda people, at=place: _mean_without(people, at))
+        _, *own = _paired(report, variant, partial(_in_place, place))
+        _, *rest = _paired(report, variant, partial(_mean_without, place))
         gain, others = own[1] - own[0], rest[1] - rest[0]
         if not len(gain):
             continue
@@ -195,14 +196,19 @@ def _paired(
     report: Report, variant: str, of: Callable[[Sequence[float]], float | None]
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Compute a value of the similarities of a clip's people, and give case ids, the base's [case] and the variant's."""
-    sides = (
+    base, tuned = (
         {(s.case_id, s.seed): {"": of(s.people.get("identity", []))} for s in report.samples if s.variant == name}
         for name in (report.reference_variant, variant)
     )
-    return paired_cases(*sides, "")
+    return paired_cases(base, tuned, "")
 
 
-def _mean_without(people: Sequence[float], place: int) -> float | None:
+def _in_place(place: int, people: Sequence[float]) -> float | None:
+    """Give the person in `place`; None where there is no such place, or nobody else."""
+    return people[place] if len(people) > max(place, 1) else None
+
+
+def _mean_without(place: int, people: Sequence[float]) -> float | None:
     """Average over everybody but the person in `place`; None where that leaves nobody, or there is no such place."""
     rest = [value for at, value in enumerate(people) if at != place]
     return sum(rest) / len(rest) if rest and len(rest) < len(people) else None
