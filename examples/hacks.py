@@ -35,16 +35,15 @@ from idgrpo.video.write import write_image
 
 BASE = "tiny-phantom"
 NUM_TRAIN, NUM_HELD_OUT = 48, 48
-# Nothing is held and little is forbidden: a hack is to be seen in few updates.
-SETTINGS = {
+QUIET = {"preview": {"every": 0}, "metrics": {"sinks": ()}}
+# Nothing is held and little is forbidden: a hack is to be seen in few updates. The honest reward trains as the recipe says.
+HACKED = {
     "group": {"num_cases": 4},
     "rollout": {"window": {"last": 7}},
     "advantage": {"hold": 0.0, "controls": ()},
     "reward": {"contrast": 0.0},
     "kl": {"weight": 0.0},
     "optimizer": {"schedule": "constant"},
-    "preview": {"every": 0},
-    "metrics": {"sinks": ()},
 }
 Scores = Sequence[float]
 
@@ -108,9 +107,8 @@ def run(name: str, out: Path, seed: int = 0, num_updates: int = 12, held_out: in
     store = stages.Store(out / "store")
     cases = stages.cases(num=NUM_TRAIN, seed=seed, name=f"train-{seed}", store=store)
     fresh = stages.cases(num=held_out, split="eval", name="fresh", store=store)
-    config = PolicyConfig.model_validate(
-        merge(recipe("default", BASE).model_dump(), merge(SETTINGS, {"seed": seed, "num_updates": num_updates}))
-    )
+    settings = merge(QUIET if name == "honest" else merge(HACKED, QUIET), {"seed": seed, "num_updates": num_updates})
+    config = PolicyConfig.model_validate(merge(recipe("default", BASE).model_dump(), settings))
     folder = out / f"{name}-{seed}"
     if not (folder / "policy" / "policy.json").is_file():
         with RunFolder.open(folder, config.model_dump()) as opened:

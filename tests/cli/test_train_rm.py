@@ -120,6 +120,24 @@ def test_every_setting_is_told_as_it_was_resolved(call, data) -> None:
     assert "trains" not in call("--data", str(data), "--quiet", "--force", "--set", "head.epochs=2", as_json=False)[2]
 
 
+def test_the_plan_counts_the_memory_of_what_is_trained(call, data) -> None:
+    """Six times the file was told whatever was trained: 42 GiB for 18, and the same with the vision tower frozen."""
+    needs = {}
+    for kind, words in {
+        "head": ["mode=head"],
+        "lora": ["mode=full", "full.rates.vision=0", "full.rates.merger=0"],
+        "half": ["mode=full", "full.rates.vision=0", "full.rates.merger=0", "full.bf16=true"],
+        "full": ["mode=full"],
+    }.items():
+        code, document, _ = call(
+            "--data", str(data), "--dry-run", *(part for word in words for part in ("--set", word))
+        )
+        assert code == 0
+        needs[kind] = document["memory_bytes"]
+    assert needs["head"] < needs["lora"] < needs["full"] and needs["half"] < needs["lora"]
+    assert needs["head"] == pytest.approx(document["disk_bytes"], rel=0.05)  # float32, all of it once
+
+
 def test_batch_layouts_agree(call, data) -> None:
     trained = []
     for batch, accumulation in ((8, 1), (4, 2)):

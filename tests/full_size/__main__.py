@@ -68,6 +68,9 @@ def stages(folder: Path, scale: str) -> dict[str, Stage]:
         "full.batch_pairs=1",
         "full.accumulation=2",
         "full.bf16=true",
+        "full.gradient_checkpointing=true",
+        "full.rates.vision=0",  # the vision tower in float32 with AdamW's moments is 11 GB: too much for 24 beside the rest
+        "full.rates.merger=0",
         "data.test_share=0",
     ]
     return {

@@ -13,6 +13,7 @@ EXPECTED = {
     "frozen": (30, ("Motion", "Readable faces")),
     "copy": (30, ("Motion", "Readable faces")),
     "large_faces": (20, ("People told apart", "Worst person")),
+    "one_person": (60, ("Every person", "Worst person", "People told apart")),
 }
 """Per reward: updates, and the checks that alarm then."""
 

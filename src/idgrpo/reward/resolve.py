@@ -1,9 +1,12 @@
 """What the defaults come to with this checkpoint on this machine: every `auto` and `None` in numbers, for people to read."""
 
+import math
+import re
 from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import safe_open
 
 from idgrpo.reward.config import RewardModelConfig
 from idgrpo.reward.inputs import InputBuilder
@@ -44,6 +47,34 @@ def resolve(config: RewardModelConfig, folder: Path) -> RewardModelConfig:
             "full": config.full.model_copy(update=full),
         }
     )
+
+
+TRAINED_BYTES = 16
+"""Of a trained number: float32 weight and gradient, and AdamW's two moments."""
+_LINEAR = re.compile(r"layers\.\d+\.(self_attn|mlp)\.\w+_proj\.weight$")
+
+
+def memory_bytes(config: RewardModelConfig, folder: Path) -> int:
+    """Count what training of a resolved configuration keeps, from the shapes in the checkpoint; activations come on top."""
+    shapes = _shapes(folder)
+    trained = frozen = 0
+    for name, shape in shapes.items():
+        part = None if "visual." not in name else "merger" if "merger" in name else "vision"
+        rates = config.full.rates
+        is_trained = config.mode == "full" and part is not None and getattr(rates, part) > 0
+        trained, frozen = trained + is_trained * math.prod(shape), frozen + (not is_trained) * math.prod(shape)
+        if config.mode == "full" and rates.lora > 0 and part is None and _LINEAR.search(name):
+            trained += config.full.lora.rank * sum(shape)
+    return frozen * (2 if config.full.bf16 else 4) + trained * TRAINED_BYTES
+
+
+def _shapes(folder: Path) -> dict[str, list[int]]:
+    """Read the names and shapes of a checkpoint's weights, not the weights."""
+    found: dict[str, list[int]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as weights:
+            found |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
+    return found
 
 
 def setting_lines(config: RewardModelConfig) -> list[str]:

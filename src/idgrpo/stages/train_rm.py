@@ -155,16 +155,17 @@ def _plan(
     name: str,
     resolved: dict[str, Any],
 ) -> Plan:
-    from idgrpo.reward.resolve import resolve, setting_lines
+    from idgrpo.reward.resolve import memory_bytes, resolve, setting_lines
 
     shown = resolve(settings, folder)
+    memory = memory_bytes(shown, folder)
     resolved = {**shown.model_dump(mode="json"), "vlm_digest": resolved["vlm_digest"]}
     weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     would_read = [*(source.ref for source in sources), resolved["vlm"]]
     summary = [
         f"reads   {', '.join(would_read)}: {num_pairs} pairs",
         f"writes  rm/{name} in {store.root}",
-        f"needs   about {weights / 2**20:.0f} MiB on disk and {weights * 6 / 2**20:.0f} MiB of memory",
+        f"needs   about {weights / 2**20:.0f} MiB on disk and {memory / 2**20:.0f} MiB of memory, without activations",
         *setting_lines(shown),
         *(f"{key} = {value}" for key, value in resolved.items()),
     ]
@@ -173,7 +174,7 @@ def _plan(
         "would_write": f"rm/{name}",
         "num_pairs": num_pairs,
         "disk_bytes": weights,
-        "memory_bytes": weights * 6,
+        "memory_bytes": memory,
         "config": resolved,
     }
     return Plan(summary, document)
