@@ -39,8 +39,13 @@ class Operations(TorchDispatchMode):
         self.at = threading.local()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
         count = flop_registry.get(func._overloadpacket)
+        if count is None and func is not torch.ops.prim.device.default:
+            with self:  # inference mode hands `linear` and the like over whole
+                out = func.decompose(*args, **(kwargs or {}))
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **(kwargs or {}))
         if count is not None:
             self.flop[getattr(self.at, "part", "transformer")] += count(*args, **(kwargs or {}), out_val=out)
         return out
