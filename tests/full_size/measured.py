@@ -18,14 +18,16 @@ from diffusers import AutoencoderKLWan
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from transformers import PreTrainedModel, Qwen2_5_VLModel, UMT5EncoderModel
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
 from idgrpo.cli.main import run
 from idgrpo.run.machine import weights_dtype
 
+VISION = Qwen2_5_VisionTransformerPretrainedModel  # called apart from the whole: pictures are encoded once
 PARTS = {
-    "vae": (AutoencoderKLWan, "encode", "decode"),
-    "text": (UMT5EncoderModel, "forward"),
-    "vlm": (Qwen2_5_VLModel, "forward"),
+    "vae": ((AutoencoderKLWan, "encode"), (AutoencoderKLWan, "decode")),
+    "text": ((UMT5EncoderModel, "forward"),),
+    "vlm": ((Qwen2_5_VLModel, "forward"), (VISION, "forward")),
 }
 """What a plan of the transformer leaves out: classes and their methods."""
 
@@ -50,10 +52,9 @@ class Operations(TorchDispatchMode):
             self.flop[getattr(self.at, "part", "transformer")] += count(*args, **(kwargs or {}), out_val=out)
         return out
 
-    def attribute(self, part: str, cls: type, *methods: str) -> None:
-        """Book what a class's methods execute under the name of a part."""
-        for method in methods:
-            setattr(cls, method, self._booked(part, getattr(cls, method)))
+    def attribute(self, part: str, cls: type, method: str) -> None:
+        """Book what a method executes under the name of a part."""
+        setattr(cls, method, self._booked(part, getattr(cls, method)))
 
     def _booked(self, part: str, function: Any) -> Any:
         @functools.wraps(function)
@@ -113,8 +114,9 @@ def resident_gib(key: str) -> float:
 def main() -> None:
     figures, *command = sys.argv[1:]
     operations = Operations()
-    for part, (cls, *methods) in PARTS.items():
-        operations.attribute(part, cls, *methods)
+    for part, methods in PARTS.items():
+        for cls, method in methods:
+            operations.attribute(part, cls, method)
     count_in_threads(operations)
     read_whole()
     libraries_gib = resident_gib("VmRSS")
