@@ -35,8 +35,10 @@ PARTS = {
 class Operations(TorchDispatchMode):
     """Count operations of matrix products, convolutions and attention by part of the model, in all threads that enter it."""
 
-    def __init__(self) -> None:
+    def __init__(self, others: str = "transformer") -> None:
+        """Take the part under which operations outside of `PARTS` are booked, such as those of a backward."""
         super().__init__()
+        self.others = others
         self.flop: Counter[str] = Counter()
         self.at = threading.local()
 
@@ -49,7 +51,7 @@ class Operations(TorchDispatchMode):
                 return out
         out = func(*args, **(kwargs or {}))
         if count is not None:
-            self.flop[getattr(self.at, "part", "transformer")] += count(*args, **(kwargs or {}), out_val=out)
+            self.flop[getattr(self.at, "part", self.others)] += count(*args, **(kwargs or {}), out_val=out)
         return out
 
     def attribute(self, part: str, cls: type, method: str) -> None:
@@ -59,7 +61,7 @@ class Operations(TorchDispatchMode):
     def _booked(self, part: str, function: Any) -> Any:
         @functools.wraps(function)
         def booked(*args: Any, **kwargs: Any) -> Any:
-            before, self.at.part = getattr(self.at, "part", "transformer"), part
+            before, self.at.part = getattr(self.at, "part", self.others), part
             try:
                 return function(*args, **kwargs)
             finally:
@@ -113,7 +115,7 @@ def resident_gib(key: str) -> float:
 
 def main() -> None:
     figures, *command = sys.argv[1:]
-    operations = Operations()
+    operations = Operations("vlm" if command[0] in ("train-rm", "annotate") else "transformer")
     for part, methods in PARTS.items():
         for cls, method in methods:
             operations.attribute(part, cls, method)
