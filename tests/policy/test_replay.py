@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from idgrpo.errors import IdgrpoError
 from idgrpo.policy.config import KLConfig, PolicyLossConfig, RolloutConfig, WindowConfig
 from idgrpo.policy.loss import load_loss
-from idgrpo.policy.replay import Replay, ReplayFigures, check_on_policy, gaussian_kl, pair_batches
+from idgrpo.policy.replay import Replay, ReplayFigures, check_on_policy, gaussian_kl, pair_batches, tolerances
 from idgrpo.policy.rollout import Draws, roll_out
 from idgrpo.policy.schedule import Schedule
 from idgrpo.policy.simulation import LiveBytes
@@ -158,7 +158,7 @@ def check(base, trajectory, **settings):
     figures = ReplayFigures()
     for gather in batches_of(trajectory, [1.0] * 4):
         replay_of(base, **settings).loss_of(gather(), figures)
-    return check_on_policy(figures, PolicyLossConfig(), torch.float32)
+    return check_on_policy(figures, *tolerances(PolicyLossConfig(), torch.float32))
 
 
 def test_figures_leave_the_device_before_ranks_gather_them():

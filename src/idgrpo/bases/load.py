@@ -220,11 +220,18 @@ def transformer_config(entry: BaseEntry, main: Path, folder: Path | None) -> dic
 
 
 def _load_transformer(entry: BaseEntry, main: Path, folder: Path | None, dtype: torch.dtype) -> Any:
-    if folder is None:
-        return load_original_transformer(main, entry, dtype)
     import diffusers
 
-    return read_component(getattr(diffusers, CLASS_OF_FAMILY[entry.family]), folder, dtype)
+    if folder is None:
+        model: Any = load_original_transformer(main, entry, dtype)
+    else:
+        model = read_component(getattr(diffusers, CLASS_OF_FAMILY[entry.family]), folder, dtype)
+    for weight in model.parameters():
+        if (
+            weight.dtype != dtype
+        ):  # what stays in float32 may still lie in the mapped file, and keeps the whole of it there
+            weight.data = weight.data.clone()
+    return model
 
 
 def _expect_class(folder: Path, expected: str, entry: BaseEntry) -> None:

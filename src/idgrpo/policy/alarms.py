@@ -13,7 +13,7 @@ def alarms(history: Sequence[Figures]) -> list[str]:
     """Name what looks wrong in the metrics so far (oldest first); empty means nothing does.
 
     The whole run is needed, not its end: a slow drift is only seen against the first evaluation. Rules: ratio off 1 on
-    policy; half of the groups without variance; rewards failing; reward flat over 30 updates; most pairs clipped; gradient below Adam's epsilon; reward up while held-out identity, motion or sharpness falls (hacking);
+    policy, by more than the base's arithmetic explains; half of the groups without variance; rewards failing; reward flat over 30 updates; most pairs clipped; gradient below Adam's epsilon; reward up while held-out identity, motion or sharpness falls (hacking);
     preferred clips made less likely (DPO).
     """
     if not history:
@@ -21,7 +21,7 @@ def alarms(history: Sequence[Figures]) -> list[str]:
     now = history[-1]
     found = []
     on_policy = now.get("passes", 1) == 1 and not now.get("rollout_decay")
-    if abs(now.get("log_ratio_max", 0.0)) > 5e-4 and on_policy:
+    if on_policy and abs(now.get("log_ratio_max", 0.0)) > max(5e-4, now.get("ratio_tolerance", 0.0)):
         found.append(
             f"ratio is off 1 on policy (largest |log ratio| {now['log_ratio_max']:.2g}): rollout and replay differ"
         )

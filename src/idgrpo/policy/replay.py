@@ -365,9 +365,7 @@ def tolerances(config: PolicyLossConfig, dtype: torch.dtype, amplification: floa
     return ratio, mean
 
 
-def check_on_policy(
-    figures: ReplayFigures, config: PolicyLossConfig, dtype: torch.dtype, amplification: float = 1.0
-) -> tuple[float, float]:
+def check_on_policy(figures: ReplayFigures, ratio_tolerance: float, mean_tolerance: float) -> tuple[float, float]:
     """Give the largest |log ratio| and the largest rms shift of the mean; raise IdgrpoError beyond the tolerances.
 
     The shift is measured in standard deviations of the step. It catches what the *mean* log density hides: rounding
@@ -376,7 +374,6 @@ def check_on_policy(
     log_ratio = torch.cat(figures.log_ratio).abs()
     shift = torch.cat(figures.shift)
     worst_ratio, worst_shift = float(log_ratio.max()), float(shift.max())
-    ratio_tolerance, mean_tolerance = tolerances(config, dtype, amplification)
     if worst_ratio <= ratio_tolerance and worst_shift <= mean_tolerance:
         return worst_ratio, worst_shift
     place = int(log_ratio.argmax()) if worst_ratio > ratio_tolerance else int(shift.argmax())

@@ -20,7 +20,7 @@ from idgrpo.policy.forward import forward_step
 from idgrpo.policy.groups import CaseBook
 from idgrpo.policy.grpo import RolloutSource
 from idgrpo.policy.loss import load_loss
-from idgrpo.policy.replay import MicroBatch, Pairs, Replay, ReplayFigures, UpdateData, check_on_policy
+from idgrpo.policy.replay import MicroBatch, Pairs, Replay, ReplayFigures, UpdateData, check_on_policy, tolerances
 from idgrpo.policy.schedule import Schedule
 from idgrpo.policy.scoring import RewardScorer
 from idgrpo.policy.sft import ClipSource
@@ -153,6 +153,8 @@ class Trainer:
                 average.update(self.weights)
         seen = self.world.gather(figures.on_cpu()) if self.config.loss.num_passes > 1 else first
         described = replay_figures(seen) if data.rolled_out else matching_figures(seen)
+        if is_anchored:
+            described["ratio_tolerance"], _ = self._tolerances
         return described | {"grad_norm": report.grad_norm, "grad_rms": report.grad_rms}
 
     def _evened(self, data: UpdateData) -> Sequence[MicroBatch]:
@@ -175,11 +177,14 @@ class Trainer:
             merged_figures.log_ratio += rank.log_ratio
             merged_figures.shift += rank.shift
             merged_figures.steps += rank.steps
-        ratio, shift = check_on_policy(
-            merged_figures, self.config.loss, self.base.dtype, amplification(self.base.entry.family, self.guidance)
-        )
+        ratio, shift = check_on_policy(merged_figures, *self._tolerances)
         log.info("on-policy self-check passed: |log ratio| <= %.1e, shift of the mean <= %.1e std", ratio, shift)
         self.checked = True
+
+    @property
+    def _tolerances(self) -> tuple[float, float]:
+        amplified = amplification(self.base.entry.family, self.guidance)
+        return tolerances(self.config.loss, self.base.dtype, amplified)
 
     def _reference(self) -> AbstractContextManager[None]:
         if self.config.swaps_reference:

@@ -190,9 +190,13 @@ def default_finder(variants: Sequence[Variant]) -> str:
 
 
 def default_scorers(variants: Sequence[Variant]) -> list[str]:
-    """Report the analytic oracle beside the finder's measure wherever all people belong to the embedded world."""
+    """Report the analytic oracle beside the finder's measure where people and clips are the embedded world's.
+
+    A base of full size may also be given its people, in clips that the oracle cannot read.
+    """
     people = [r.person for v in variants for s in v.samples for r in s.references]
-    return ["identity_by_template"] if people and all(re.fullmatch(r"tiny-\d+", p) for p in people) else []
+    is_known = bool(people) and all(re.fullmatch(r"tiny-\d+", p) for p in people)
+    return ["identity_by_template"] if is_known and default_finder(variants) == "tiny" else []
 
 
 def curves_of(

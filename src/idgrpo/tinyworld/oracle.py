@@ -12,10 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from idgrpo.errors import DataError
 from idgrpo.records.models import Fate, Fates, Pair, Reference
 from idgrpo.records.remember import remembered
 from idgrpo.tinyworld.parts import attribute_probabilities
 from idgrpo.tinyworld.people import NUM_CHOICES, attributes_of, person_code
+from idgrpo.tinyworld.scene import SIZE_PX
 from idgrpo.tinyworld.spotting import spot
 from idgrpo.video.read import read_video
 
@@ -102,7 +104,16 @@ def opinions(sights: Sight, attributes: Tensor) -> Opinion:
 
 @torch.no_grad()
 def look_at(clip: Tensor, num_people: int) -> tuple[Sight, Tensor]:
-    """Look at a clip uint8 [f, 3, 32, 32]: what is seen, and the share of a pixel that shows each track, [track, frame, h, w]."""
+    """Look at a clip uint8 [f, 3, 32, 32]: what is seen, and the share of a pixel that shows each track, [track, frame, h, w].
+
+    Raises DataError for a clip of another size.
+    """
+    if clip.shape[-2:] != (SIZE_PX, SIZE_PX):
+        height, width = clip.shape[-2:]
+        raise DataError(
+            f"the oracle reads clips of the embedded world, {SIZE_PX}x{SIZE_PX} pixels; this one has {width}x{height}",
+            fix="leave identity_by_template out of `scorers`",
+        )
     tracks = spot(clip.float() / 255, num_people)
     shown = [
         torch.cat(
