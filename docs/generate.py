@@ -272,6 +272,8 @@ def codes() -> Iterator[str]:
         ("code", "what it means", "what to do"),
         ((str(number), *texts) for number, texts in sorted(exit_codes().items())),
     )
+    yield "\nA process that the system ended from outside has no message: a shell then shows 128 and the number of the signal, such as 137"
+    yield "(SIGKILL, as when memory ran out). Run the same command again; with `--nproc` the launcher says which process it was, and ends with 1."
 
 
 def python() -> Iterator[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from policy_setting import SMALL, write_setting
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 import idgrpo.bases.load
@@ -13,6 +14,7 @@ from idgrpo.bases.cost import transformer_bytes
 from idgrpo.bases.entries import ENTRIES
 from idgrpo.bases.inventory import configs_of_entry
 from idgrpo.cli.main import run
+from idgrpo.policy.config import PolicyConfig
 from idgrpo.records.jsonl import read_records
 from idgrpo.records.models import Sample
 
@@ -96,3 +98,10 @@ def test_a_plan_counts_the_quantised_base(setting, tmp_path, capsys):
     config = configs_of_entry(ENTRIES["tiny-vace"])[0]
     saved = (transformer_bytes(config, 4) - transformer_bytes(config, 4, "int8")) / 2**30
     assert plans["float32"]["memory_gib"] - plans["int8"]["memory_gib"] == pytest.approx(saved, rel=1e-3)
+
+
+def test_what_draws_no_clips_needs_no_word_about_its_rollout():
+    setting = {"engine": {"base_weights": "int8"}, "rollout": {"merged": True}, "method": "sft"}
+    assert PolicyConfig.model_validate(setting).method == "sft"
+    with pytest.raises(ValidationError, match="rollout.merged"):
+        PolicyConfig.model_validate(setting | {"method": "grpo"})

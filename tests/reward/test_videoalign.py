@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from policy_setting import SMALL, write_setting
 from safetensors.torch import save_file
 from test_importer import their_name
 from tiny_vlm import write_tiny_qwen2_vl
@@ -183,3 +184,30 @@ def test_a_file_that_is_missing_or_cut_is_named(released, vlm, tmp_path, capsys)
         (copy / name).unlink()
         assert run([*command, "--store", str(tmp_path / "store")]) == 4
         assert f"{name} is missing" in capsys.readouterr().err
+
+
+def test_two_dimensions_guard_a_training_and_stand_in_its_report(released, vlm, tmp_path, capsys) -> None:
+    folder, wording, _ = released
+    setting, store = write_setting(tmp_path), ["--store", str(tmp_path / "store"), "--json"]
+    command = ["artifacts", "import-rm", str(folder), "--vlm", str(vlm), "--template", str(wording)]
+    for name in ("VQ", "MQ"):
+        assert run([*command, *store, "--dimension", name]) == 0
+    guards = ["--reward", "quality=rm/videoalign-VQ*0.5", "--reward", "motion=rm/videoalign-MQ"]
+    given = ["--base", setting["base"], "--cases", setting["cases"], "--rm", setting["rm"]]
+    capsys.readouterr()
+    assert run(["train-policy", *given, *guards, *SMALL, "--set", "preview.every=0", *store]) == 0
+    policy = Path(json.loads(capsys.readouterr().out)["path"])
+    row = json.loads((policy / "metrics.jsonl").read_text().splitlines()[0])
+    parts = [row[f"reward_{name}_mean"] * weight for name, weight in (("rm", 1), ("quality", 0.5), ("motion", 1))]
+    assert row["reward_mean"] == pytest.approx(sum(parts), rel=1e-4) and row["reward_failed_share"] == 0
+
+    size = ["--size", "32x32x5", "--steps", "2", "--cases", setting["cases"]]
+    assert run(["sample", "--base", setting["base"], *size, "--name", "plain", *store]) == 0
+    assert run(["sample", "--policy", "policy", *size, "--name", "tuned", *store]) == 0
+    capsys.readouterr()
+    variants = ["--samples", "base=samples/plain", "--samples", "tuned=samples/tuned"]
+    rewards = [word.partition("*")[0] for word in guards]
+    finder = ["--finder", "policy_setting:ColourFinder", "--set", "statistics.num_resamples=200"]
+    assert run(["eval", *variants, *rewards, *finder, *store]) == 0
+    report = json.loads((Path(json.loads(capsys.readouterr().out)["path"]) / "report.json").read_text())
+    assert {"quality", "motion"} <= report["comparisons"]["tuned"].keys()

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from idgrpo.run import progress as module
-from idgrpo.run.progress import ProgressBar, duration
+from idgrpo.run.progress import ProgressBar, duration, progress
 
 
 class Clock:
@@ -82,3 +82,13 @@ def test_the_bar_of_a_terminal_shows_time_left_and_phase(monkeypatch):
 @pytest.mark.parametrize(("seconds", "text"), [(42, "42 s"), (89, "89 s"), (720, "12 min"), (11100, "3 h 05 min")])
 def test_durations_are_short(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_rank_that_works_in_step_with_the_main_one_shows_nothing(clock, capsys):
+    with progress(2, "train-policy", "update", shown=False) as bar:
+        clock.now += 60
+        bar.advance(1)
+        bar.phase("rollout")
+        clock.now += 60
+        bar.advance(1)
+    assert bar.done == 2 and capsys.readouterr().err == ""

@@ -200,7 +200,7 @@ def best_of_cases(clips: Sequence[StoredClip], scorer: RewardScorer, folder: Pat
 def _scores(clips: Sequence[StoredClip], scorer: RewardScorer, world: World) -> dict[str, float | None]:
     own = list(clips)[world.rank :: world.size]
     scores: dict[str, float | None] = {}
-    with progress(len(own), "score clips", unit="clip") as bar:
+    with progress(len(own), "score clips", unit="clip", shown=world.is_main) as bar:
         for start in range(0, len(own), SCORED_AT_ONCE):
             part = own[start : start + SCORED_AT_ONCE]
             values = scorer.score(

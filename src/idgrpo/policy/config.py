@@ -453,7 +453,8 @@ class PolicyConfig(Config):
         ]
 
     def _of_the_engine(self) -> list[tuple[bool, str]]:
-        engine, hold = self.engine, self.advantage.hold if self.method == "grpo" else 0.0
+        engine, grpo = self.engine, self.method == "grpo"
+        hold, merged = self.advantage.hold if grpo else 0.0, grpo and self.rollout.merged
         return [
             (
                 engine.zero == 3 and self.swaps_reference and self.asks_reference,
@@ -472,11 +473,11 @@ class PolicyConfig(Config):
                 "clips of advantage.hold are not dealt out evenly; set advantage.hold=0",
             ),
             (
-                self.rollout.merged and not engine.whole_rollout,
+                merged and not engine.whole_rollout,
                 "rollout.merged folds the adapter into whole weights, engine.whole_rollout=false never has them; set "
                 "rollout.merged=false",
             ),
-            *engine.refusals_of_weights(self.train, self.rollout.merged),
+            *engine.refusals_of_weights(self.train, merged),
         ]
 
     def _of_the_loss(self) -> list[tuple[bool, str]]:

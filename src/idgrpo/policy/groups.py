@@ -98,7 +98,7 @@ class CaseBook(Sequence[Condition]):
     def encode_all(self, world: World) -> None:
         """Encode every case now, each by one rank where the cache lies on disk; needs no transformer."""
         own = range(world.rank, len(self), world.size) if self.cache.folder is not None else range(len(self))
-        with progress(len(own), "encode cases", unit="case") as bar:
+        with progress(len(own), "encode cases", unit="case", shown=world.is_main) as bar:
             for index in own:
                 self[index]
                 bar.advance(1)

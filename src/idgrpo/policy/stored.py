@@ -67,7 +67,7 @@ class ClipBook:
         self.folder.mkdir(parents=True, exist_ok=True)
         missing = [index for index in range(len(self)) if not self._path(index).is_file()]
         own = missing[world.rank :: world.size]
-        with progress(len(own), "encode clips", unit="clip") as bar:
+        with progress(len(own), "encode clips", unit="clip", shown=world.is_main) as bar:
             for index in own:
                 pixels = read_clip(self.clips[index], self.size)
                 batch = self.base.collate([self.condition(index)])

@@ -89,7 +89,7 @@ def train(
     sinks = Sinks(config.metrics.sinks if world.is_main else (), run.path, step=trainer.completed, fresh=not history)
     if world.is_main:
         _tell_places(run, config)
-    with StopSignal() as stop, progress(config.num_updates, "train-policy", unit="update") as bar:
+    with StopSignal() as stop, progress(config.num_updates, "train-policy", unit="update", shown=world.is_main) as bar:
         bar.advance(trainer.completed)
         trainer.tell_phase = bar.phase
         if trainer.completed == 0 and not history:

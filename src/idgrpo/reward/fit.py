@@ -59,7 +59,7 @@ class Session:
 def compute_features(session: Session, model: str, preferences: Sequence[Preference]) -> None:
     """Fill the session's features with every clip of these pairs; the backbone is frozen, so once is enough."""
     clips = list(dict.fromkeys(clip for p in preferences for clip in clips_of(p)))
-    with progress(len(clips), "reading clips", unit="clip") as bar:
+    with progress(len(clips), "reading clips", unit="clip", shown=session.world.is_main) as bar:
 
         def advance(num: int) -> None:
             bar.advance(num)
@@ -190,7 +190,7 @@ def _run_trainer(session: Session, stage: str, model, dataset, *, collator, grou
     metrics = session.run.metrics if stage == STUDENT else MetricsLog(session.run.path / f"{stage}.jsonl")
     if world.is_main:
         metrics.truncate_after(int(checkpoint.name.split("-")[-1]) if checkpoint else 0)
-    with progress(num_updates, f"training {stage}", unit="update") as bar:
+    with progress(num_updates, f"training {stage}", unit="update", shown=world.is_main) as bar:
         done = 0
 
         def advance(step: int, value: float | None) -> None:

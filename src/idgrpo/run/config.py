@@ -212,10 +212,11 @@ def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def _explain(detail: "ErrorDetails", cls: type[BaseModel]) -> str:
-    where = ".".join(str(part) for part in detail["loc"]) or "the whole"
+    where = ".".join(str(part) for part in detail["loc"])
     if detail["type"] != "extra_forbidden":
         got = f" (got {detail['input']!r})" if not isinstance(detail["input"], dict) else ""
-        return f"{where}: {detail['msg'].removeprefix('Value error, ')}{got}"
+        message = detail["msg"].removeprefix("Value error, ") + got
+        return f"{where}: {message}" if where else message  # of several settings together
     owner: Any = cls
     for part in detail["loc"][:-1]:
         owner = _model_of(owner.model_fields[part].annotation) if owner and part in owner.model_fields else None

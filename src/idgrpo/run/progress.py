@@ -64,6 +64,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+class _Silent(ProgressBar):
+    def _show(self) -> None:
+        pass
+
+
 class _RichBar(ProgressBar):
     def __init__(self, total: int, label: str, unit: str):
         from rich.console import Console
@@ -96,8 +101,11 @@ class _RichBar(ProgressBar):
 
 
 @contextmanager
-def progress(total: int, label: str, unit: str = "") -> Iterator[ProgressBar]:
-    """Show progress of `total` steps while entered."""
+def progress(total: int, label: str, unit: str = "", *, shown: bool = True) -> Iterator[ProgressBar]:
+    """Show progress of `total` steps while entered; of ranks that work in step only the main one shows it."""
+    if not shown:
+        yield _Silent(total, label, unit)
+        return
     if not sys.stderr.isatty():
         yield ProgressBar(total, label, unit)
         return
