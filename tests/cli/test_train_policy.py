@@ -14,6 +14,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from policy_setting import SMALL, write_setting  # noqa: E402
 
 from idgrpo.cli.main import run  # noqa: E402
+from idgrpo.video.read import read_image  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -405,3 +406,21 @@ def test_sampling_says_how_it_differs_from_training_and_can_take_its_settings(ca
     sampler = json.loads((folder / "samples.jsonl").read_text().splitlines()[0])["sampler"]
     assert sampler["num_steps"] == len(trained["sigmas"]) - 1 and sampler["shift"] == trained["shift"]
     assert run(["sample", "--base", setting["base"], *words[3:], "--as-trained"]) == 2
+
+
+def test_a_decoder_of_ones_own_makes_the_clips_of_rewards_and_previews(call, tmp_path):
+    own = ("--set", "rollout.decoder=policy_setting:grey", "--set", "preview.every=1")
+    code, document, _ = call(*own)
+    assert code == 0, document
+    folder = Path(document["path"])
+    assert json.loads((folder / "policy.json").read_text())["config"]["rollout"]["decoder"] == "policy_setting:grey"
+    assert read_image(folder / "previews.png").float().std() > 1
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    plain = json.loads((Path(call("--force")[1]["path"]) / "metrics.jsonl").read_text().splitlines()[0])
+    assert rows[0]["reward_failed_share"] == 0 and rows[0]["reward_mean"] != plain["reward_mean"]
+
+    code, document, _ = call("--set", "rollout.decoder=policy_setting:single")
+    assert code == 2 and "(2, 5, 3, 32, 32) is needed" in document["error"]["message"]
+    for name, says in (("policy_setting:nobody", "cannot be imported"), ("decoder", "rollout.decoder")):
+        code, document, _ = call("--set", f"rollout.decoder={name}", "--dry-run")
+        assert code == 2 and says in document["error"]["message"]

@@ -42,6 +42,18 @@ class ColourFinder:
         return colour / np.linalg.norm(colour)
 
 
+def grey(latents: torch.Tensor) -> torch.Tensor:
+    """A decoder of one's own: the first channel, 4 times as large, two frames for each but the first."""
+    first = latents[:, 0].repeat_interleave(2, 1)[:, 1:]
+    large = first.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    return large.sigmoid().unsqueeze(2).expand(-1, -1, 3, -1, -1)
+
+
+def single(latents: torch.Tensor) -> torch.Tensor:
+    """A decoder that forgets the frames between."""
+    return grey(latents)[:, :1]
+
+
 def write_setting(folder: Path) -> dict[str, str]:
     """Write base, cases (four, one or two people each) and reward model; give their paths."""
     base = write_diffusers_base(folder / "tiny-random", "phantom", TINY_VAE)

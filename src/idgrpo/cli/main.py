@@ -10,7 +10,7 @@ from typing import Any
 from idgrpo import __version__
 from idgrpo.cli import COMMANDS
 from idgrpo.cli.output import fail
-from idgrpo.cli.streams import leave, outlive_readers, silence_libraries
+from idgrpo.cli.streams import leave, outlive_readers
 from idgrpo.errors import (
     INTERRUPTED,
     IdgrpoError,
@@ -20,6 +20,7 @@ from idgrpo.errors import (
     machine_error,
     rank_error,
 )
+from idgrpo.run.progress import silence_libraries
 
 
 def overview() -> str:

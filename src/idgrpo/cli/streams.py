@@ -4,13 +4,10 @@ import atexit
 import contextlib
 import errno
 import io
-import logging
 import os
 import sys
 from typing import NoReturn, TextIO
 
-NOISY = ("torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer", "bitsandbytes.backends.cpu.ops")
-"""Where a library that quantises is installed, others import it with every model, and it talks about its own future."""
 GONE = {errno.EPIPE, errno.EBADF, errno.EIO, errno.ESTALE}
 
 
@@ -55,12 +52,6 @@ def leave(code: int) -> NoReturn:
     with contextlib.suppress(OSError):
         sys.stderr.flush()
     os._exit(code)
-
-
-def silence_libraries() -> None:
-    """Keep warnings off stderr that users can do nothing about."""
-    for name in NOISY:
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def outlive_readers() -> None:

@@ -16,7 +16,7 @@ from idgrpo import stages
 from idgrpo.demo.accuracy import test_figures
 from idgrpo.demo.result import demo_document, write_evidence, write_page
 from idgrpo.errors import BusyError, IdgrpoError
-from idgrpo.run.progress import duration
+from idgrpo.run.progress import duration, silence_libraries
 from idgrpo.run.signals import StopSignal, stop_with_parent
 from idgrpo.stages import Artifact, Store
 from idgrpo.stages.annotate import result as result_of_votes
@@ -306,6 +306,7 @@ def _one_thread() -> Iterator[None]:
 def _train(call: dict[str, Any], store: Path, log: Path) -> None:
     """Train one policy, in a process of its own whose output goes to a log."""
     stop_with_parent()
+    silence_libraries()
     with log.open("w", encoding="utf-8") as file:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(file.fileno(), stream.fileno())

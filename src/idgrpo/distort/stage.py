@@ -32,7 +32,7 @@ from idgrpo.records.jsonl import write_records
 from idgrpo.records.models import Preference, Sample
 from idgrpo.run.dealing import Dealing
 from idgrpo.run.draws import seed_of
-from idgrpo.run.progress import progress
+from idgrpo.run.progress import progress, silence_libraries
 from idgrpo.run.signals import stop_with_parent
 
 _bench: Bench | None = None
@@ -43,6 +43,7 @@ def _start_worker(bench: Bench, parent: int) -> None:
 
     global _bench
     stop_with_parent()
+    silence_libraries()
     if os.getppid() != parent:  # it died before the kernel was asked
         os._exit(1)
     torch.set_num_threads(1)

@@ -1,14 +1,14 @@
 """Settings of the policy stage: nested slots in which unknown fields cannot exist. Imports no torch."""
 
-import math
 from collections.abc import Collection, Iterable
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from idgrpo.flow import LAWS, SOLVERS
 from idgrpo.policy import CONTROLS, FORWARD_LOSSES, LOSSES
 from idgrpo.policy.slots import (
+    IMPORT_STRING,
     MOST,
     MOST_FRAMES,
     MOST_PIXELS,
@@ -21,6 +21,7 @@ from idgrpo.policy.slots import (
     EngineConfig,
     EvaluationConfig,
     MetricsConfig,
+    OptimizerConfig,
     PlanConfig,
     PreviewConfig,
 )
@@ -123,6 +124,12 @@ class RolloutConfig(Config):
         default=48, ge=1, le=MOST, description="samples of one forward; changes speed and memory, not the result"
     )
     solver: str = Field(default="euler", description=f"of the deterministic steps: {', '.join(SOLVERS)}")
+    decoder: str | None = Field(
+        default=None,
+        pattern=IMPORT_STRING,
+        description="small decoder for rewards and previews, package.module:function: latents as the transformer makes them, float32 "
+        "[clip, channel, frame, height, width] -> pixels in 0..1 [clip, frame, 3, height, width]; None: the base's VAE",
+    )
     merged: bool = Field(default=False, description="merge the adapter into the base for the rollout (float32 only)")
     decay: float = Field(
         default=0.0,
@@ -306,36 +313,6 @@ class PolicyLossConfig(Config):
                 f"loss.name={self.name} judges finished clips that are noised again; set loss.credit=forward"
             )
         return self
-
-
-Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-class OptimizerConfig(Config):
-    """AdamW and the course of its learning rate."""
-
-    lr: float = Field(default=1e-3, gt=0, le=10, description="learning rate of AdamW")
-    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), description="decay of AdamW's two moments")
-    eps: float = Field(
-        default=1e-8, gt=0, le=1, description="LoRA-RL gradients may have rms 5e-9: compare with metric grad_rms"
-    )
-    weight_decay: float = Field(default=1e-4, ge=0, le=1, description="weight decay of AdamW")
-    max_grad_norm: float = Field(
-        default=1.0, gt=0, le=MOST, description="gradients with a larger norm are scaled down to it"
-    )
-    warmup: int = Field(default=0, ge=0, le=MOST, description="updates of linear warm-up")
-    schedule: Literal["constant", "cosine"] = Field(
-        default="constant", description="of the rate after the warm-up; cosine: half a wave down to 0 at `num_updates`"
-    )
-
-    def rate(self, update: int, num_updates: int) -> float:
-        """Give the learning rate of an update, 0 .. num_updates - 1."""
-        if update < self.warmup:
-            return self.lr * (update + 1) / self.warmup
-        if self.schedule == "constant":
-            return self.lr
-        progress = (update - self.warmup) / max(num_updates - self.warmup, 1)
-        return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class LoraConfig(Config):

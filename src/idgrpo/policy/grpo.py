@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from idgrpo.bases.contract import Base, Condition, Guidance
 from idgrpo.bases.lora import merged
 from idgrpo.errors import StoppedError
+from idgrpo.plugins import load
 from idgrpo.policy.advantage import (
     Advantages,
     Drift,
@@ -56,6 +58,8 @@ class RolloutSource:
         self.step_weights = self.schedule.step_weights(rule, range(window.first, window.last))
         self.controls = {name: load_control(name) for name in config.advantage.controls}
         self.drift = Drift(config.advantage.controls)
+        decoder = None if config.rollout.decoder is None else load(config.rollout.decoder, "rollout.decoder")
+        self.decoded = partial(videos_of, base, decoder=decoder)
         self.videos: dict[SampleRow, Tensor] = {}
         self.number = 0
 
@@ -168,7 +172,7 @@ class RolloutSource:
         for trajectory in self._roll_out(rows, conditions, window, timer):
             trajectories.append(trajectory)
             with timer.phase("decode"):
-                self.videos |= dict(zip(trajectory.rows, videos_of(self.base, trajectory), strict=True))
+                self.videos |= dict(zip(trajectory.rows, self.decoded(trajectory), strict=True))
             if thread is not None:
                 pending.append((trajectory.rows, thread.submit(self._score_rows, trajectory.rows)))
         if thread is None:
@@ -230,7 +234,7 @@ class RolloutSource:
         with self.engine.whole(), self.reference():
             for chunk in chunks_of(first, conditions, self.config.rollout.batch_size):
                 trajectory = self._drawn(chunk, conditions, window)
-                videos |= dict(zip(chunk, videos_of(self.base, trajectory), strict=True))
+                videos |= dict(zip(chunk, self.decoded(trajectory), strict=True))
         ratios = {
             name: (
                 self._measured(name, [self.videos[row] for row in first])

@@ -1,6 +1,6 @@
 """Draw videos with the current policy and keep what the replay needs; no gradient, float32 latents."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from idgrpo.bases.contract import Base, Condition, ConditionBatch, Guidance
+from idgrpo.bases.finite import require_finite_rows
 from idgrpo.bases.generate import draw_noise
+from idgrpo.errors import UsageError
 from idgrpo.flow.laws import log_prob
 from idgrpo.flow.solver import solver_named
 from idgrpo.policy.schedule import Schedule
@@ -119,8 +121,32 @@ def roll_out(
     return Trajectory(rows, batch, x, stored)
 
 
-def videos_of(base: Base, trajectory: Trajectory) -> list[Tensor]:
-    """Decode to uint8 [frame, 3, height, width] per row, in memory."""
+Decoder = Callable[[Tensor], Tensor]
+"""Latents as the transformer makes them, float32 [clip, channel, frame, height, width] -> pixels in 0..1, as `Base.decode`."""
+
+
+def videos_of(base: Base, trajectory: Trajectory, decoder: Decoder | None = None) -> list[Tensor]:
+    """Decode to uint8 [frame, 3, height, width] per row, in memory; decoder: instead of the base's VAE (`rollout.decoder`).
+
+    Raises UsageError for pixels of another shape than the clips', NotFiniteError for what is not finite.
+    """
+    latents, batch = trajectory.latents, trajectory.batch
     with torch.no_grad():
-        pixels = base.decode(trajectory.latents, trajectory.batch)
+        if decoder is None:
+            pixels = base.decode(latents, batch)
+        else:
+            pixels = _own_pixels(decoder, latents[:, :, batch.num_slots :], batch)
     return list((pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu())
+
+
+def _own_pixels(decoder: Decoder, video: Tensor, batch: ConditionBatch) -> Tensor:
+    """Decode with a function from outside, whose result is looked at."""
+    require_finite_rows(video, "the latents to decode")
+    pixels, size = decoder(video.float()), batch.size
+    expected = (len(video), size.frames, 3, size.height, size.width)
+    if tuple(pixels.shape) != expected:
+        raise UsageError(
+            f"rollout.decoder gives pixels of shape {tuple(pixels.shape)}; [clip, frame, 3, height, width] {expected} is needed"
+        )
+    require_finite_rows(pixels, "decoded pixels")
+    return pixels

@@ -1,6 +1,7 @@
-"""Settings of stored clips and preferences, and of how a policy run goes: average, evaluation, checkpoints, previews, engine, viewers, planning. Imports no torch."""
+"""Settings of stored clips and preferences, and of how a policy run goes: optimizer, average, evaluation, checkpoints, previews, engine, viewers, planning. Imports no torch."""
 
-from typing import Literal
+import math
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,6 +14,8 @@ MOST = 10**6
 """Counts above it are typing errors: a run of so many updates, cases or samples would not end."""
 MOST_PIXELS, MOST_FRAMES = 8192, 10_000
 MOST_SEED = 2**63 - 1
+Beta = Annotated[float, Field(ge=0, lt=1)]
+IMPORT_STRING = r"^[\w.]+:[\w.]+$"
 
 
 class ClipsConfig(Config):
@@ -76,6 +79,33 @@ class DpoConfig(Config):
         return {
             name: getattr(self, name) for name in settings_of(load_loss(self.loss)) if name in type(self).model_fields
         }
+
+
+class OptimizerConfig(Config):
+    """AdamW and the course of its learning rate."""
+
+    lr: float = Field(default=1e-3, gt=0, le=10, description="learning rate of AdamW")
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), description="decay of AdamW's two moments")
+    eps: float = Field(
+        default=1e-8, gt=0, le=1, description="LoRA-RL gradients may have rms 5e-9: compare with metric grad_rms"
+    )
+    weight_decay: float = Field(default=1e-4, ge=0, le=1, description="weight decay of AdamW")
+    max_grad_norm: float = Field(
+        default=1.0, gt=0, le=MOST, description="gradients with a larger norm are scaled down to it"
+    )
+    warmup: int = Field(default=0, ge=0, le=MOST, description="updates of linear warm-up")
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="of the rate after the warm-up; cosine: half a wave down to 0 at `num_updates`"
+    )
+
+    def rate(self, update: int, num_updates: int) -> float:
+        """Give the learning rate of an update, 0 .. num_updates - 1."""
+        if update < self.warmup:
+            return self.lr * (update + 1) / self.warmup
+        if self.schedule == "constant":
+            return self.lr
+        progress = (update - self.warmup) / max(num_updates - self.warmup, 1)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class EmaConfig(Config):

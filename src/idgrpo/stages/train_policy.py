@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idgrpo.errors import ArtifactError, UsageError
+from idgrpo.plugins import load
 from idgrpo.run.distributed import rank_device
 from idgrpo.stages.cases import read_cases
 from idgrpo.stages.joining import join_clips, join_pairs
@@ -93,6 +94,8 @@ def train_policy(
     entry = resolve_entry(base)
     settled = settled_policy(base, recipe, settings, method, is_tiny=entry.architecture == "tiny")
     check_attention(settled.engine.attention)
+    if settled.rollout.decoder is not None:
+        load(settled.rollout.decoder, "rollout.decoder")  # a wrong name is told before hours are spent
     is_grpo = settled.method == "grpo"
     if is_grpo and listed(data) != [None]:
         raise UsageError(
@@ -274,8 +277,8 @@ def _make(
     }
 
     def load_rewards(_: object = None) -> None:
-        for load in scorers.values():
-            load()
+        for load_one in scorers.values():
+            load_one()
 
     if settings.clips.keep == "best":
         load_rewards()

@@ -14,6 +14,7 @@ from typing import Any
 from idgrpo.errors import StoppedError, UsageError
 from idgrpo.evaluate.document import Report
 from idgrpo.run.config import load_config
+from idgrpo.run.progress import silence_libraries
 from idgrpo.run.signals import StopSignal, stop_with_parent
 from idgrpo.stages import Artifact, Store
 from idgrpo.stages.source import find
@@ -123,7 +124,7 @@ def _run_all(study: StudyConfig, name: str, jobs: Sequence[Job], store: Store, n
         with ExitStack() as held:
             _one_thread(held)
             pool = held.enter_context(
-                ProcessPoolExecutor(min(nproc, len(jobs)), get_context("spawn"), initializer=stop_with_parent)
+                ProcessPoolExecutor(min(nproc, len(jobs)), get_context("spawn"), initializer=_begin)
             )
             running = {pool.submit(run_cell, study, name, *job, store.root): place for place, job in enumerate(jobs)}
             try:
@@ -133,6 +134,12 @@ def _run_all(study: StudyConfig, name: str, jobs: Sequence[Job], store: Store, n
                 for child in active_children():  # they stop as the stages do: with a checkpoint
                     child.terminate()
                 raise
+
+
+def _begin() -> None:
+    """Begin a process of cells: it ends with its parent, and is as quiet."""
+    stop_with_parent()
+    silence_libraries()
 
 
 def _collected(running: dict[Future[CellOutcome], int], jobs: Sequence[Job], stop: StopSignal) -> list[CellOutcome]:
