@@ -4,6 +4,7 @@ The first line of a class says what its exit code means, `remedy` what a user do
 """
 
 import errno
+import logging
 import os
 import re
 
@@ -136,3 +137,13 @@ def rank_error(error: Exception) -> IdgrpoError | None:
         said = str(error).strip().splitlines()[0].partition(". This is typically")[0]
         return lost_process(re.sub(r"^\[\S+\.cc:\d+\] ", "", said))  # the line of their source
     return None
+
+
+NOISY = ("torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer", "bitsandbytes.backends.cpu.ops")
+"""Where a library that quantises is installed, others import it with every model, and it talks about its own future."""
+
+
+def silence_libraries() -> None:
+    """Keep warnings off stderr that users can do nothing about."""
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)

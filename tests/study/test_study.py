@@ -271,6 +271,6 @@ def test_a_stopped_study_ends_with_75_leaves_nobody_behind_and_goes_on(tmp_path,
     assert is_empty_soon(process.pid)
     made = {path: path.stat().st_mtime_ns for path in store.glob("artifacts/policy/rates-sft/v*/manifest.json")}
     found = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr
+    assert found.returncode == 0 and "torchao" not in found.stderr, found.stderr
     assert len(json.loads(found.stdout)["runs"]) == 4
     assert all(path.stat().st_mtime_ns == before for path, before in made.items())

@@ -19,8 +19,8 @@ from idgrpo.errors import (
     lost_process,
     machine_error,
     rank_error,
+    silence_libraries,
 )
-from idgrpo.run.progress import silence_libraries
 
 
 def overview() -> str:
@@ -64,7 +64,7 @@ def load_command(name: str) -> Any:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code (see the table in README)."""
+    """Run one command line and return its exit code (docs/reference/exit-codes.md)."""
     arguments = without_local_rank(arguments)
     as_json = "--json" in arguments
     try:
@@ -82,9 +82,8 @@ def run(arguments: Sequence[str]) -> int:
         lost = lost_process(str(error.__context__ or "broken pipe"))
         return fail(lost, lost.exit_code, as_json=as_json)
     except MemoryError:
-        return fail(
-            MachineError("not enough memory", fix="use a smaller batch"), MachineError.exit_code, as_json=as_json
-        )
+        full = MachineError("not enough memory", fix="use a smaller batch")
+        return fail(full, full.exit_code, as_json=as_json)
     except Exception as error:
         known = _usage_error(error, arguments) or machine_error(error) or rank_error(error)
         if known is None:

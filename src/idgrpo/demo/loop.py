@@ -15,8 +15,8 @@ from typing import Any
 from idgrpo import stages
 from idgrpo.demo.accuracy import test_figures
 from idgrpo.demo.result import demo_document, write_evidence, write_page
-from idgrpo.errors import BusyError, IdgrpoError
-from idgrpo.run.progress import duration, silence_libraries
+from idgrpo.errors import BusyError, IdgrpoError, silence_libraries
+from idgrpo.run.progress import duration
 from idgrpo.run.signals import StopSignal, stop_with_parent
 from idgrpo.stages import Artifact, Store
 from idgrpo.stages.annotate import result as result_of_votes

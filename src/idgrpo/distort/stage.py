@@ -24,7 +24,7 @@ from idgrpo.distort.job import (
     is_found,
 )
 from idgrpo.distort.summary import Summary, refusals_of
-from idgrpo.errors import DataError
+from idgrpo.errors import DataError, silence_libraries
 from idgrpo.people.contract import Finder
 from idgrpo.records.atomic import replacing
 from idgrpo.records.document import parse_json
@@ -32,7 +32,7 @@ from idgrpo.records.jsonl import write_records
 from idgrpo.records.models import Preference, Sample
 from idgrpo.run.dealing import Dealing
 from idgrpo.run.draws import seed_of
-from idgrpo.run.progress import progress, silence_libraries
+from idgrpo.run.progress import progress
 from idgrpo.run.signals import stop_with_parent
 
 _bench: Bench | None = None

@@ -1,6 +1,5 @@
-"""What stands on stderr while work goes on: a bar with time left on a terminal, otherwise a line every ten seconds; no noise."""
+"""What stands on stderr while work goes on: a bar with time left on a terminal, otherwise a line every ten seconds."""
 
-import logging
 import sys
 import time
 from collections import deque
@@ -9,8 +8,6 @@ from contextlib import contextmanager
 
 LINE_EVERY_S = 10.0
 RECENT_STEPS = 20  # the speed is theirs, however long they took
-NOISY = ("torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer", "bitsandbytes.backends.cpu.ops")
-"""Where a library that quantises is installed, others import it with every model, and it talks about its own future."""
 
 
 class ProgressBar:
@@ -120,9 +117,3 @@ def progress(total: int, label: str, unit: str = "", *, shown: bool = True) -> I
 def tell(line: str) -> None:
     """Say something to whoever watches the work; results go elsewhere."""
     sys.stderr.write(line + "\n")
-
-
-def silence_libraries() -> None:
-    """Keep warnings off stderr that users can do nothing about."""
-    for name in NOISY:
-        logging.getLogger(name).setLevel(logging.ERROR)

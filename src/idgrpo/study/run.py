@@ -11,10 +11,9 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
-from idgrpo.errors import StoppedError, UsageError
+from idgrpo.errors import StoppedError, UsageError, silence_libraries
 from idgrpo.evaluate.document import Report
 from idgrpo.run.config import load_config
-from idgrpo.run.progress import silence_libraries
 from idgrpo.run.signals import StopSignal, stop_with_parent
 from idgrpo.stages import Artifact, Store
 from idgrpo.stages.source import find
