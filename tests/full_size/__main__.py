@@ -49,7 +49,7 @@ def stages(folder: Path, scale: str) -> dict[str, Stage]:
     short, long = SHORT[scale], LONG[scale]
     width, height, frames = short.split("x")
 
-    def update(base: str, rm: str) -> list[str]:
+    def update(base: str, rm: str, *more: str) -> list[str]:
         sizes = [f"size.width={width}", f"size.height={height}", f"size.frames={frames}"]
         one = [
             "group.num_cases=1", "group.size=2", "rollout.num_steps=2", "rollout.batch_size=2", "rollout.window.size=1",
@@ -57,7 +57,13 @@ def stages(folder: Path, scale: str) -> dict[str, Stage]:
             "advantage.controls=[]", "advantage.hold=0",
         ]  # fmt: skip
         given = ["--cases", cases, "--rm", rm, "--updates", "1", "--name", base]
-        return ["train-policy", "--base", base, *given, *(part for one in [*sizes, *one] for part in ("--set", one))]
+        return [
+            "train-policy",
+            "--base",
+            base,
+            *given,
+            *(part for one in [*sizes, *one, *more] for part in ("--set", one)),
+        ]
 
     def sample(base: str, name: str, size: str, *more: str) -> list[str]:
         return ["sample", "--base", base, "--cases", cases, "--size", size, "--batch-size", "1", "--name", name, *more]
@@ -76,7 +82,9 @@ def stages(folder: Path, scale: str) -> dict[str, Stage]:
     return {
         "doctor": Stage(["doctor"]),
         "cases": Stage(["cases", cases, "--name", "two"]),
-        "sample vace: 2 steps": Stage(sample("vace", "vace", short, "--steps", "2", "--num-per-case", "2"), plan=True),
+        "sample vace: 2 steps": Stage(
+            sample("vace", "vace", short, "--steps", "2", "--num-per-case", "2", "--guidance", "1"), plan=True
+        ),
         "sample vace: 1 forward": Stage(sample("vace", "long", long, "--steps", "1", "--guidance", "1"), plan=True),
         "sample phantom: 2 steps": Stage(sample("phantom", "phantom", short, "--steps", "2"), plan=True),
         "distort --base vace": Stage(
@@ -94,7 +102,7 @@ def stages(folder: Path, scale: str) -> dict[str, Stage]:
              *(part for one in full for part in ("--set", one))],
         ),
         "train-policy vace": Stage(update("vace", "rm/qwen"), plan=True, killed=True),
-        "train-policy phantom": Stage(update("phantom", "rm/qwen"), plan=True),
+        "train-policy phantom": Stage(update("phantom", "rm/qwen", "rollout.guidance.mode=none"), plan=True),
         "sample tuned vace": Stage(sample("vace", "tuned", short, "--steps", "2", "--policy", "policy/vace"), plan=True),
         "eval": Stage(
             ["eval", "--samples", "base=samples/vace", "--samples", "tuned=samples/tuned", "--reward", "rm/qwen",
