@@ -30,6 +30,10 @@ class AnnotatePage(Page):
         self.press(name, "\ue007")
         self.wait_for_pair()
 
+    def state(self) -> str:
+        videos = "idgrpo.player.videos.map(v => [v.seeking, v.paused, v.readyState, v.currentTime, v.duration])"
+        return "\nplayer: " + self.ask(f"JSON.stringify([idgrpo.player.playing, idgrpo.player.time, {videos}])")
+
     def wait_for_pair(self) -> None:
         self.wait("idgrpo.state.current && idgrpo.state.unlocked")
 

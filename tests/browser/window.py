@@ -44,8 +44,12 @@ class Page:
     def wait(self, script: str, timeout_s: float = 60) -> None:
         end = time.monotonic() + timeout_s
         while not self.ask(script):
-            assert time.monotonic() < end, f"never came true: {script}"
+            assert time.monotonic() < end, f"never came true: {script}{self.state()}"
             time.sleep(0.05)
+
+    def state(self) -> str:
+        """Say what a failed wait is explained by; pages have their own."""
+        return ""
 
     def press(self, *keys: str) -> None:
         from selenium.webdriver.common.action_chains import ActionChains
