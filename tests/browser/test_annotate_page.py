@@ -228,6 +228,18 @@ def test_playback_flip_and_frames(server, pages):
     page.wait(front.format("left"))
 
 
+def test_quick_steps_end_on_the_frame_that_is_shown(server, pages):
+    page = pages()
+    page.join(server.port, "ann")
+    page.press(" ")
+    page.wait("!idgrpo.player.playing")
+    for first in [*range(7)] * 3:
+        page.ask(f"idgrpo.player.seek(({first} + 0.5) / 16)")
+        page.press(".", ".", ",")  # each before the last one's seek has ended, which may then never end
+        page.wait(f"idgrpo.player.frame === {first} + 1")
+        page.wait(f"idgrpo.player.videos.every(v => !v.seeking && Math.floor(v.currentTime * 16) === {first} + 1)", 10)
+
+
 def test_votes_stay_locked_until_both_clips_played(server, pages):
     page = pages()
     page.driver.get(f"http://127.0.0.1:{server.port}/")

@@ -11,7 +11,7 @@ from idgrpo.evaluate.page.html import page_html
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 BASE = ["swapped halves", "missing person", "duplicate", "replaced", "blend", "extra stranger", "faithful", "nobody"]
 TUNED = ["faithful"] * 6 + ["nobody", "faithful"]
-ESCAPE, ENTER, TAB, RIGHT = "\ue00c", "\ue007", "\ue004", "\ue014"
+ESCAPE, ENTER, TAB, LEFT, RIGHT = "\ue00c", "\ue007", "\ue004", "\ue012", "\ue014"
 MADE = Provenance(
     "idgrpo eval --samples base=samples/a", 'headline = "identity"', ("base = samples/a@v1", "└─ cases/c@v1")
 )
@@ -93,6 +93,11 @@ def test_a_dot_and_a_clip_open_a_large_view_that_keys_drive(address, windows):
     )  # swapped halves
     page.press(RIGHT)
     page.wait("document.getElementById('large-frame').textContent === 'frame 11 of 12'")
+    for _ in range(3):
+        page.press(LEFT, LEFT, LEFT, LEFT, RIGHT, RIGHT, RIGHT, RIGHT, LEFT, LEFT)  # faster than seeks end
+        page.press(RIGHT, RIGHT)
+        stand = "[...document.querySelectorAll('#large-stage video')].every(v => !v.seeking)"
+        page.wait(f"document.getElementById('large-frame').textContent === 'frame 11 of 12' && {stand}", 10)
     page.press("b")
     page.wait("document.querySelectorAll('.front .box').length === 0")
     assert (

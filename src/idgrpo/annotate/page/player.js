@@ -14,6 +14,8 @@ export class PairPlayer {
     this.time = 0;
     this.last = null;
     this.loaded = 0;
+    this.wanted = new Map(); // video -> where to go when it has ended its present seek
+    for (const video of this.videos) video.addEventListener("seeked", () => this.goOn(video));
     requestAnimationFrame((now) => this.tick(now));
   }
 
@@ -24,6 +26,7 @@ export class PairPlayer {
     this.played = false;
     this.fps = Math.max(...clips.map((clip) => clip.fps || 16));
     this.clips = clips;
+    this.wanted.clear();
     await Promise.all(this.videos.map((video, i) => new Promise((resolve, reject) => {
       video.onloadeddata = resolve;
       video.onerror = () => reject(new Error("a clip cannot be played"));
@@ -54,9 +57,23 @@ export class PairPlayer {
   seek(time) {
     this.time = Math.min(Math.max(time, 0), this.duration ?? 0);
     for (const [i, video] of this.videos.entries()) {
-      if (this.lengths) video.currentTime = Math.min(this.time, Math.max(this.lengths[i] - 0.5 / this.fps, 0));
+      if (this.lengths) this.go(video, Math.min(this.time, Math.max(this.lengths[i] - 0.5 / this.fps, 0)));
     }
     this.onTime(this);
+  }
+
+  // One seek at a time: a browser may never end a seek that another one overtakes.
+  go(video, time) {
+    this.wanted.delete(video);
+    if (video.seeking) this.wanted.set(video, time);
+    else video.currentTime = time;
+  }
+
+  goOn(video) {
+    const time = this.wanted.get(video);
+    if (time === undefined) return;
+    this.wanted.delete(video);
+    video.currentTime = time;
   }
 
   get frame() { return Math.min(Math.floor(this.time * this.fps + 1e-3), (this.numFrames ?? 1) - 1); }

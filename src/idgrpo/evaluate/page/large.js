@@ -15,7 +15,8 @@ const draw = (name, attributes) => {
 };
 const clipOf = (variant) => reports.get(large.panel).clips[`${large.key}|${variant}`] ?? null;
 const front = () => large.videos.get(large.variant) ?? [...large.videos.values()][0] ?? null;
-const frameOf = (video, clip) => Math.min(Math.floor(video.currentTime * clip.fps + 1e-3), Math.max(clip.frames - 1, 0));
+const frameAt = (time, clip) => Math.min(Math.floor(time * clip.fps + 1e-3), Math.max(clip.frames - 1, 0));
+const frameOf = (video, clip) => frameAt(video.currentTime, clip);
 
 function openLarge(panel, key) {
   const report = reports.get(panel);
@@ -67,6 +68,7 @@ function showClips(report, card) {
     const video = make("video", { src: source.src, muted: true, loop: true, playsInline: true, preload: "auto" });
     video.setAttribute("aria-label", `${variant}, large`);
     video.playbackRate = speed;
+    video.addEventListener("seeked", () => goOn(video));
     if (variant === report.reference) video.addEventListener("seeked", alignOthers);
     large.videos.set(variant, video);
     const overlay = make("div", { className: "overlay" });
@@ -84,10 +86,26 @@ function showClips(report, card) {
   Object.assign(byId("large-seek"), { max: Math.max((clip?.frames ?? 1) - 1, 1), value: 0 });
 }
 
+// One seek at a time: a browser may never end a seek that another one overtakes.
+const wanted = new WeakMap();
+
+function go(video, time) {
+  wanted.delete(video);
+  if (video.seeking) wanted.set(video, time);
+  else video.currentTime = time;
+}
+
+function goOn(video) {
+  const time = wanted.get(video);
+  if (time === undefined) return;
+  wanted.delete(video);
+  video.currentTime = time;
+}
+
 function alignOthers() {
   const time = front()?.currentTime ?? 0;
   if (!large.playing) return;
-  large.videos.forEach((video) => { if (video !== front() && Math.abs(video.currentTime - time) > 0.1) video.currentTime = time; });
+  large.videos.forEach((video) => { if (video !== front() && Math.abs(video.currentTime - time) > 0.1) go(video, time); });
 }
 
 function choose(variant) {
@@ -97,7 +115,7 @@ function choose(variant) {
   all("button", byId("large-variants")).forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.variant === variant)));
   all("[data-curve]", byId("large-curves")).forEach((line) => line.classList.toggle("behind", line.dataset.curve !== variant));
   const video = front();
-  if (video && Math.abs(video.currentTime - time) > 0.02) video.currentTime = time; // the same moment, in the same place
+  if (video && Math.abs(video.currentTime - time) > 0.02) go(video, time); // the same moment, in the same place
   setPlaying(large.playing);
 }
 
@@ -112,9 +130,12 @@ function seekFrame(frame) {
   if (!clip) return;
   setPlaying(false);
   const at = Math.min(Math.max(frame, 0), Math.max(clip.frames - 1, 0));
-  large.videos.forEach((video) => { video.currentTime = (at + 0.5) / clip.fps; });
+  large.videos.forEach((video) => go(video, (at + 0.5) / clip.fps));
 }
-const step = (by) => { const clip = clipOf(large.variant); if (clip) seekFrame(frameOf(front(), clip) + by); };
+const step = (by) => {
+  const clip = clipOf(large.variant), video = front();
+  if (clip) seekFrame(frameAt(wanted.get(video) ?? video.currentTime, clip) + by);
+};
 
 function follow() {
   if (!byId("large").open) return;

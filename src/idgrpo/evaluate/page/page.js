@@ -26,7 +26,7 @@ all(".case video").forEach((video) => watcher.observe(video));
 all(".case").forEach((card) => {
   const [first, ...others] = all("video", card);
   if (first) first.addEventListener("seeked", () => others.forEach((other) => {
-    if (Math.abs(other.currentTime - first.currentTime) > 0.08) other.currentTime = first.currentTime;
+    if (!other.seeking && Math.abs(other.currentTime - first.currentTime) > 0.08) other.currentTime = first.currentTime;
   }));
 });
 
