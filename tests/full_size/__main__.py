@@ -45,7 +45,7 @@ class Stage:
 def stages(folder: Path, scale: str) -> dict[str, Stage]:
     """Give all stages, in the order in which they feed each other."""
     weights = folder / "weights"
-    cases, vlm = str(folder / "cases.jsonl"), str(weights / QWEN)
+    cases, one_case, vlm = str(folder / "cases.jsonl"), str(folder / "one.jsonl"), str(weights / QWEN)
     short, long = SHORT[scale], LONG[scale]
     width, height, frames = short.split("x")
 
@@ -56,7 +56,7 @@ def stages(folder: Path, scale: str) -> dict[str, Stage]:
             "rollout.window.last=1", "loss.micro_batch=1", "preview.every=0", "checkpoint.every=1", "loss.credit=steps",
             "advantage.controls=[]", "advantage.hold=0",
         ]  # fmt: skip
-        given = ["--cases", cases, "--rm", rm, "--updates", "1", "--name", base]
+        given = ["--cases", one_case, "--rm", rm, "--updates", "1", "--name", base]
         return [
             "train-policy",
             "--base",
@@ -65,7 +65,7 @@ def stages(folder: Path, scale: str) -> dict[str, Stage]:
             *(part for one in [*sizes, *one, *more] for part in ("--set", one)),
         ]
 
-    def sample(base: str, name: str, size: str, *more: str) -> list[str]:
+    def sample(base: str, name: str, size: str, *more: str, cases: str = cases) -> list[str]:
         return ["sample", "--base", base, "--cases", cases, "--size", size, "--batch-size", "1", "--name", name, *more]
 
     full = [
@@ -85,7 +85,7 @@ def stages(folder: Path, scale: str) -> dict[str, Stage]:
         "sample vace: 2 steps": Stage(
             sample("vace", "vace", short, "--steps", "2", "--num-per-case", "2", "--guidance", "1"), plan=True
         ),
-        "sample vace: 1 forward": Stage(sample("vace", "long", long, "--steps", "1", "--guidance", "1"), plan=True),
+        "sample vace: 1 forward": Stage(sample("vace", "long", long, "--steps", "1", "--guidance", "1", cases=one_case), plan=True),
         "sample phantom: 2 steps": Stage(sample("phantom", "phantom", short, "--steps", "2"), plan=True),
         "distort --base vace": Stage(
             ["distort", "--data", "samples/phantom", "--base", "vace", "--mix", "renoise=1", "--finder", FINDER, "--no-sheets",
@@ -103,7 +103,9 @@ def stages(folder: Path, scale: str) -> dict[str, Stage]:
         ),
         "train-policy vace": Stage(update("vace", "rm/qwen"), plan=True, killed=True),
         "train-policy phantom": Stage(update("phantom", "rm/qwen", "rollout.guidance.mode=none"), plan=True),
-        "sample tuned vace": Stage(sample("vace", "tuned", short, "--steps", "2", "--policy", "policy/vace"), plan=True),
+        "sample tuned vace": Stage(
+            sample("vace", "tuned", short, "--steps", "2", "--guidance", "1", "--policy", "policy/vace"), plan=True
+        ),
         "eval": Stage(
             ["eval", "--samples", "base=samples/vace", "--samples", "tuned=samples/tuned", "--reward", "rm/qwen",
              "--finder", FINDER, "--name", "report"]
@@ -112,7 +114,7 @@ def stages(folder: Path, scale: str) -> dict[str, Stage]:
 
 
 def write_inputs(folder: Path, scale: str) -> None:
-    """Write two cases of two people: portraits of the embedded world, enlarged."""
+    """Write two cases of two people, and the first of them alone: portraits of the embedded world, enlarged."""
     from torch.nn.functional import interpolate
 
     lines = []
@@ -124,7 +126,8 @@ def write_inputs(folder: Path, scale: str) -> None:
             write_image(path, large.round().clamp(0, 255).byte())
             references.append({"person": reference.person, "images": [path.name]})
         lines.append({"id": drawn.case.id, "prompt": "a man and a woman walk", "references": references[:2]})
-    (folder / "cases.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for name, held in (("one.jsonl", lines[:1]), ("cases.jsonl", lines)):
+        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in held))
 
 
 def main() -> None:
