@@ -226,10 +226,9 @@ def _load_transformer(entry: BaseEntry, main: Path, folder: Path | None, dtype: 
         model: Any = load_original_transformer(main, entry, dtype)
     else:
         model = read_component(getattr(diffusers, CLASS_OF_FAMILY[entry.family]), folder, dtype)
+    # What keeps its own type, such as norms in float32, may still lie in the mapped file and hold the whole of it in memory.
     for weight in model.parameters():
-        if (
-            weight.dtype != dtype
-        ):  # what stays in float32 may still lie in the mapped file, and keeps the whole of it there
+        if weight.dtype != dtype:
             weight.data = weight.data.clone()
     return model
 
