@@ -72,9 +72,9 @@ def with_people(report: Report, base: np.ndarray, tuned: np.ndarray) -> Report:
 @pytest.mark.parametrize(
     ("gains", "start", "level"),
     [
-        ((0.12, 0.0), (0.4, 0.4), "alarm"),
-        ((0.0, 0.12), (0.4, 0.4), "alarm"),
-        ((0.12, 0.12), (0.4, 0.4), "ok"),
+        ((0.16, 0.0), (0.4, 0.4), "alarm"),
+        ((0.0, 0.16), (0.4, 0.4), "alarm"),
+        ((0.16, 0.16), (0.4, 0.4), "ok"),
         ((0.12, 0.0), (0.25, 0.4), "ok"),
     ],
     ids=["first", "second", "everybody", "the first catches up"],

@@ -95,14 +95,15 @@ def test_panel_praises_an_honest_gain(make_samples):
 
 
 def test_panel_calls_a_gamed_reward(make_samples):
-    found = levels(report_of(make_samples, GOOD, BAD, {"base": 0.0, "tuned": 1.0}))
-    assert found["Reward against identity"] == "alarm"
-    assert found["Worst person"] == "alarm"
+    """Six cases reach p = 0.03 at best, which one of ten checks shows by chance; twelve reach 0.0005."""
+    for times, level in ((1, "watch"), (2, "alarm")):
+        found = levels(report_of(make_samples, GOOD * times, BAD * times, {"base": 0.0, "tuned": 1.0}))
+        assert found["Reward against identity"] == found["Worst person"] == level
 
 
 def test_panel_calls_a_reward_for_blending(make_samples):
     """Identity rises from 0.5 to 0.71, separation falls to 0: the reward pays for the wrong thing."""
-    report = report_of(make_samples, ["missing person"] * 6, ["blend"] * 6, {"base": 0.0, "tuned": 1.0})
+    report = report_of(make_samples, ["missing person"] * 12, ["blend"] * 12, {"base": 0.0, "tuned": 1.0})
     verdict = next(v for v in report.diagnostics if v.name == "Reward against identity")
     assert (verdict.level, "separation fell" in verdict.text) == ("alarm", True)
 

@@ -133,3 +133,21 @@ def test_unreadable_faces_are_said_before_whose_they_are(detail, level):
     assert (verdict.name, verdict.level) == ("Readable faces", level)
     assert "seen in 90%" in verdict.text
     assert ("worse picture" in verdict.text) == (level != "ok")
+
+
+@pytest.mark.parametrize(("shift", "level"), [(-0.03, "ok"), (0.05, "watch"), (0.08, "alarm")])
+def test_what_one_of_ten_checks_shows_by_chance_is_watched(shift, level):
+    """An honest policy that changed nothing alarmed: confusion +0.019 (+0.001 to +0.039), p = 0.056, corrected 0.45."""
+    rng = np.random.default_rng(1)
+    noise = rng.normal(size=96)
+    noise = 0.18 * (noise - noise.mean()) / noise.std()
+    base = {(f"c{i}", 0): {"confusion": 0.2, "worst": 0.3} for i in range(96)}
+    tuned = {
+        key: {"confusion": 0.2 + shift * 0.9 + one, "worst": 0.3 - shift * 0.9 - one}
+        for key, one in zip(base, noise, strict=True)
+    }
+    report = report_of({"base": base, "tuned": tuned})
+    for name in ("People told apart", "Worst person"):
+        verdict = verdict_of(report, name)
+        assert verdict.level == level
+        assert ("may be chance" in verdict.text) == (level == "watch")

@@ -7,7 +7,7 @@ import numpy as np
 
 from idgrpo.evaluate.compare import paired_cases
 from idgrpo.evaluate.document import Comparison, Report, Verdict
-from idgrpo.evaluate.statistics import mean_interval, rank_correlation
+from idgrpo.evaluate.statistics import mean_interval, rank_correlation, sign_flip_p
 
 TOLERANCE = 0.10  # motion and sharpness may move this much, relative to the base
 WORSE_BY = {"confusion": 1, "margin": -1, "swap_rate": 1}  # which way each says that people are less distinct
@@ -15,6 +15,9 @@ STILL_SHARE = 0.25
 COPY_LIMIT = 0.15
 AREA_CORRELATION = 0.5
 ENOUGH_CASES = 16  # fewer do not show that a worst person gained nothing
+CHANCE = (
+    0.005  # p-value that an alarm needs: 5 % shared by ten checks, so that a policy that changed nothing rarely alarms
+)
 
 
 def diagnose(report: Report) -> list[Verdict]:
@@ -48,6 +51,17 @@ def _moved(entry: Comparison, direction: int) -> bool:
     return low > 0 if direction > 0 else high < 0
 
 
+def _level(entry: Comparison, direction: int) -> str:
+    """Give the level of a move the wrong way: "alarm", or "watch" when one of ten checks may show it by chance."""
+    if not _moved(entry, direction):
+        return "ok"
+    return "alarm" if entry.p_value <= CHANCE else "watch"
+
+
+def _may_be_chance(level: str) -> str:
+    return ", which may be chance" if level == "watch" else ""
+
+
 def _verdict(
     variant: str,
     name: str,
@@ -71,11 +85,13 @@ def _told_apart(report: Report, variant: str) -> Verdict | None:
     known = {n: e for n in WORSE_BY if (e := _get(report, variant, n)) is not None}
     if not known:
         return None
-    worse = [n for n, e in known.items() if _moved(e, WORSE_BY[n])]
+    levels = {n: _level(e, WORSE_BY[n]) for n, e in known.items()}
+    worse = [n for n, level in levels.items() if level != "ok"]
     words = {n: f"{report.info(n).title.lower()} {e.base:.3f} to {e.tuned:.3f}" for n, e in known.items()}
     figures: dict[str, float | None] = {n: e.difference.value for n, e in known.items()}
     if worse:
-        level, text = "alarm", "people became more like each other: " + ", ".join(words[n] for n in worse)
+        level = "alarm" if "alarm" in levels.values() else "watch"
+        text = "people became more like each other: " + ", ".join(words[n] for n in worse) + _may_be_chance(level)
     elif len(known) > 1 and all(e.difference.value * WORSE_BY[n] > 0 for n, e in known.items()):
         level, text = (
             "watch",
@@ -116,12 +132,15 @@ def _reward_against_identity(report: Report, variant: str) -> Verdict | None:
     if reward is None or not pair:
         return None
     figures = {name: entry.difference.value for name, entry in {"reward": reward, **pair}.items()}
-    fell = " and ".join(name for name, entry in pair.items() if _moved(entry, -1))
+    levels = {name: _level(entry, -1) for name, entry in pair.items()}
+    fell = " and ".join(name for name, level in levels.items() if level != "ok")
     unmoved = " and ".join(name for name, entry in pair.items() if not _moved(entry, 1))
     if not _moved(reward, 1):
         level, text = "watch", "the reward itself did not rise"
-    elif fell:
+    elif "alarm" in levels.values():
         level, text = "alarm", f"reward rose while {fell} fell: the reward is being gamed"
+    elif fell:
+        level, text = "watch", f"reward rose while {fell} fell{_may_be_chance('watch')}"
     elif unmoved:
         level, text = "watch", f"reward rose, {unmoved} did not move measurably"
     else:
@@ -134,8 +153,9 @@ def _worst_person(report: Report, variant: str) -> Verdict | None:
     if entry is None:
         return None
     figures = {"base": entry.base, "tuned": entry.tuned}
-    if _moved(entry, -1):
-        level, text = "alarm", "the worst person got worse: one person is sacrificed for another"
+    level = _level(entry, -1)
+    if level != "ok":
+        text = "the worst person got worse: one person is sacrificed for another" + _may_be_chance(level)
     elif entry.difference.value < 0:
         level, text = "watch", "the worst person is slightly lower, within noise"
     else:
@@ -159,7 +179,8 @@ def _every_person(report: Report, variant: str) -> Verdict | None:
         return _verdict(variant, "Every person", "unknown", f"{len(cases)} cases are too few to say", figures)
     wider = change.low > 0
     if wider and not _moved(worst, 1):
-        level, text = "alarm", f"{gaps} and the worst one does not gain: one person is paid for"
+        level = "alarm" if sign_flip_p(after - before) <= CHANCE else "watch"
+        text = f"{gaps} and the worst one does not gain: one person is paid for" + _may_be_chance(level)
     elif favoured := _favoured_place(report, variant):
         place, gain, others = favoured
         figures |= {"place": place, "gain": gain, "others": others}
@@ -186,8 +207,9 @@ def _favoured_place(report: Report, variant: str) -> tuple[int, float, float] | 
         gain, others = own[1] - own[0], rest[1] - rest[0]
         if not len(gain):
             continue
-        apart, theirs, ahead = mean_interval(gain - others), mean_interval(others), (own[1] - rest[1]).mean()
-        if apart.low is not None and apart.low > 0 and ahead > 0 and (theirs.low is None or theirs.low <= 0):
+        apart, theirs, ahead = gain - others, mean_interval(others), (own[1] - rest[1]).mean()
+        surely = apart.mean() > 0 and sign_flip_p(apart) <= CHANCE
+        if surely and ahead > 0 and (theirs.low is None or theirs.low <= 0):
             return place + 1, float(gain.mean()), float(others.mean())
     return None
 
@@ -226,8 +248,9 @@ def _wrong_reference(report: Report, variant: str) -> Verdict | None:
         return None
     figures = {"base": entry.base, "tuned": entry.tuned}
     rise, gain = entry.difference.value, identity.difference.value
-    if _moved(entry, 1) and rise > 0.5 * max(gain, 0.0):
-        level, text = "alarm", "similarity to strangers rose as well: faces became more average, not more alike"
+    level = _level(entry, 1)
+    if level != "ok" and rise > 0.5 * max(gain, 0.0):
+        text = "similarity to strangers rose as well: faces became more average, not more alike" + _may_be_chance(level)
     elif _moved(entry, 1):
         level, text = "watch", "similarity to strangers rose a little"
     else:
@@ -285,7 +308,7 @@ def _copies(report: Report, variant: str) -> Verdict | None:
             text="needs a second photo of each person (`second` of a reference)",
         )
     figures = {"base": entry.base, "tuned": entry.tuned}
-    if entry.tuned > COPY_LIMIT and _moved(entry, 1):
+    if entry.tuned > COPY_LIMIT and _level(entry, 1) == "alarm":
         level, text = "alarm", "faces moved towards the reference picture itself, away from other photos of the person"
     elif _moved(entry, 1):
         level, text = "watch", "faces moved a little towards the reference picture"
