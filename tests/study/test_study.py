@@ -163,6 +163,7 @@ def test_the_table_is_means_over_seeds_with_paired_intervals_and_claims():
     assert [claim.verdict for claim in table.claims] == ["confirmed", "contradicted", "open", "confirmed"]
     assert len(table.samples) == len(cells) * 2 * 20 * 2
     text = table.markdown()
+    assert "identity: base -> tuned, gain | confusion: base -> tuned, change (lower is better)" in text
     assert "| grpo, low | 2.5 | 0.400 -> " in text and "a low rate blends less: contradicted" in text
     assert json.loads(json.dumps(table.document()))["cells"][0]["values"] == {"method": "grpo", "rate": "low"}
 

@@ -162,7 +162,13 @@ class Table:
         """Write the table with its caption, the paper's own row, and a sentence for each claim."""
         study = self.study
         named = [name.rpartition(".")[2].replace("_", " ") for name in study.figures]
-        heads = ["cell", "TFLOP", *(f"{measure}: base -> tuned, gain" for measure in study.measures), *named, "alarms"]
+        heads = [
+            "cell",
+            "TFLOP",
+            *(f"{measure}: base -> tuned, {self._change(measure)}" for measure in study.measures),
+            *named,
+            "alarms",
+        ]
         lines = [f"**{study.title}**", ""] + ([study.question, ""] if study.question else [])
         lines += [f"| {' | '.join(heads)} |", f"| {' | '.join(['---'] * len(heads))} |"]
         for row in self.rows:
@@ -183,6 +189,9 @@ class Table:
             [*lines, *(["", *(f"- {claim.sentence()}" for claim in self.claims)] if self.claims else []), ""]
         )
 
+    def _change(self, measure: str) -> str:
+        return "change (lower is better)" if measure in self.lower_is_better else "gain"
+
     def draw(self, path: Path) -> None:
         """Draw every cell's gain with its interval, a panel a measure."""
         from matplotlib.figure import Figure
@@ -201,7 +210,7 @@ class Table:
                     axes.plot([one.gain.low, one.gain.high], [place, place], color="#4477aa", linewidth=2)
                 axes.plot([one.gain.value], [place], "o", color="#4477aa", markersize=5)
                 axes.plot(list(one.by_seed.values()), [place] * len(one.by_seed), "|", color="#222222", markersize=6)
-            axes.set_title(f"gain in {measure}", fontsize=9)
+            axes.set_title(f"{measure}: {self._change(measure)}", fontsize=9)
             axes.set_yticks(places, [row.cell for row in self.rows] if panel == 1 else [""] * len(places), fontsize=8)
             axes.tick_params(labelsize=8)
         figure.savefig(path, dpi=120, metadata={"Software": None})
