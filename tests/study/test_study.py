@@ -66,6 +66,9 @@ def test_names_of_steps_left_out_leave_the_argument_out():
         ({"axes": {"a": {"x": {"nothing": {}}}}}, "there is no step 'nothing'"),
         ({"axes": {"a": {"x": {"grpo": {"skip": True}}}}}, "no step trains a policy"),
         ({"claims": [{"text": "t", "better": {"method": "ppo"}, "worse": {}}]}, "axis method has no value 'ppo'"),
+        ({"seeds": [0, 1, 0]}, "seeds: 0 is there twice"),
+        ({"figures": ["rm.accuracy"]}, r"'rm.accuracy' is no step.metric \(steps: cases, sft, grpo\)"),
+        ({"figures": ["grpo"]}, "'grpo' is no step.metric"),
         ({"claims": [{"text": "t", "measure": "margin", "better": {"rate": "low"}, "worse": {}}]}, "not among the measures"),
     ],
 )  # fmt: skip
@@ -86,6 +89,19 @@ def test_settings_of_every_cell_are_checked_before_the_first_begins(step, messag
     study = StudyConfig.model_validate(CHAIN | {"steps": {"p": step}, "axes": {}})
     with pytest.raises(UsageError, match=message):
         check(study)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"measures": ["idntity"]}, "study, measures: there is no measure 'idntity'"),
+        ({"held_out": {"settings": {"sampler.num_step": 2}}}, "(?s)study, held_out.settings: .*did you mean 'num_steps'"),
+    ],
+)  # fmt: skip
+def test_what_cells_are_judged_by_is_checked_before_the_first_begins(change, message):
+    """It was found only when the first cell had been trained."""
+    with pytest.raises(UsageError, match=message):
+        check(StudyConfig.model_validate(CHAIN | change))
 
 
 def test_a_slip_in_a_file_names_the_nearest_key(tmp_path):

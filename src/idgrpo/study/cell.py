@@ -76,6 +76,22 @@ def check_cell(study: StudyConfig, cell: Cell, seed: int) -> None:
             raise
 
 
+def check_judging(study: StudyConfig) -> None:
+    """Check what base and policies are compared by: a slip in it would show only after the first cell was trained."""
+    from idgrpo.evaluate import SCORERS
+    from idgrpo.evaluate.measure import known_measures
+
+    known = sorted({*known_measures(), *SCORERS})
+    for name in study.measures:
+        if name not in known:
+            raise UsageError(f"study, measures: there is no measure {name!r}", fix=f"one of {', '.join(known)}")
+    try:
+        settings_of("sample", Words(options=study.held_out.settings))
+    except UsageError as error:
+        error.message = f"study, held_out.settings: {error.message}"
+        raise
+
+
 def _check_settings(study: StudyConfig, step: StepConfig, settings: dict[str, Any]) -> None:
     if step.stage == "train_policy":
         base = str(step.given.get("base", study.base))

@@ -99,7 +99,7 @@ class StudyConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> "StudyConfig":
-        problems = [*self._of_steps(), *self._of_axes(), *self._of_claims()]
+        problems = [*self._of_steps(), *self._of_axes(), *self._of_table(), *self._of_claims()]
         if problems:
             raise ValueError("\n  ".join(problems))
         return self
@@ -140,6 +140,16 @@ class StudyConfig(Config):
         for cell in self.cells():
             if not any(step.stage == "train_policy" for step in cell.steps.values()):
                 yield f"cell {cell.name}: no step trains a policy"
+
+    def _of_table(self) -> Iterator[str]:
+        for name in ("seeds", "measures", "figures"):
+            values = getattr(self, name)
+            for twice in sorted({value for value in values if values.count(value) > 1}):
+                yield f"{name}: {twice} is there twice"
+        for figure in self.figures:
+            step, _, metric = figure.partition(".")
+            if step not in self.steps or not metric:
+                yield f"figures: {figure!r} is no step.metric (steps: {', '.join(self.steps)})"
 
     def _of_claims(self) -> Iterator[str]:
         for claim in self.claims:

@@ -18,7 +18,7 @@ from idgrpo.run.signals import StopSignal, stop_with_parent
 from idgrpo.stages import Artifact, Store
 from idgrpo.stages.source import find
 from idgrpo.stages.work import Plan, Run, Work
-from idgrpo.study.cell import CellOutcome, check_cell, run_cell
+from idgrpo.study.cell import CellOutcome, check_cell, check_judging, run_cell
 from idgrpo.study.config import Cell, StudyConfig
 from idgrpo.study.table import Table
 
@@ -75,8 +75,9 @@ def write_table(table: Table, outcomes: Sequence[CellOutcome], folder: Path) -> 
 
 
 def check(study: StudyConfig) -> list[Cell]:
-    """Check every step of every cell, and give the cells."""
+    """Check every step of every cell and what they are judged by, and give the cells."""
     cells = study.cells()
+    check_judging(study)
     for cell in cells:
         check_cell(study, cell, study.seeds[0])
     return cells
