@@ -17,7 +17,7 @@ from idgrpo.evaluate.document import MeasureInfo, Report, SampleDocument, Varian
 from idgrpo.study.cell import LEFT_OUT, CellOutcome, _resolved
 from idgrpo.study.config import StudyConfig
 from idgrpo.study.run import check, name_of, read_study
-from idgrpo.study.table import Table
+from idgrpo.study.table import Table, _number
 
 STUDIES = sorted((Path(__file__).resolve().parents[2] / "examples" / "studies").glob("*.toml"))
 CHAIN = {
@@ -182,6 +182,10 @@ def test_the_table_is_means_over_seeds_with_paired_intervals_and_claims():
     assert "identity: base -> tuned, gain | confusion: base -> tuned, change (lower is better)" in text
     assert "| grpo, low | 2.5 | 0.400 -> " in text and "a low rate blends less: contradicted" in text
     assert json.loads(json.dumps(table.document()))["cells"][0]["values"] == {"method": "grpo", "rate": "low"}
+
+
+def test_counts_and_accuracies_are_written_as_such():
+    assert [_number(x) for x in (1280.0, 0.8754, 1.0, float("nan"))] == ["1280", "0.875", "1", "nan"]
 
 
 # -- one run whole -----------------------------------------------------------------------------------------------------

@@ -176,7 +176,7 @@ class Table:
             for measure in study.measures:
                 one = row.measures.get(measure)
                 cells.append("" if one is None else f"{one.base:.3f} -> {one.tuned:.3f}, {interval(one.gain)}")
-            cells += [f"{row.figures[name]:.3f}" for name in study.figures]
+            cells += [_number(row.figures[name]) for name in study.figures]
             cells.append(
                 ", ".join(f"{name} ({count} of {len(study.seeds)})" for name, count in row.alarms.items()) or "none"
             )
@@ -226,6 +226,10 @@ def interval(found: Estimate) -> str:
     if found.low is None or found.high is None:
         return f"{found.value:+.3f} (too few cases)"
     return f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+
+
+def _number(figure: float) -> str:
+    return f"{figure:.0f}" if figure.is_integer() else f"{figure:.3f}"
 
 
 def _plain(row: MeasureRow) -> dict[str, Any]:
