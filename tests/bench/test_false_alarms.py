@@ -28,9 +28,8 @@ def test_alarms_when_nothing_was_tuned(base, tmp_path):
     draws = []
     for seed in range(NUM_DRAWS):
         drawn = stages.sample(cases, base=base, settings={"seed": seed}, name=f"{base}-{seed}", store=store)
-        draws.append(
-            [one.model_copy(update={"seed": 0}) for one in stages.read_samples(drawn)]
-        )  # eval pairs equal seeds
+        # a report pairs clips of equal seeds
+        draws.append([one.model_copy(update={"seed": 0}) for one in stages.read_samples(drawn)])
     alarms: Counter[str] = Counter()
     alarmed = 0
     for first in range(NUM_DRAWS):

@@ -6,7 +6,7 @@ from tests.evaluate.conftest import A, B
 from tests.evaluate.test_told_apart import BLANK, CONFIG, INFOS, MEASURES, clip_of
 
 from idgrpo.evaluate.compare import compare
-from idgrpo.evaluate.diagnostics import ENOUGH_CASES, diagnose
+from idgrpo.evaluate.diagnostics import ENOUGH_CASES, _favoured_place, diagnose
 from idgrpo.evaluate.document import Report, SampleDocument, VariantDocument
 
 NUM_CASES, NUM_CANDIDATES = 24, 8
@@ -109,3 +109,17 @@ def test_a_few_cases_are_no_alarm(make_subject):
     few = [s for s in report.samples if int(s.case_id.removeprefix("case-")) < 15]
     (verdict,) = [v for v in diagnose(report.model_copy(update={"samples": few})) if v.name == "Every person"]
     assert verdict.level == "watch" and "one person is paid for" in verdict.text
+
+
+def test_a_place_that_surely_gains_is_not_hidden_by_a_spread_that_may_be_chance(make_subject):
+    """The spread was asked first, and its "watch" was the answer."""
+    rng = np.random.default_rng(46)
+    honest = tuned_by(np.mean, make_subject)
+    found = set()
+    for _ in range(40):
+        base = 0.4 + 0.12 * rng.standard_normal((NUM_CASES, 2))
+        report = with_people(honest, base, base + np.array([0.1, 0.0]) + 0.1 * rng.standard_normal((NUM_CASES, 2)))
+        (verdict,) = [v for v in diagnose(report) if v.name == "Every person"]
+        favoured = _favoured_place(report, "tuned")
+        found.add((favoured is not None, verdict.level))
+    assert (True, "watch") not in found and (True, "alarm") in found and (False, "watch") in found

@@ -10,7 +10,7 @@ from tests.evaluate.conftest import LEFT, RIGHT, A, B, person
 from idgrpo.evaluate.compare import compare
 from idgrpo.evaluate.config import StatisticsConfig
 from idgrpo.evaluate.diagnostics import diagnose
-from idgrpo.evaluate.document import Report, SampleDocument, VariantDocument
+from idgrpo.evaluate.document import MeasureInfo, Report, SampleDocument, VariantDocument
 from idgrpo.evaluate.measure import load_measures
 
 MEASURES = load_measures(["identity", "separation", "worst", "margin", "confusion", "swap_rate", "coverage", "drift"])
@@ -151,3 +151,51 @@ def test_what_one_of_ten_checks_shows_by_chance_is_watched(shift, level):
         verdict = verdict_of(report, name)
         assert verdict.level == level
         assert ("may be chance" in verdict.text) == (level == "watch")
+
+
+def moved(mean: float, spread: float) -> np.ndarray:
+    """Draw 32 differences with exactly this mean and standard deviation."""
+    noise = np.random.default_rng(5).normal(size=32)
+    return mean + spread * (noise - noise.mean()) / noise.std()
+
+
+def judged(names: list[str], changes: dict[str, np.ndarray], base: float, verdict: str):
+    """Judge a report with these measures, whose differences [case] are given; a reward is one more of them."""
+    infos = [m.info for m in load_measures([n for n in names if n != "reward"]).values()]
+    infos += [MeasureInfo("reward", "Reward", "higher", "reward", "", True)] * ("reward" in names)
+    rows = {"base": {}, "tuned": {}}
+    for case in range(32):
+        rows["base"][f"c{case}", 0] = dict.fromkeys(names, base)
+        rows["tuned"][f"c{case}", 0] = {n: base + (changes[n][case] if n in changes else 0.0) for n in names}
+    found = compare(rows["base"], rows["tuned"], infos, CONFIG, ["identity", "separation"])
+    report = report_of({v: {k: {"coverage": 1.0} for k in table} for v, table in rows.items()})
+    report = report.model_copy(update={"measures": infos, "comparisons": {"tuned": found}})
+    return next(v for v in diagnose(report) if v.name == verdict)
+
+
+@pytest.mark.parametrize(
+    ("coverage", "detail", "level", "words"),
+    [
+        ((-0.15, 0.38), (0.0, 0.01), "watch", "which may be chance"),  # large, and perhaps chance
+        ((-0.005, 0.004), (-0.32, 1.5), "watch", "worse picture"),  # sure and small beside large and nothing
+        ((-0.15, 0.10), (0.0, 0.01), "alarm", "worse picture"),
+    ],
+)
+def test_a_size_alarms_only_with_the_measure_that_surely_fell(coverage, detail, level, words):
+    changes = {"coverage": moved(*coverage), "face_detail": moved(*detail)}
+    verdict = judged(["coverage", "face_detail"], changes, 0.9, "Readable faces")
+    assert verdict.level == level and words in verdict.text
+
+
+@pytest.mark.parametrize(
+    ("reward", "identity", "separation", "level", "text"),
+    [
+        ((0.2, 0.5), (-0.2, 0.1), (0.0, 0.1), "watch", "reward rose while identity fell, which may be chance"),
+        ((0.2, 0.1), (-0.2, 0.1), (-0.1, 0.25), "alarm", "reward rose while identity fell: the reward is being gamed"),
+        ((0.0, 0.1), (-0.2, 0.1), (0.0, 0.1), "watch", "the reward itself did not rise and identity fell"),
+    ],
+)
+def test_only_what_is_sure_is_said_of_a_gamed_reward(reward, identity, separation, level, text):
+    changes = {"reward": moved(*reward), "identity": moved(*identity), "separation": moved(*separation)}
+    verdict = judged(["identity", "separation", "reward"], changes, 0.4, "Reward against identity")
+    assert (verdict.level, verdict.text) == (level, text)

@@ -204,6 +204,16 @@ def test_of_preferences_the_clips_that_won_more_than_they_lost():
         clips_of_preferences(rows[2:3])
 
 
+def test_preferences_to_judge_by_are_not_learnt_from(caplog):
+    """SFT took the clips of every split; DPO left those of test and validation out."""
+    rows = [preference("1", "/a.mp4", "/b.mp4", "a"), preference("2", "/c.mp4", "/d.mp4", "a")]
+    rows[1] = rows[1].model_copy(update={"split": "test"})
+    assert [clip.id for clip in clips_of_preferences(rows)] == ["/a.mp4"]
+    assert "1 of 2 preferences are of another split" in caplog.text
+    with pytest.raises(DataError, match="no clip of 0 preferences to learn from"):
+        clips_of_preferences(rows[1:])
+
+
 def test_a_file_says_by_its_first_line_what_it_holds(tmp_path):
     assert len(read_clips(write_samples(tmp_path))) == 6
     pairs = tmp_path / "preferences.jsonl"

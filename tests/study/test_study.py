@@ -67,6 +67,8 @@ def test_names_of_steps_left_out_leave_the_argument_out():
         ({"axes": {"a": {"x": {"grpo": {"skip": True}}}}}, "no step trains a policy"),
         ({"claims": [{"text": "t", "better": {"method": "ppo"}, "worse": {}}]}, "axis method has no value 'ppo'"),
         ({"seeds": [0, 1, 0]}, "seeds: 0 is there twice"),
+        ({"seeds": [True]}, "(?s)seeds.0.*valid integer"),
+        ({"seeds": [-1]}, "(?s)seeds.0.*greater than or equal to 0"),
         ({"figures": ["rm.accuracy"]}, r"'rm.accuracy' is no step.metric \(steps: cases, sft, grpo\)"),
         ({"figures": ["grpo"]}, "'grpo' is no step.metric"),
         ({"claims": [{"text": "t", "measure": "margin", "better": {"rate": "low"}, "worse": {}}]}, "not among the measures"),
@@ -82,6 +84,9 @@ def test_what_cannot_be_run_is_refused(change, message):
     [
         ({"stage": "train_policy", "settings": {"num_update": 3}}, "(?s)cell 'default', step p: .*did you mean 'num_updates'"),
         ({"stage": "train_policy", "given": {"reward": "rm"}}, "train_policy has no argument 'reward'"),
+        ({"stage": "train_policy", "given": {"name": "x"}}, "step p: given.name: the study gives it"),
+        ({"stage": "train_policy", "given": {"settings": {"num_updates": 2}}}, "given.settings: the study gives it"),
+        ({"stage": "train_policy", "given": {"base": "tiny-vace"}}, "compared with the study's base tiny-phantom"),
         ({"stage": "train_policy", "given": {"method": "dpo"}, "settings": {"clips.guidance": 1.0}}, "only num_per_update"),
     ],
 )  # fmt: skip
@@ -95,6 +100,7 @@ def test_settings_of_every_cell_are_checked_before_the_first_begins(step, messag
     ("change", "message"),
     [
         ({"measures": ["idntity"]}, "study, measures: there is no measure 'idntity'"),
+        ({"held_out": {"settings": {"seed": 5}}}, "study, held_out.settings: the seed is that of the noise"),
         ({"held_out": {"settings": {"sampler.num_step": 2}}}, "(?s)study, held_out.settings: .*did you mean 'num_steps'"),
     ],
 )  # fmt: skip
@@ -184,8 +190,26 @@ def test_the_table_is_means_over_seeds_with_paired_intervals_and_claims():
     assert json.loads(json.dumps(table.document()))["cells"][0]["values"] == {"method": "grpo", "rate": "low"}
 
 
+def test_several_clips_of_a_case_are_averaged_and_what_is_missing_is_null():
+    """The last clip of a case stood for all of them, and study.json held NaN, which is no JSON."""
+    claim = {"text": "t", "measure": "confusion", "better": {}, "worse": {}}
+    study = StudyConfig.model_validate(CHAIN | {"axes": {}, "seeds": [0], "figures": ["sft.x"], "claims": [claim]})
+    report = report_of({"identity": 0.1}, np.full(12, 0.0))
+    again = [
+        s.model_copy(update={"seed": 1, "values": {m: v + 0.2 * (s.variant == "tuned") for m, v in s.values.items()}})
+        for s in report.samples
+    ]
+    report = report.model_copy(update={"samples": [*report.samples, *again]})
+    outcome = CellOutcome("default", 0, "report/x@v1", ["policy/p@v1"], 2.0, {"sft.x": None})
+    table = Table(study, study.cells(), [outcome], [report])
+    assert table.rows[0].measures["identity"].gain.value == pytest.approx(0.2)  # of 0.1 and 0.3
+    assert len(table.samples) == 12
+    assert "t: not decided (no case has a value of confusion)." in table.markdown()
+    assert json.dumps(table.document(), allow_nan=False)
+
+
 def test_counts_and_accuracies_are_written_as_such():
-    assert [_number(x) for x in (1280.0, 0.8754, 1.0, float("nan"))] == ["1280", "0.875", "1", "nan"]
+    assert [_number(x) for x in (1280.0, 0.8754, 1.0, None)] == ["1280", "0.875", "1", ""]
 
 
 # -- one run whole -----------------------------------------------------------------------------------------------------

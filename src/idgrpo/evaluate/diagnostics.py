@@ -15,9 +15,8 @@ STILL_SHARE = 0.25
 COPY_LIMIT = 0.15
 AREA_CORRELATION = 0.5
 ENOUGH_CASES = 16  # fewer do not show that a worst person gained nothing
-CHANCE = (
-    0.005  # p-value that an alarm needs: 5 % shared by ten checks, so that a policy that changed nothing rarely alarms
-)
+# p-value that an alarm needs: 5 % shared by ten checks, so that a policy that changed nothing rarely alarms
+CHANCE = 0.005
 
 
 def diagnose(report: Report) -> list[Verdict]:
@@ -58,6 +57,12 @@ def _level(entry: Comparison, direction: int) -> str:
     return "alarm" if entry.p_value <= CHANCE else "watch"
 
 
+def _worst(levels: Mapping[str, str]) -> tuple[str, list[str]]:
+    """Give the worst level and what has it: what is sure is not mixed with what may be chance."""
+    level = next((one for one in ("alarm", "watch") if one in levels.values()), "ok")
+    return level, [name for name, own in levels.items() if own == level != "ok"]
+
+
 def _may_be_chance(level: str) -> str:
     return ", which may be chance" if level == "watch" else ""
 
@@ -85,12 +90,10 @@ def _told_apart(report: Report, variant: str) -> Verdict | None:
     known = {n: e for n in WORSE_BY if (e := _get(report, variant, n)) is not None}
     if not known:
         return None
-    levels = {n: _level(e, WORSE_BY[n]) for n, e in known.items()}
-    worse = [n for n, level in levels.items() if level != "ok"]
+    level, worse = _worst({n: _level(e, WORSE_BY[n]) for n, e in known.items()})
     words = {n: f"{report.info(n).title.lower()} {e.base:.3f} to {e.tuned:.3f}" for n, e in known.items()}
     figures: dict[str, float | None] = {n: e.difference.value for n, e in known.items()}
     if worse:
-        level = "alarm" if "alarm" in levels.values() else "watch"
         text = "people became more like each other: " + ", ".join(words[n] for n in worse) + _may_be_chance(level)
     elif len(known) > 1 and all(e.difference.value * WORSE_BY[n] > 0 for n, e in known.items()):
         level, text = (
@@ -115,14 +118,15 @@ def _readable_faces(report: Report, variant: str) -> Verdict | None:
     seen = f"people are seen in {coverage.tuned:.0%} of the frames (base {coverage.base:.0%})"
     if share is not None:
         seen += f", detail of faces {share:+.0%}"
-    fell = _moved(coverage, -1) or (
-        detail is not None and share is not None and share < -TOLERANCE and _moved(detail, -1)
-    )
+    levels, much = {"coverage": _level(coverage, -1)}, {"coverage": coverage.difference.value < -TOLERANCE}
+    if detail is not None and share is not None and share < -TOLERANCE:
+        levels["detail"], much["detail"] = _level(detail, -1), share < -2.5 * TOLERANCE
+    level, fell = _worst(levels)
     if not fell:
         return _verdict(variant, "Readable faces", "ok", seen, figures, [coverage])
-    much = coverage.difference.value < -TOLERANCE or (share is not None and share < -2.5 * TOLERANCE)
-    text = f"{seen}: lower similarity may be a worse picture and not wrong people"
-    return _verdict(variant, "Readable faces", "alarm" if much else "watch", text, figures)
+    text = f"{seen}{_may_be_chance(level)}: lower similarity may be a worse picture and not wrong people"
+    level = "alarm" if level == "alarm" and any(much[name] for name in fell) else "watch"
+    return _verdict(variant, "Readable faces", level, text, figures)
 
 
 def _reward_against_identity(report: Report, variant: str) -> Verdict | None:
@@ -132,12 +136,14 @@ def _reward_against_identity(report: Report, variant: str) -> Verdict | None:
     if reward is None or not pair:
         return None
     figures = {name: entry.difference.value for name, entry in {"reward": reward, **pair}.items()}
-    levels = {name: _level(entry, -1) for name, entry in pair.items()}
-    fell = " and ".join(name for name, level in levels.items() if level != "ok")
+    rise = _level(reward, 1)
+    fall, names = _worst({name: _level(entry, -1) for name, entry in pair.items()})
+    fell = " and ".join(names)
     unmoved = " and ".join(name for name, entry in pair.items() if not _moved(entry, 1))
-    if not _moved(reward, 1):
-        level, text = "watch", "the reward itself did not rise"
-    elif "alarm" in levels.values():
+    if rise == "ok":
+        text = "the reward itself did not rise" + (f" and {fell} fell{_may_be_chance(fall)}" if fell else "")
+        level = "watch"
+    elif rise == fall == "alarm":
         level, text = "alarm", f"reward rose while {fell} fell: the reward is being gamed"
     elif fell:
         level, text = "watch", f"reward rose while {fell} fell{_may_be_chance('watch')}"
@@ -181,15 +187,15 @@ def _every_person(report: Report, variant: str) -> Verdict | None:
     if wider and not _moved(worst, 1):
         level = "alarm" if sign_flip_p(after - before) <= CHANCE else "watch"
         text = f"{gaps} and the worst one does not gain: one person is paid for" + _may_be_chance(level)
-    elif favoured := _favoured_place(report, variant):
+    else:
+        level, text = "watch" if wider and change.value > 0.5 * worst.difference.value else "ok", gaps
+    if level != "alarm" and (favoured := _favoured_place(report, variant)):
         place, gain, others = favoured
         figures |= {"place": place, "gain": gain, "others": others}
         level, text = (
             "alarm",
             f"person {place} of the prompt gains {gain:+.3f}, the others {others:+.3f}: one is paid for",
         )
-    else:
-        level, text = "watch" if wider and change.value > 0.5 * worst.difference.value else "ok", gaps
     if level == "alarm" and len(cases) < ENOUGH_CASES:  # a worst person's gain hardly shows in a few cases
         level = "watch"
     return _verdict(variant, "Every person", level, text, figures)
@@ -251,7 +257,7 @@ def _wrong_reference(report: Report, variant: str) -> Verdict | None:
     level = _level(entry, 1)
     if level != "ok" and rise > 0.5 * max(gain, 0.0):
         text = "similarity to strangers rose as well: faces became more average, not more alike" + _may_be_chance(level)
-    elif _moved(entry, 1):
+    elif level != "ok":
         level, text = "watch", "similarity to strangers rose a little"
     else:
         level, text = "ok", "similarity to the references of other cases did not rise"
@@ -308,9 +314,11 @@ def _copies(report: Report, variant: str) -> Verdict | None:
             text="needs a second photo of each person (`second` of a reference)",
         )
     figures = {"base": entry.base, "tuned": entry.tuned}
-    if entry.tuned > COPY_LIMIT and _level(entry, 1) == "alarm":
-        level, text = "alarm", "faces moved towards the reference picture itself, away from other photos of the person"
-    elif _moved(entry, 1):
+    level = _level(entry, 1)
+    if level != "ok" and entry.tuned > COPY_LIMIT:
+        text = "faces moved towards the reference picture itself, away from other photos of the person"
+        text += _may_be_chance(level)
+    elif level != "ok":
         level, text = "watch", "faces moved a little towards the reference picture"
     else:
         level, text = "ok", "faces are not nearer to the reference picture than to another photo than before"

@@ -115,11 +115,18 @@ def clips_of_samples(samples: Sequence[Sample]) -> list[StoredClip]:
 def clips_of_preferences(preferences: Sequence[Preference]) -> list[StoredClip]:
     """Take the clips that were preferred in more of their pairs than not; ties and `both_bad` decide nothing.
 
-    Raises DataError where no clip is left.
+    Rows of another split than `train` are left out, as for DPO: they are there to judge by. Raises DataError where no clip is left.
     """
+    learnt = [row for row in preferences if row.split in (None, "train")]
+    if len(learnt) < len(preferences):
+        log.warning(
+            "%d of %d preferences are of another split than train and left out",
+            len(preferences) - len(learnt),
+            len(preferences),
+        )
     balance: Counter[str] = Counter()
     clips: dict[str, StoredClip] = {}
-    for row in preferences:
+    for row in learnt:
         if row.label not in ("a", "b"):
             continue
         won, lost = (row.video_a, row.video_b) if row.label == "a" else (row.video_b, row.video_a)
@@ -129,7 +136,7 @@ def clips_of_preferences(preferences: Sequence[Preference]) -> list[StoredClip]:
     kept = [clip for video, clip in clips.items() if balance[video] > 0]
     if not kept:
         raise DataError(
-            f"no clip of {len(preferences)} preferences was preferred more often than not",
+            f"no clip of {len(learnt)} preferences to learn from was preferred more often than not",
             fix="give preferences with decided pairs (labels a and b)",
         )
     return kept

@@ -9,13 +9,15 @@ from typing import Any
 
 from idgrpo import stages
 from idgrpo.bases.load import resolve_entry
-from idgrpo.errors import BusyError, IdgrpoError, UsageError
+from idgrpo.errors import BusyError, IdgrpoError, StoppedError, UsageError
 from idgrpo.stages import Artifact, Store
 from idgrpo.stages.settings import Words, settings_of, settled_policy
 from idgrpo.study.config import SEED, Cell, StepConfig, StudyConfig
 
 WAIT_S = 2.0
 LEFT_OUT = object()
+OWN = {"name", "store", "settings", "force"}
+"""Arguments of a stage that the study gives itself."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class CellOutcome:
     report: str
     policies: list[str]
     tflop: float
-    figures: dict[str, float]
+    figures: dict[str, float | None]
 
 
 def run_cell(study: StudyConfig, prefix: str, cell: Cell, seed: int, root: Path) -> CellOutcome:
@@ -37,6 +39,7 @@ def run_cell(study: StudyConfig, prefix: str, cell: Cell, seed: int, root: Path)
     """
     store = Store(root)
     made: dict[str, Artifact] = {}
+    figures: dict[str, float | None] = dict.fromkeys(study.figures)  # None: of a step that is left out
     for name, step in cell.steps.items():
         given = {
             key: value for key, told in step.given.items() if (value := _resolved(told, made, seed)) is not LEFT_OUT
@@ -47,8 +50,11 @@ def run_cell(study: StudyConfig, prefix: str, cell: Cell, seed: int, root: Path)
             given.setdefault("base", study.base)
         try:
             made[name] = call(step.stage, store, name=f"{prefix}-{name}", **given)
+            figures |= {one: _figure(made[name], one) for one in study.figures if one.partition(".")[0] == name}
         except IdgrpoError as error:
             error.message = f"study, cell {cell.name!r}, seed {seed}, step {name}: {error.message}"
+            if isinstance(error, StoppedError):
+                error.fix = "the same command goes on"
             raise
     policies = [made[name] for name, step in cell.steps.items() if step.stage == "train_policy"]
     report = _judged(study, prefix, policies[-1], seed, store)
@@ -59,7 +65,7 @@ def run_cell(study: StudyConfig, prefix: str, cell: Cell, seed: int, root: Path)
         report.ref,
         [policy.ref for policy in chain],
         sum(training_tflop(policy) for policy in chain),
-        {figure: _figure(made, figure) for figure in study.figures},
+        figures,
     )
 
 
@@ -67,7 +73,11 @@ def check_cell(study: StudyConfig, cell: Cell, seed: int) -> None:
     """Check the arguments and settings of all steps, so that a slip in the last cell is found before the first begins."""
     for name, step in cell.steps.items():
         try:
-            known = signature(getattr(stages, step.stage).prepare).parameters
+            known = [key for key in signature(getattr(stages, step.stage).prepare).parameters if key not in OWN]
+            if own := [key for key in step.given if key in OWN]:
+                raise UsageError(f"given.{own[0]}: the study gives it", fix=f"settings go into steps.{name}.settings")
+            if step.given.get("base", study.base) != study.base and step.stage == "train_policy":
+                raise UsageError(f"given.base: policies are compared with the study's base {study.base}", fix="--base")
             if unknown := [key for key in step.given if key not in known]:
                 raise UsageError(f"{step.stage} has no argument {unknown[0]!r} (it has {', '.join(known)})")
             _check_settings(study, step, {key: _resolved(value, {}, seed) for key, value in step.settings.items()})
@@ -85,6 +95,8 @@ def check_judging(study: StudyConfig) -> None:
     for name in study.measures:
         if name not in known:
             raise UsageError(f"study, measures: there is no measure {name!r}", fix=f"one of {', '.join(known)}")
+    if "seed" in study.held_out.settings:
+        raise UsageError("study, held_out.settings: the seed is that of the noise", fix="held_out.noise_seed = N")
     try:
         settings_of("sample", Words(options=study.held_out.settings))
     except UsageError as error:
@@ -146,15 +158,12 @@ def _chain(last: Artifact, policies: list[Artifact]) -> list[Artifact]:
     return chain
 
 
-def _figure(made: Mapping[str, Artifact], figure: str) -> float:
-    """Give a figure of a step's manifest; NaN where the step was left out."""
-    step, _, metric = figure.partition(".")
-    if step not in made:
-        return float("nan")
-    metrics = made[step].manifest.metrics
+def _figure(artifact: Artifact, figure: str) -> float:
+    """Give the figure `step.metric` of what the step made."""
+    metric, metrics = figure.partition(".")[2], artifact.manifest.metrics
     if not isinstance(metrics.get(metric), int | float):
         known = ", ".join(key for key, value in metrics.items() if isinstance(value, int | float))
-        raise IdgrpoError(f"step {step} has no figure {metric!r} (it has {known})", fix="name one of them in `figures`")
+        raise UsageError(f"there is no figure {metric!r} (known: {known})", fix="name one of them in `figures`")
     return float(metrics[metric])
 
 

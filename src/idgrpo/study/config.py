@@ -4,7 +4,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -83,7 +83,9 @@ class StudyConfig(Config):
     question: str = Field(default="", description="what the study asks, in one sentence")
     paper: str = Field(default="", description="what the paper reports on the same question")
     base: str = Field(description="base that is tuned: sampled untuned, too")
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1, description="seeds of every cell")
+    seeds: tuple[Annotated[int, Field(strict=True, ge=0)], ...] = Field(
+        default=(0, 1, 2), min_length=1, description="seeds of every cell"
+    )
     steps: dict[str, StepConfig] = Field(description="calls of stages in order; the last policy is what is judged")
     axes: dict[str, dict[str, dict[str, ChangeConfig]]] = Field(
         default={}, description="axis -> value -> step -> what changes; the grid is every combination"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from idgrpo.evaluate.compare import paired_cases
 from idgrpo.evaluate.document import Estimate, Report
 from idgrpo.evaluate.statistics import mean_interval
 from idgrpo.study.cell import CellOutcome
@@ -36,7 +37,7 @@ class CellRow:
     measures: dict[str, MeasureRow]
     tflop: float
     alarms: dict[str, int]
-    figures: dict[str, float]
+    figures: dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,13 @@ class ClaimRow:
 
     text: str
     measure: str
-    difference: Estimate
+    difference: Estimate | None
     verdict: str
 
     def sentence(self) -> str:
         """Say it in one plain sentence."""
+        if self.difference is None:
+            return f"{self.text}: not decided (no case has a value of {self.measure})."
         said = {"confirmed": "confirmed", "contradicted": "contradicted", "open": "not decided"}[self.verdict]
         return f"{self.text}: {said} ({self.measure}, difference of the gains {interval(self.difference)})."
 
@@ -70,18 +73,15 @@ class Table:
         self.claims = [self._claim(claim) for claim in study.claims]
 
     def _take(self, outcome: CellOutcome, report: Report) -> None:
-        """Pair the clips of base and tuned by their case."""
-        sides: dict[str, dict[str, Mapping[str, float | None]]] = {}
-        for sample in report.samples:
-            sides.setdefault(sample.variant, {})[sample.case_id] = sample.values
-        for case, after in sides["tuned"].items():
-            for measure in self.study.measures:
-                old, new = sides["base"].get(case, {}).get(measure), after.get(measure)
-                if old is None or new is None:
-                    continue
+        """Pair base and tuned by their case; several clips of a case are averaged first."""
+        base, tuned = (
+            {(s.case_id, s.seed): s.values for s in report.samples if s.variant == side} for side in ("base", "tuned")
+        )
+        for measure in self.study.measures:
+            for case, old, new in zip(*paired_cases(base, tuned, measure), strict=True):
                 self.gains.setdefault((outcome.cell, measure), {})[outcome.seed, case] = new - old
                 row = {"cell": outcome.cell, "seed": outcome.seed, "case": case, "measure": measure}
-                self.samples.append({**row, "base": old, "tuned": new})
+                self.samples.append({**row, "base": float(old), "tuned": float(new)})
 
     def _row(self, cell: Cell, outcomes: Sequence[CellOutcome], reports: Sequence[Report]) -> CellRow:
         own = [
@@ -102,7 +102,7 @@ class Table:
             },
             float(np.mean([outcome.tflop for outcome, _ in own])),
             alarms,
-            {name: float(np.mean([outcome.figures[name] for outcome, _ in own])) for name in self.study.figures},
+            {name: _mean([outcome.figures[name] for outcome, _ in own]) for name in self.study.figures},
         )
 
     def _measure(self, cell: str, measure: str) -> MeasureRow:
@@ -124,8 +124,10 @@ class Table:
         better = self._mean_gains(claim.better, claim.measure)
         worse = self._mean_gains(claim.worse, claim.measure) if claim.worse else dict.fromkeys(better, 0.0)
         sign = -1 if claim.measure in self.lower_is_better else 1
-        found = bounded([sign * (better[key] - worse[key]) for key in better if key in worse])
-        verdict = "open"
+        differences = [sign * (better[key] - worse[key]) for key in better if key in worse]
+        if not differences:
+            return ClaimRow(claim.text, claim.measure, None, "open")
+        found, verdict = bounded(differences), "open"
         if found.low is not None and found.high is not None:
             verdict = "confirmed" if found.low > 0 else "contradicted" if found.high < 0 else "open"
         return ClaimRow(claim.text, claim.measure, found, verdict)
@@ -143,7 +145,8 @@ class Table:
             asdict(row) | {"measures": {name: _plain(one) for name, one in row.measures.items()}} for row in self.rows
         ]
         claims = [
-            asdict(claim) | {"difference": claim.difference.model_dump(), "sentence": claim.sentence()}
+            asdict(claim)
+            | {"difference": claim.difference and claim.difference.model_dump(), "sentence": claim.sentence()}
             for claim in self.claims
         ]
         return {
@@ -228,7 +231,14 @@ def interval(found: Estimate) -> str:
     return f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
 
 
-def _number(figure: float) -> str:
+def _mean(figures: Sequence[float | None]) -> float | None:
+    known = [figure for figure in figures if figure is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _number(figure: float | None) -> str:
+    if figure is None:  # the step was left out
+        return ""
     return f"{figure:.0f}" if figure.is_integer() else f"{figure:.3f}"
 
 
