@@ -75,9 +75,12 @@ def check_cell(study: StudyConfig, cell: Cell, seed: int) -> None:
         try:
             known = [key for key in signature(getattr(stages, step.stage).prepare).parameters if key not in OWN]
             if own := [key for key in step.given if key in OWN]:
-                raise UsageError(f"given.{own[0]}: the study gives it", fix=f"settings go into steps.{name}.settings")
+                fix = f"steps.{name}.settings" if own[0] == "settings" else "leave it out"
+                raise UsageError(f"given.{own[0]}: the study gives it", fix=fix)
             if step.given.get("base", study.base) != study.base and step.stage == "train_policy":
-                raise UsageError(f"given.base: policies are compared with the study's base {study.base}", fix="--base")
+                raise UsageError(
+                    f"given.base: policies are compared with the study's base {study.base}", fix="`base` of the study"
+                )
             if unknown := [key for key in step.given if key not in known]:
                 raise UsageError(f"{step.stage} has no argument {unknown[0]!r} (it has {', '.join(known)})")
             _check_settings(study, step, {key: _resolved(value, {}, seed) for key, value in step.settings.items()})
