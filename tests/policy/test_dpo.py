@@ -226,7 +226,20 @@ def test_ties_both_bad_and_other_splits_are_left_out_and_said(tmp_path, caplog):
     path = write_preferences(tmp_path / "ties", ("tie", "both_bad"))
     with pytest.raises(DataError, match=r"none of 2 preferences can be learnt from \(1 both_bad, 1 ties\)") as error:
         read_pairs(path, DpoConfig())
-    assert "dpo.loss=rao_kupper" in error.value.fix
+    assert "--set dpo.loss=rao_kupper" in error.value.fix
+    path = write_preferences(tmp_path / "bad", ("both_bad",))
+    for setting, fix in [
+        (DpoConfig(), "--set dpo.loss=rao_kupper --set dpo.both_bad=tie"),
+        (DpoConfig(loss="davidson"), "or learn from ties: --set dpo.both_bad=tie"),
+        (None, "give decided pairs (labels a and b)"),
+    ]:
+        with pytest.raises(DataError, match=r"none of 1 preferences can be learnt from \(1 both_bad\)") as error:
+            read_pairs(path, setting)
+        assert error.value.fix.endswith(fix)
+    path.write_text("\n")
+    with pytest.raises(DataError, match=r"none of 0 preferences can be learnt from \(there are none\)") as error:
+        read_pairs(path, DpoConfig())
+    assert "idgrpo annotate" in error.value.fix
 
 
 def test_a_clip_of_several_preferences_is_encoded_once(tmp_path):
@@ -240,11 +253,24 @@ def test_a_clip_of_several_preferences_is_encoded_once(tmp_path):
     assert book.sides[2] == book.sides[0]
 
 
+def test_one_video_in_preferences_of_two_cases_keeps_both_prompts(tmp_path):
+    """All of a video's preferences got the prompt and the people of the last."""
+    path = write_preferences(tmp_path, ("a", "b"))
+    first = Preference.model_validate_json(path.read_text().splitlines()[0])
+    other = first.model_copy(update={"pair_id": "other", "case_id": "other", "prompt": "somebody else"})
+    path.write_text(path.read_text() + other.model_dump_json() + "\n")
+    pairs = read_pairs(path, DpoConfig())
+    book = PairBook(FakeBase(), pairs, SIZE, tmp_path / "clips")
+    assert [book.clips[book.sides[k][0]].case.prompt for k in (0, 2)] == [first.prompt, "somebody else"]
+    assert len(book) == 6
+
+
 def test_settings_of_another_method_are_refused():
     for wrong, message in [
         ({"method": "sft", "dpo": {"beta": 1.0}}, "they have no effect on sft"),
         ({"method": "dpo", "clips": {"guidance": 2.0}}, "only num_per_update"),
         ({"method": "dpo", "dpo": {"loss": "hinge"}}, "known: rao_kupper"),
+        ({"method": "dpo", "dpo": {"both_bad": "tie"}}, "dpo.both_bad=tie has no effect: dpo.loss=bradley_terry"),
         ({"method": "dpo", "kl": {"weight": 0.0, "reference": "start"}, "engine": {"zero": 3}}, "ZeRO 3"),
     ]:
         with pytest.raises(ValidationError, match=message):

@@ -18,8 +18,8 @@ from test_policy_training import SETTINGS, checkpoint, digest, numbers  # noqa: 
 
 from idgrpo.bases.load import load_base
 from idgrpo.errors import DataError, StoppedError, UsageError
-from idgrpo.policy.clips import best_of_cases, check_clips, clips_of_preferences, read_clips
-from idgrpo.policy.config import PolicyConfig, PolicyRewardConfig, WindowConfig
+from idgrpo.policy.clips import best_of_cases, check_clips, check_files, clip_size, preferred, read_clips, read_pairs
+from idgrpo.policy.config import PolicyConfig, PolicyRewardConfig, SizeConfig, WindowConfig
 from idgrpo.policy.figures import PhaseTimer
 from idgrpo.policy.keys import meaning
 from idgrpo.policy.recipes import merge, recipe
@@ -190,7 +190,12 @@ def preference(pair, a, b, label, case="c"):
     )
 
 
-def test_of_preferences_the_clips_that_won_more_than_they_lost():
+def write_rows(path: Path, *rows: Preference) -> Path:
+    path.write_text("".join(row.model_dump_json() + "\n" for row in rows))
+    return path
+
+
+def test_of_preferences_the_clips_that_won_more_than_they_lost(tmp_path):
     rows = [
         preference("1", "/a.mp4", "/b.mp4", "a"),
         preference("2", "/b.mp4", "/c.mp4", "a"),
@@ -198,33 +203,71 @@ def test_of_preferences_the_clips_that_won_more_than_they_lost():
         preference("4", "/e.mp4", "/f.mp4", "both_bad"),
         preference("5", "/g.mp4", "/h.mp4", "b", case="other"),
     ]
-    clips = clips_of_preferences(rows)  # b won one and lost one
+    clips = preferred(read_pairs(write_rows(tmp_path / "p.jsonl", *rows)))  # b won one and lost one
     assert [(str(clip.video), clip.case.id) for clip in clips] == [("/a.mp4", "c"), ("/h.mp4", "other")]
-    with pytest.raises(DataError, match="no clip of 1 preferences"):
-        clips_of_preferences(rows[2:3])
+    assert [clip.id for clip in clips] == [
+        "1.a",
+        "5.b",
+    ]  # a name in the data: a path would make draws the machine's own
+    one_each = write_rows(tmp_path / "torn.jsonl", rows[0], preference("6", "/a.mp4", "/b.mp4", "b"))
+    with pytest.raises(DataError, match=r"torn.jsonl: in 2 preferences no clip was preferred more often than not"):
+        preferred(read_pairs(one_each))
 
 
-def test_preferences_to_judge_by_are_not_learnt_from(caplog):
+def test_preferences_to_judge_by_are_not_learnt_from(tmp_path, caplog):
     """SFT took the clips of every split; DPO left those of test and validation out."""
     rows = [preference("1", "/a.mp4", "/b.mp4", "a"), preference("2", "/c.mp4", "/d.mp4", "a")]
     rows[1] = rows[1].model_copy(update={"split": "test"})
-    assert [clip.id for clip in clips_of_preferences(rows)] == ["/a.mp4"]
-    assert "1 of 2 preferences are of another split" in caplog.text
-    with pytest.raises(DataError, match="no clip of 0 preferences to learn from"):
-        clips_of_preferences(rows[1:])
+    assert [clip.id for clip in preferred(read_pairs(write_rows(tmp_path / "p.jsonl", *rows)))] == ["1.a"]
+    assert "1 of 2 preferences are learnt from; left out: 1 of the test split" in caplog.text
+    with pytest.raises(DataError, match="none of 1 preferences can be learnt from") as error:
+        read_pairs(write_rows(tmp_path / "p.jsonl", *rows[1:]))
+    assert "rows of the train split" in error.value.fix
 
 
-def test_a_file_says_by_its_first_line_what_it_holds(tmp_path):
-    assert len(read_clips(write_samples(tmp_path))) == 6
-    pairs = tmp_path / "preferences.jsonl"
-    pairs.write_text(preference("1", "clip-0.mp4", "clip-1.mp4", "b").model_dump_json() + "\n")
-    (clip,) = read_clips(pairs)
-    assert clip.video == tmp_path / "clip-1.mp4"
-    pairs.write_text('{"pair_id": "1", "label": "c"}\n')
-    with pytest.raises(DataError, match=r"preferences.jsonl:1: .*'label'"):
-        read_clips(pairs)
-    with pytest.raises(DataError, match="no such file"):
-        read_clips(tmp_path / "nothing.jsonl")
+def test_one_video_of_two_cases_is_a_clip_of_each(tmp_path):
+    """Clips were known by their video: all preferences of one got the prompt and the people of the first."""
+    rows = [preference("1", "/a.mp4", "/b.mp4", "a"), preference("2", "/a.mp4", "/b.mp4", "a", case="other")]
+    assert [clip.case.id for clip in preferred(read_pairs(write_rows(tmp_path / "p.jsonl", *rows)))] == ["c", "other"]
+    best = write_samples(tmp_path / "samples", num=2)
+    clips = [replace(clip, case=clip.case.model_copy(update={"id": "same"})) for clip in read_clips(best)]
+    scorer = RewardScorer(lambda videos, *_: [1.0] * len(videos), PolicyRewardConfig(retry_wait_s=0.0))
+    assert len(best_of_cases(clips, scorer, tmp_path / "run", World())) == 2  # two prompts under one id are two cases
+
+
+def test_what_cannot_be_read_is_told_with_file_line_and_field(tmp_path):
+    path = write_samples(tmp_path, num=3)
+    (tmp_path / "clip-1.mp4").unlink()
+    (tmp_path / "case-2-0.png").write_bytes(b"no picture")
+    path.write_text("\n" + path.read_text())
+    with pytest.raises(DataError) as error:
+        check_files(read_clips(path))
+    first, second = error.value.message.splitlines()
+    assert first.startswith(f"{path}:3: field 'video': ") and second.startswith(
+        f"{path}:4: field 'references.0.images': "
+    )
+    assert "clip-1.mp4" in first and "case-2-0.png" in second and "put the files back" in error.value.fix
+
+
+def test_clips_of_another_size_are_told_with_their_lines(tmp_path):
+    path = write_samples(tmp_path, num=2)
+    other = write_samples(tmp_path / "other", num=1, size=(5, 16, 16))
+    path.write_text(path.read_text() + other.read_text().replace("clip-0", "other/clip-0"))
+    with pytest.raises(DataError, match=rf"{path}:3: field 'video': .*clip-0.mp4 is 16x16x5, this run trains at 8x8x5"):
+        clip_size(read_clips_of(path), SizeConfig())
+    with pytest.raises(DataError, match=rf"{path}:1: field 'video'"):
+        clip_size(read_clips_of(path)[:2], SizeConfig(width=16))
+
+
+def read_clips_of(path: Path):
+    lines = [json.loads(line) | {"id": str(number)} for number, line in enumerate(path.read_text().splitlines())]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return read_clips(path)
+
+
+def test_a_clip_against_itself_is_no_preference(tmp_path):
+    with pytest.raises(DataError, match=r"p.jsonl:1: field 'video_b': the same clip as video_a"):
+        read_pairs(write_rows(tmp_path / "p.jsonl", preference("1", "/a.mp4", "/x/../a.mp4", "a")))
 
 
 def test_the_best_clip_of_each_case_by_the_reward_scored_once(tmp_path):

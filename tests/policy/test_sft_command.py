@@ -100,6 +100,10 @@ def test_a_contrastive_reward_is_counted_by_the_plan(call, setting):
             "9 different preferences, but there are 4",
         ),
         (("--method", "dpo", "--data", "data"), "'pair_id'"),
+        (("--method", "sft", "--data", "data", "--rm", "rm"), "reads a reward model only to keep the best clip"),
+        (("--method", "sft", "--data", "data", "--set", "kl.reference=start"), "the policy that --init names"),
+        (("--method", "dpo", "--data", "prefs", "--set", "kl.reference=start"), "the policy that --init names"),
+        (("--method", "sft", "--data", "data", "--set", "method=dpo"), "--set method=dpo contradicts the option"),
         (("--method", "sft", "--data", "cases"), "field"),
     ],
 )
@@ -107,3 +111,31 @@ def test_wrong_input_is_refused_before_the_base_is_loaded(call, setting, argumen
     given = [setting.get(argument, argument) for argument in arguments]
     code, document = call(*given)
     assert code in (2, 3) and message in document["error"]["message"], document
+
+
+def test_a_start_of_another_base_is_refused_by_its_card(call, setting, tmp_path):
+    """It was found when the adapter was loaded, after everything had been encoded."""
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "policy.json").write_text('{"base": "vace"}')
+    (tmp_path / "policy" / "pytorch_lora_weights.safetensors").write_bytes(b"")
+    code, document = call(
+        "--method", "sft", "--data", setting["data"], "--init", str(tmp_path / "policy"), *SFT, "--dry-run"
+    )
+    assert code == 4 and "was trained on vace, whose layers are not those of" in document["error"]["message"], document
+
+
+def test_preferences_are_known_behind_an_empty_line_and_a_missing_clip_by_its_own(call, setting, tmp_path):
+    """A blank first line made samples of them; a missing clip was told without file and line, after the base was loaded."""
+    rows = Path(setting["prefs"]).read_text().splitlines()
+    folder = Path(setting["prefs"]).parent
+    rows = [json.loads(row) for row in rows]
+    for row in rows:
+        row |= {side: str(folder / row[side]) for side in ("video_a", "video_b")}
+        for reference in row["references"]:
+            reference["images"] = [str(folder / image) for image in reference["images"]]
+    rows[1]["video_b"] = str(tmp_path / "gone.mp4")
+    path = tmp_path / "prefs.jsonl"
+    path.write_text("\n" + "".join(json.dumps(row) + "\n" for row in rows))
+    for method in ("sft", "dpo"):
+        code, document = call("--method", method, "--data", str(path), *SFT, "--dry-run")
+        assert code == 3 and f"{path}:3: field 'video_b'" in document["error"]["message"], document

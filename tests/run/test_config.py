@@ -66,6 +66,13 @@ def test_bad_files_and_sets_are_named(tmp_path):
         load_config(Outer, None, ["seed"])
 
 
+def test_an_option_and_a_set_that_contradict_each_other_are_refused():
+    """The option won without a word."""
+    assert load_config(Outer, None, ["seed=4"], options={"seed": 4}).seed == 4
+    with pytest.raises(UsageError, match="--set seed=4 contradicts the option that says 5"):
+        load_config(Outer, None, ["seed=4"], options={"seed": 5})
+
+
 def test_text_fields_take_what_looks_like_a_number_as_text():
     class Named(Config):
         name: str = "a"

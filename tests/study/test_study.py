@@ -2,21 +2,26 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 import tomllib
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 
+from idgrpo import stages
 from idgrpo.cli.main import run
-from idgrpo.errors import UsageError
+from idgrpo.errors import IdgrpoError, UsageError
 from idgrpo.evaluate.document import MeasureInfo, Report, SampleDocument, VariantDocument
-from idgrpo.study.cell import LEFT_OUT, CellOutcome, _resolved
+from idgrpo.stages import Source, Store
+from idgrpo.study.cell import LEFT_OUT, CellOutcome, resolved
+from idgrpo.study.check import KINDS, OWN, check_study
 from idgrpo.study.config import StudyConfig
-from idgrpo.study.run import check, name_of, read_study
+from idgrpo.study.run import name_of, plan, read_study, run_study
 from idgrpo.study.table import Table, _number
 
 STUDIES = sorted((Path(__file__).resolve().parents[2] / "examples" / "studies").glob("*.toml"))
@@ -53,10 +58,10 @@ def test_cells_are_all_combinations_with_their_steps():
 
 def test_names_of_steps_left_out_leave_the_argument_out():
     made = {"sft": "an artifact"}
-    assert _resolved("$sft", made, 3) == "an artifact" and _resolved("$seed", made, 3) == 3
-    assert _resolved("$dpo|$sft", made, 3) == "an artifact" and _resolved("$dpo", made, 3) is LEFT_OUT
-    assert _resolved(["$dpo", "$sft", "plain"], made, 3) == ["an artifact", "plain"]
-    assert _resolved({"mix": {"swap": 1}}, made, 3) == {"mix": {"swap": 1}}
+    assert resolved("$sft", made, 3) == "an artifact" and resolved("$seed", made, 3) == 3
+    assert resolved("$dpo|$sft", made, 3) == "an artifact" and resolved("$dpo", made, 3) is LEFT_OUT
+    assert resolved(["$dpo", "$sft", "plain"], made, 3) == ["an artifact", "plain"]
+    assert resolved({"mix": {"swap": 1}}, made, 3) == {"mix": {"swap": 1}}
 
 
 @pytest.mark.parametrize(
@@ -69,6 +74,8 @@ def test_names_of_steps_left_out_leave_the_argument_out():
         ({"seeds": [0, 1, 0]}, "seeds: 0 is there twice"),
         ({"seeds": [True]}, "(?s)seeds.0.*valid integer"),
         ({"seeds": [-1]}, "(?s)seeds.0.*greater than or equal to 0"),
+        ({"steps": CHAIN["steps"] | {"seed": {"stage": "cases"}}}, r"steps.seed: \$seed stands for the seed"),
+        ({"claims": [{"text": "t", "better": {"rate": "low"}, "worse": {"rate": "low"}}]}, "better and worse are the same"),
         ({"figures": ["rm.accuracy"]}, r"'rm.accuracy' is no step.metric \(steps: cases, sft, grpo\)"),
         ({"figures": ["grpo"]}, "'grpo' is no step.metric"),
         ({"claims": [{"text": "t", "measure": "margin", "better": {"rate": "low"}, "worse": {}}]}, "not among the measures"),
@@ -88,12 +95,22 @@ def test_what_cannot_be_run_is_refused(change, message):
         ({"stage": "train_policy", "given": {"settings": {"num_updates": 2}}}, "given.settings: the study gives it"),
         ({"stage": "train_policy", "given": {"base": "tiny-vace"}}, "compared with the study's base tiny-phantom"),
         ({"stage": "train_policy", "given": {"method": "dpo"}, "settings": {"clips.guidance": 1.0}}, "only num_per_update"),
+        ({"stage": "train_policy", "given": {"method": "dpo", "cases": "$cases"}}, "not from --cases"),
+        ({"stage": "train_policy", "given": {"method": "dpo", "rm": "rm/demo"}}, "reads no reward model"),
+        ({"stage": "train_policy", "given": {"cases": 5}}, "step p: given.cases: .*got 5"),
+        ({"stage": "train_policy", "given": {"resume": True}}, "step p: given.resume: the study gives it"),
+        ({"stage": "cases", "given": {"num": "many"}}, "step p: given.num: input should be a valid integer .*got 'many'"),
+        ({"stage": "sample", "given": {"cases": "$cases"}}, "a base or a policy to sample is missing"),
+        ({"stage": "sample", "given": {"base": "tiny-phantm"}}, "tiny-phantm"),
+        ({"stage": "annotate", "given": {"samples": "samples/a", "by": "oracle"}}, "given.samples: "),
+        ({"stage": "annotate", "given": {"samples": ["$cases"]}}, "a study does not wait for people"),
     ],
 )  # fmt: skip
-def test_settings_of_every_cell_are_checked_before_the_first_begins(step, message):
-    study = StudyConfig.model_validate(CHAIN | {"steps": {"p": step}, "axes": {}})
-    with pytest.raises(UsageError, match=message):
-        check(study)
+def test_every_step_of_every_cell_is_checked_before_the_first_begins(step, message):
+    steps = {"cases": {"stage": "cases"}, "p": step, "end": {"stage": "train_policy"}}
+    study = StudyConfig.model_validate(CHAIN | {"steps": steps, "axes": {}})
+    with pytest.raises(IdgrpoError, match=message):
+        check_study(study, "s")
 
 
 @pytest.mark.parametrize(
@@ -107,14 +124,52 @@ def test_settings_of_every_cell_are_checked_before_the_first_begins(step, messag
 def test_what_cells_are_judged_by_is_checked_before_the_first_begins(change, message):
     """It was found only when the first cell had been trained."""
     with pytest.raises(UsageError, match=message):
-        check(StudyConfig.model_validate(CHAIN | change))
+        check_study(StudyConfig.model_validate(CHAIN | change), "s")
+
+
+def test_a_name_that_no_artifact_can_have_is_refused_at_once(tmp_path, capsys):
+    file = tmp_path / "s.toml"
+    file.write_text(TINY)
+    assert run(["study", str(file), "--dry-run", "--name", "a/b"]) == 2
+    assert "'a/b' cannot be a name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "lack"),
+    [
+        ({"rm": "rm/nope"}, "step p: there is no 'rm/nope'"),
+        ({"method": "sft", "data": ["x.jsonl"]}, "step p: x.jsonl: there is no such file"),
+        ({"method": "dpo", "data": "preferences/nope"}, "step p: there is no 'preferences/nope'"),
+    ],
+)
+def test_what_no_step_makes_and_the_store_lacks_is_planned_as_such_and_refused(tmp_path, given, lack):
+    study = StudyConfig.model_validate(CHAIN | {"steps": {"p": {"stage": "train_policy", "given": given}}, "axes": {}})
+    store = Store(tmp_path)
+    told = plan(study, "s", store)
+    assert [line.startswith(lack) for line in told.document["lacks"]] == [True]
+    assert any(line.startswith(f"lacks   {lack}") for line in told.summary)
+    with pytest.raises(IdgrpoError, match=f"study, {lack}") as error:
+        run_study(study, "s", store=store)
+    assert error.value.fix and not list(tmp_path.iterdir())
+
+
+def test_every_argument_that_names_an_artifact_is_looked_for():
+    for stage in ("cases", "sample", "distort", "annotate", "train_rm", "train_policy"):
+        for key, hint in get_type_hints(getattr(stages, stage).prepare).items():
+            takes_artifact = Source in get_args(hint) or any(Source in get_args(part) for part in get_args(hint))
+            if takes_artifact and key not in {*OWN, "data"}:
+                assert (stage, key) in KINDS, f"{stage}({key}=) may name what is not there"
 
 
 def test_a_slip_in_a_file_names_the_nearest_key(tmp_path):
     file = tmp_path / "s.toml"
     file.write_text('title = "x"\nbase = "tiny-phantom"\nseed = [0]\n[steps.p]\nstage = "train_policy"\n')
-    with pytest.raises(UsageError, match="did you mean 'seeds'"):
+    with pytest.raises(UsageError, match="did you mean 'seeds'") as error:
         read_study(file)
+    assert "examples/studies" in error.value.fix and "config show" not in error.value.fix
+    with pytest.raises(UsageError, match="no.toml does not exist") as error:
+        read_study(tmp_path / "no.toml")
+    assert "examples/studies" in error.value.fix
     assert name_of(Path("a b/c d.toml")) == "c-d"
 
 
@@ -303,16 +358,17 @@ def is_empty_soon(group: int) -> bool:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("nproc", [1, 2])
-def test_a_stopped_study_ends_with_75_leaves_nobody_behind_and_goes_on(tmp_path, nproc):
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+def test_a_study_that_is_stopped_or_killed_leaves_nobody_behind_and_goes_on(tmp_path, how, nproc):
     file, store = tmp_path / "rates.toml", tmp_path / "store"
     file.write_text(TINY)
     words = [sys.executable, "-m", "idgrpo", "study", str(file), "--store", str(store), "--nproc", str(nproc), "--json"]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
     while process.poll() is None and not list(store.glob("artifacts/policy/rates-sft/v*")):
         time.sleep(0.05)
-    process.terminate()
+    process.send_signal(how)
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 75 and "Traceback" not in err, err
+    assert process.returncode == (75 if how == signal.SIGTERM else -how) and "Traceback" not in err, err
     assert is_empty_soon(process.pid)
     made = {path: path.stat().st_mtime_ns for path in store.glob("artifacts/policy/rates-sft/v*/manifest.json")}
     found = subprocess.run(words, capture_output=True, text=True, check=False)

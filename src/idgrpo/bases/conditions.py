@@ -30,7 +30,7 @@ def read_references(case: Case) -> list[Tensor]:
         if not path.is_file():
             raise DataError(
                 f"case '{case.id}': the image of {reference.person} is missing: {path}",
-                fix="correct the path in the cases",
+                fix="put the photo back, or correct its path where the case is described",
             )
         images.append(read_image(path))
     return images

@@ -5,11 +5,13 @@ from typing import Literal
 
 from torch import nn
 
-from idgrpo.bases.contract import Base
+from idgrpo.bases.contract import Base, BaseEntry
 from idgrpo.bases.finite import require_finite_weights
-from idgrpo.bases.load import read_component
+from idgrpo.bases.inventory import configs_of_entry
+from idgrpo.bases.load import read_component, resolve_entry
 from idgrpo.bases.lora import load_adapter, recompute_activations, trainable_parameters
-from idgrpo.errors import ArtifactError, UsageError
+from idgrpo.bases.policy_card import read_policy_card
+from idgrpo.errors import ArtifactError, IdgrpoError, UsageError
 
 Trained = Literal["lora", "full"]
 FOLDER = "transformer"
@@ -71,3 +73,32 @@ def refuse_mixture(source: Path, trained: Trained) -> None:
             f"{source} holds {names[what_is_trained(source)]}, this run trains {names[trained]}",
             fix=f"--set train={what_is_trained(source)}, or leave --init out",
         )
+
+
+def refuse_start(source: Path, trained: Trained, entry: BaseEntry) -> None:
+    """Refuse a policy that a run cannot start from, by what its files say, before anything is loaded.
+
+    Raises ArtifactError for another base's or a damaged policy.json, UsageError for an adapter where whole weights are trained, or
+    the other way round. Loading checks every weight.
+    """
+    card = read_policy_card(source)
+    refuse_mixture(source, trained)
+    if card is None or card.base is None:
+        return
+    try:
+        own = resolve_entry(card.base)
+        fits = bool(entry.loader or own.loader) or _shape(own) == _shape(entry)
+    except IdgrpoError:  # its base is no longer on this machine
+        return
+    if not fits:
+        raise ArtifactError(
+            f"{source} was trained on {own.name}, whose layers are not those of {entry.name}",
+            fix=f"--base {own.name}, or a policy of {entry.name}",
+        )
+
+
+def _shape(entry: BaseEntry) -> list[object]:
+    """Give what decides whether an adapter fits a transformer."""
+    config, _ = configs_of_entry(entry)
+    keys = ("num_layers", "num_attention_heads", "attention_head_dim", "ffn_dim")
+    return [*(config.get(key) for key in keys), list(config.get("vace_layers") or ())]

@@ -3,9 +3,10 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,29 +15,44 @@ from idgrpo.bases.contract import VideoSize
 from idgrpo.bases.generate import read_references
 from idgrpo.errors import DataError, StoppedError, UsageError
 from idgrpo.policy.advantage import combine_rewards
-from idgrpo.policy.config import DpoConfig, PolicyConfig
+from idgrpo.policy.config import DpoConfig, SizeConfig
 from idgrpo.policy.scoring import RewardScorer
 from idgrpo.records.atomic import replacing
 from idgrpo.records.document import parse_json
-from idgrpo.records.jsonl import read_records
+from idgrpo.records.jsonl import MAX_ERRORS, read_records
 from idgrpo.records.models import Case, Preference, Sample
-from idgrpo.reward.data import label_code
-from idgrpo.reward.losses import INVALID
+from idgrpo.records.record import Record
+from idgrpo.reward.check import one_clip_twice, photo_problem
+from idgrpo.reward.data import label_code, video_facts
+from idgrpo.reward.losses import INVALID, A, B, takes_ties
 from idgrpo.run.distributed import World
 from idgrpo.run.progress import progress
 from idgrpo.video.read import read_video
 
 SCORED_AT_ONCE = 16
+ONE_SIZE = "all clips need one size: sample them again with --size, or leave out size.* so that the first clip decides"
+R = TypeVar("R", bound=Record)
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class StoredClip:
-    """A clip on disk with the case that it shows; `id` is one of its own."""
+    """A clip on disk with the case that it shows; `id` is one of its own. `line` ("prefs.jsonl:3") and `key` name its field."""
 
     id: str
     case: Case
     video: Path
+    line: str = field(default="", compare=False)
+    key: str = field(default="video", compare=False)
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        """Video and case: one file may stand for several cases, and is another clip to learn from in each."""
+        return str(self.video), self.case.model_dump_json()
+
+    def wrong(self, problem: str, key: str | None = None) -> str:
+        """Say what is wrong with the clip, or with another field of its line."""
+        return f"{self.line}: field '{key or self.key}': {problem}" if self.line else f"clip {self.id}: {problem}"
 
 
 @dataclass(frozen=True)
@@ -53,91 +69,112 @@ Material = Sequence[Case] | Sequence[StoredClip] | Sequence[StoredPair]
 """What a run learns from: cases that it draws itself, clips that lie on disk, or preferences between such clips."""
 
 
-def read_pairs(path: Path, setting: DpoConfig) -> list[StoredPair]:
-    """Read the preferences of a file that the loss can learn from; what is left out is said in the log.
-
-    Ties are left out where the loss has none, `both_bad` where `dpo.both_bad` says so, and rows of another split than `train`
-    always: they are there to judge by. Raises DataError where nothing is left, and for a bad line, with file, line and field.
-    """
-    found = list(read_records(path, Preference, unique="pair_id"))
-    left_out: Counter[str] = Counter()
-    kept = []
-    for row in found:
-        code = label_code(row, setting.loss, setting.both_bad)
-        if row.split not in (None, "train"):
-            left_out[f"of the {row.split} split"] += 1
-        elif code == INVALID:
-            left_out["ties" if row.label == "tie" else "both_bad"] += 1
-        else:
-            kept.append(StoredPair(row.pair_id, _side(row, row.video_a), _side(row, row.video_b), code))
-    told = ", ".join(f"{count} {what}" for what, count in sorted(left_out.items()))
-    if not kept:
-        raise DataError(
-            f"{path}: none of {len(found)} preferences can be learnt from ({told or 'there are none'})",
-            fix="give decided pairs, or a loss that learns from ties: --set dpo.loss=rao_kupper",
-        )
-    if left_out:
-        log.warning("%s: %d of %d preferences are learnt from; left out: %s", path, len(kept), len(found), told)
-    return kept
-
-
-def _side(row: Preference, video: str) -> StoredClip:
-    return StoredClip(video, Case(id=row.case_id, prompt=row.prompt, references=row.references), Path(video))
+def clips_in(material: Material) -> list[StoredClip]:
+    """Give every clip of the material, as often as it stands there; cases hold none."""
+    return [
+        clip
+        for item in material
+        if not isinstance(item, Case)
+        for clip in ((item.a, item.b) if isinstance(item, StoredPair) else (item,))
+    ]
 
 
 def read_clips(path: Path) -> list[StoredClip]:
-    """Read the clips of a file of samples, or the preferred ones of a file of preferences; the first line says which it is.
-
-    Raises DataError for what is neither, with file, line and field.
-    """
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file", fix="give samples or preferences, one line of JSON each")
-    with path.open("rb") as lines:
-        is_pairs = b'"pair_id"' in lines.readline()
-    if is_pairs:
-        return clips_of_preferences(list(read_records(path, Preference, unique="pair_id")))
-    clips = clips_of_samples(list(read_records(path, Sample, unique="id")))
+    """Read the clips of a file of samples. Raises DataError for what is none, with file, line and field."""
+    clips = [
+        StoredClip(
+            sample.id,
+            Case(id=sample.case_id, prompt=sample.prompt, references=sample.references),
+            Path(sample.video),
+            line,
+        )
+        for line, sample in _numbered(path, Sample, "id")
+    ]
     if not clips:
         raise DataError(f"{path} holds no clips", fix="give samples or preferences, one line of JSON each")
     return clips
 
 
-def clips_of_samples(samples: Sequence[Sample]) -> list[StoredClip]:
-    """Take every sample as a clip of its case."""
-    return [
-        StoredClip(
-            sample.id, Case(id=sample.case_id, prompt=sample.prompt, references=sample.references), Path(sample.video)
-        )
-        for sample in samples
-    ]
+def read_pairs(path: Path, setting: DpoConfig | None = None) -> list[StoredPair]:
+    """Read the preferences of a file that the loss can learn from; what is left out is said in the log.
 
-
-def clips_of_preferences(preferences: Sequence[Preference]) -> list[StoredClip]:
-    """Take the clips that were preferred in more of their pairs than not; ties and `both_bad` decide nothing.
-
-    Rows of another split than `train` are left out, as for DPO: they are there to judge by. Raises DataError where no clip is left.
+    Ties are left out where the loss has none, `both_bad` where `dpo.both_bad` says so, and rows of another split than `train`
+    always: they are there to judge by. Without a setting only decided pairs are taken. Raises DataError where nothing is left,
+    and for a bad line, with file, line and field.
     """
-    learnt = [row for row in preferences if row.split in (None, "train")]
-    if len(learnt) < len(preferences):
-        log.warning(
-            "%d of %d preferences are of another split than train and left out",
-            len(preferences) - len(learnt),
-            len(preferences),
-        )
-    balance: Counter[str] = Counter()
-    clips: dict[str, StoredClip] = {}
-    for row in learnt:
-        if row.label not in ("a", "b"):
-            continue
-        won, lost = (row.video_a, row.video_b) if row.label == "a" else (row.video_b, row.video_a)
-        balance[won] += 1
-        balance[lost] -= 1
-        clips.setdefault(won, _side(row, won))
-    kept = [clip for video, clip in clips.items() if balance[video] > 0]
+    loss, both_bad = ("bradley_terry", "skip") if setting is None else (setting.loss, setting.both_bad)
+    left_out: Counter[str] = Counter()
+    kept = []
+    for line, row in _numbered(path, Preference, "pair_id"):
+        code = label_code(row, loss, both_bad)
+        if row.split not in (None, "train"):
+            left_out[f"of the {row.split} split"] += 1
+        elif code == INVALID:
+            left_out["ties" if row.label == "tie" else "both_bad"] += 1
+        else:
+            case = Case(id=row.case_id, prompt=row.prompt, references=row.references)
+            a, b = (
+                StoredClip(f"{row.pair_id}.{side}", case, Path(video), line, f"video_{side}")
+                for side, video in (("a", row.video_a), ("b", row.video_b))
+            )
+            kept.append(StoredPair(row.pair_id, a, b, code))
+    told, found = ", ".join(f"{count} {what}" for what, count in sorted(left_out.items())), len(kept) + left_out.total()
     if not kept:
         raise DataError(
-            f"no clip of {len(learnt)} preferences to learn from was preferred more often than not",
-            fix="give preferences with decided pairs (labels a and b)",
+            f"{path}: none of {found} preferences can be learnt from ({told or 'there are none'})",
+            fix=_to_keep_some(left_out, setting),
+        )
+    if left_out:
+        log.warning("%s: %d of %d preferences are learnt from; left out: %s", path, len(kept), found, told)
+    return kept
+
+
+def _to_keep_some(left_out: Counter[str], setting: DpoConfig | None) -> str:
+    """Say what would make preferences that were all left out some to learn from."""
+    if not left_out:
+        return "collect preferences: `idgrpo annotate`, or `idgrpo distort`"
+    if not left_out["ties"] and not left_out["both_bad"]:
+        return "give rows of the train split, or rows without a split"
+    if setting is None:
+        return "give decided pairs (labels a and b)"
+    sets = [] if takes_ties(setting.loss) else ["--set dpo.loss=rao_kupper"]
+    if not left_out["ties"]:
+        sets.append("--set dpo.both_bad=tie")
+    return f"give decided pairs (labels a and b), or learn from ties: {' '.join(sets)}"
+
+
+def _numbered(path: Path, model: type[R], unique: str) -> Iterator[tuple[str, R]]:
+    """Read records with the place of each, such as prefs.jsonl:3."""
+    place = ""
+
+    def check(record: R, line: int) -> str | None:
+        nonlocal place
+        place = f"{path}:{line}"
+        return one_clip_twice(record) if isinstance(record, Preference) else None
+
+    for record in read_records(path, model, unique=unique, check=check):
+        yield place, record
+
+
+def preferred(pairs: Sequence[StoredPair]) -> list[StoredClip]:
+    """Take the clips that were preferred in more of their pairs than not; ties decide nothing.
+
+    Raises DataError where no clip is left.
+    """
+    balance: Counter[tuple[str, str]] = Counter()
+    clips: dict[tuple[str, str], StoredClip] = {}
+    for pair in (pair for pair in pairs if pair.label in (A, B)):
+        sides = {"a": pair.a, "b": pair.b}
+        won, lost = ("a", "b") if pair.label == A else ("b", "a")
+        balance[sides[won].shown] += 1
+        balance[sides[lost].shown] -= 1
+        clips.setdefault(sides[won].shown, replace(sides[won], id=f"{pair.id}.{won}"))
+    kept = [clip for shown, clip in clips.items() if balance[shown] > 0]
+    if not kept:
+        files = ", ".join(dict.fromkeys(pair.a.line.rpartition(":")[0] for pair in pairs))
+        raise DataError(
+            f"{files}: in {len(pairs)} preferences no clip was preferred more often than not",
+            fix="give preferences that agree more, or learn from each of them: --method dpo",
         )
     return kept
 
@@ -158,11 +195,41 @@ def check_clips(num_clips: int, num_per_update: int, world_size: int, what: str 
         )
 
 
-def clip_size(clips: Sequence[StoredClip], config: PolicyConfig) -> VideoSize:
-    """Give the size that is trained at: what is set, the rest as the first clip has it."""
-    frames, _, height, width = read_video(clips[0].video).shape
-    setting = config.size
-    return VideoSize(setting.width or width, setting.height or height, setting.frames or frames)
+def check_files(clips: Sequence[StoredClip]) -> None:
+    """Refuse clips and photos that cannot be read. Raises one DataError with file, line and field of the first twenty."""
+    problems: dict[str, None] = {}
+    for clip in clips:
+        try:
+            video_facts(str(clip.video))
+        except DataError as error:
+            problems[clip.wrong(error.message)] = None
+        for place, reference in enumerate(clip.case.references):
+            if problem := photo_problem(reference.images[0]):
+                problems[clip.wrong(problem, f"references.{place}.images")] = None
+    _raise(list(problems), "put the files back, or mend or take out these lines")
+
+
+def clip_size(clips: Sequence[StoredClip], setting: SizeConfig) -> VideoSize:
+    """Give the size that is trained at: what is set, the rest as the first clip has it.
+
+    Raises one DataError with file, line and field of the first twenty clips of another size.
+    """
+    sizes = [VideoSize(facts.width, facts.height, facts.frames) for facts in (video_facts(str(c.video)) for c in clips)]
+    width, height, frames = sizes[0]
+    size = VideoSize(setting.width or width, setting.height or height, setting.frames or frames)
+    problems = dict.fromkeys(
+        clip.wrong(f"{clip.video} is {found}, this run trains at {size}")
+        for clip, found in zip(clips, sizes, strict=True)
+        if found != size
+    )
+    _raise(list(problems), ONE_SIZE)
+    return size
+
+
+def _raise(problems: Sequence[str], fix: str) -> None:
+    if problems:
+        more = f"\n  (and {len(problems) - MAX_ERRORS} more)" if len(problems) > MAX_ERRORS else ""
+        raise DataError("\n".join(problems[:MAX_ERRORS]) + more, fix=fix)
 
 
 def read_clip(clip: StoredClip, size: VideoSize) -> Tensor:
@@ -170,10 +237,7 @@ def read_clip(clip: StoredClip, size: VideoSize) -> Tensor:
     pixels = read_video(clip.video)
     found = VideoSize(pixels.shape[3], pixels.shape[2], pixels.shape[0])
     if found != size:
-        raise DataError(
-            f"{clip.video} is {found}, this run trains at {size}: all clips need one size",
-            fix="sample them again with --size, or leave out size.* so that the first clip decides",
-        )
+        _raise([clip.wrong(f"{clip.video} is {found}, this run trains at {size}")], ONE_SIZE)
     return pixels
 
 
@@ -198,9 +262,9 @@ def best_of_cases(clips: Sequence[StoredClip], scorer: RewardScorer, folder: Pat
     world.barrier()
     best: dict[str, tuple[float, StoredClip]] = {}
     for clip in clips:
-        score, rival = found[clip.id], best.get(clip.case.id)
-        if score is not None and (rival is None or score > rival[0]):
-            best[clip.case.id] = (score, clip)
+        score, (_, case) = found[clip.id], clip.shown
+        if score is not None and (case not in best or score > best[case][0]):
+            best[case] = (score, clip)
     return [clip for _, clip in best.values()]
 
 

@@ -18,7 +18,7 @@ import torch
 from idgrpo.bases.conditions import ConditionsCache
 from idgrpo.bases.contract import Base, Condition, VideoSize
 from idgrpo.bases.generate import draw_noise
-from idgrpo.policy.clips import StoredPair
+from idgrpo.policy.clips import StoredPair, clips_in
 from idgrpo.policy.replay import Pairs
 from idgrpo.policy.stored import ClipBook, Place, StoredSource
 
@@ -34,11 +34,11 @@ class PairBook(ClipBook):
         folder: Path,
         cache: ConditionsCache | None = None,
     ):
-        clips = {clip.video: clip for pair in preferences for clip in (pair.a, pair.b)}
+        clips = {clip.shown: clip for clip in clips_in(preferences)}
         super().__init__(base, list(clips.values()), size, folder, cache)
         self.preferences = list(preferences)
-        places = {video: place for place, video in enumerate(clips)}
-        self.sides = [(places[pair.a.video], places[pair.b.video]) for pair in preferences]
+        places = {shown: place for place, shown in enumerate(clips)}
+        self.sides = [(places[pair.a.shown], places[pair.b.shown]) for pair in preferences]
 
 
 class PairSource(StoredSource):

@@ -70,7 +70,16 @@ class DpoConfig(Config):
     def _registered(self) -> "DpoConfig":
         if self.loss not in LOSSES:
             raise ValueError(f"dpo.loss {self.loss!r} is not known (known: {', '.join(LOSSES)})")
+        if self.both_bad == "tie" and not self._takes_ties():
+            raise ValueError(
+                f"dpo.both_bad=tie has no effect: dpo.loss={self.loss} learns nothing from ties; set dpo.loss=rao_kupper"
+            )
         return self
+
+    def _takes_ties(self) -> bool:
+        from idgrpo.reward.losses import takes_ties
+
+        return takes_ties(self.loss)
 
     def arguments(self) -> dict[str, float]:
         """Give the settings that the chosen loss takes as keyword arguments."""

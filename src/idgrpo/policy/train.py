@@ -17,7 +17,7 @@ from idgrpo.bases.lora import attach, compile_blocks, load_adapter, save_adapter
 from idgrpo.bases.tuned import load_tuned, open_all, refuse_mixture, save_transformer
 from idgrpo.errors import StoppedError, UsageError
 from idgrpo.policy.alarms import alarm_figures
-from idgrpo.policy.clips import Material, StoredClip, StoredPair, best_of_cases, check_clips, clip_size
+from idgrpo.policy.clips import Material, StoredClip, StoredPair, best_of_cases, check_clips, clip_size, clips_in
 from idgrpo.policy.config import EngineConfig, PolicyConfig
 from idgrpo.policy.dpo import PairBook
 from idgrpo.policy.figures import draw_curves, previewed, write_preview_sheet
@@ -181,7 +181,7 @@ def _stored(
     """Give the clips of SFT (all, or of each case the best) or the preferences of DPO."""
     if config.method == "dpo":
         check_clips(len(material), config.clips.num_per_update, world.size, "preferences")
-        return PairBook(base, material, clip_size([material[0].a], config), run.path / "clips", cache)
+        return PairBook(base, material, clip_size(clips_in(material), config.size), run.path / "clips", cache)
     clips = material
     if config.clips.keep == "best":
         if scorer is None:
@@ -190,7 +190,7 @@ def _stored(
             )
         clips = best_of_cases(clips, scorer, run.path / "clips", world)
     check_clips(len(clips), config.clips.num_per_update, world.size)
-    return ClipBook(base, clips, clip_size(clips, config), run.path / "clips", cache)
+    return ClipBook(base, clips, clip_size(clips, config.size), run.path / "clips", cache)
 
 
 def _open_weights(base: Base, config: PolicyConfig, init: Path | None) -> None:

@@ -114,6 +114,11 @@ def _lines(path: Path, *, with_empty: bool = False) -> Iterator[tuple[int, bytes
         ) from None
 
 
+def first_record_has(path: Path, field: str) -> bool:
+    """Tell by its text whether the first record of a file has a field: which kind of records the file holds. Errors: DataError."""
+    return next((f'"{field}"'.encode() in line for _, line in _lines(path)), False)
+
+
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Give the lines of a text that are not empty, without space around them. Errors: DataError with the line."""
     for number, line in _lines(path):

@@ -31,7 +31,12 @@ class DataCheck:
 
     def problem(self, preference: Preference, where: str) -> str | None:
         """Say what is wrong with the preference that stands at `where` ("prefs.jsonl:3"), or None."""
-        problem = self._twice(preference) or self._split_problem(preference) or media_problem(preference)
+        problem = (
+            self._twice(preference)
+            or self._split_problem(preference)
+            or one_clip_twice(preference)
+            or media_problem(preference)
+        )
         if problem is None:
             self._pairs[preference.pair_id] = where
             self._split = self._split or (preference.split, where)
@@ -57,6 +62,11 @@ class DataCheck:
         return None
 
 
+def one_clip_twice(preference: Preference) -> str | None:
+    """Say that both sides of a pair are one clip, of which neither can be the better one; None where they are two."""
+    return "field 'video_b': the same clip as video_a" if preference.video_a == preference.video_b else None
+
+
 def media_problem(preference: Preference) -> str | None:
     """Name the first clip or photo of a pair that is missing, cut short or no picture at all, or None."""
     clips = dict(zip(("video_a", "video_b"), clips_of(preference), strict=True))
@@ -64,7 +74,7 @@ def media_problem(preference: Preference) -> str | None:
         if problem := _video_problem(clip.video):
             return f"field '{field}': {problem}"
     for index, path in enumerate(clips["video_a"].photos):
-        if problem := _photo_problem(path):
+        if problem := photo_problem(path):
             return f"field 'references.{index}.images': {problem}"
     return None
 
@@ -88,7 +98,8 @@ def _video_problem(path: str) -> str | None:
 
 
 @remembered(maxsize=1_000_000)
-def _photo_problem(path: str) -> str | None:
+def photo_problem(path: str) -> str | None:
+    """Say why a photo cannot be read, or None."""
     try:
         read_image(Path(path))
     except DataError as error:

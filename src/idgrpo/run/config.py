@@ -32,11 +32,13 @@ def load_config(
     sets: list[str] | None = None,
     base: C | None = None,
     options: Mapping[str, Any] | None = None,
+    *,
+    fix: str = "`idgrpo config show STAGE` lists keys and defaults",
 ) -> C:
     """Build a configuration: defaults (or `base`), then the TOML file, then each `key.sub=value` in order, then `options`.
 
     `options` maps dotted keys to values; one that is None was not given. Values of `sets` are read as JSON (or TOML) where they are such, otherwise as text; where a field wants text, what
-    stands behind the `=` is its text, so that `--set name=123` names something 123.
+    stands behind the `=` is its text, so that `--set name=123` names something 123. `fix` says where the keys are described.
 
     Raises:
         UsageError: all problems together, each with its key and, for an unknown key, the nearest known one.
@@ -44,7 +46,7 @@ def load_config(
     values: dict[str, Any] = base.model_dump(exclude_unset=True) if base is not None else {}
     texts: dict[tuple[str, ...], str] = {}
     if file is not None:
-        _merge(values, _read_toml(Path(file)))
+        _merge(values, _read_toml(Path(file), fix))
     for item in sets or []:
         key, equals, text = item.partition("=")
         if not equals or not key.strip():
@@ -53,6 +55,11 @@ def load_config(
         texts[tuple(key.strip().split("."))] = text.strip()
     for key, value in (options or {}).items():
         if value is not None:
+            place = tuple(key.split("."))
+            if place in texts and _value(texts[place]) != value:
+                raise UsageError(
+                    f"--set {key}={texts[place]} contradicts the option that says {value}", fix="leave one of them out"
+                )
             _merge(values, _nested(key.split("."), value))
     try:
         return _validated(cls, values, texts)
@@ -60,7 +67,7 @@ def load_config(
         lines = [_explain(detail, cls) for detail in error.errors()]
         raise UsageError(
             ("configuration:" if file is None else f"configuration, {file}:") + "\n  " + "\n  ".join(lines),
-            fix="`idgrpo config show STAGE` lists keys and defaults",
+            fix=fix,
         ) from None
 
 
@@ -176,16 +183,16 @@ def _says_none(annotation: Any) -> bool:
     return any(part == "none" or _says_none(part) for part in get_args(annotation))
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path, fix: str) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"configuration file {path} does not exist") from None
+        raise UsageError(f"configuration file {path} does not exist", fix=fix) from None
     except OSError as error:
-        raise UsageError(f"configuration file {path} cannot be read: {error.strerror}") from None
+        raise UsageError(f"configuration file {path} cannot be read: {error.strerror}", fix=fix) from None
     except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise UsageError(f"{path} is not TOML: {reason}") from None
+        raise UsageError(f"{path} is not TOML: {reason}", fix=fix) from None
 
 
 def _value(text: str) -> Any:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def join_samples(parts: "Sequence[tuple[Source, list[Sample]]]") -> "list[Sample]":
     """Join samples; the ids of later parts get the name of their source in front where they are taken."""
-    names = _names(parts, [[(one.id, one.video) for one in found] for _, found in parts])
+    names = _names(parts, [[(one.id, (one.id, one.video)) for one in found] for _, found in parts])
     return [
         one.model_copy(update={"id": name})
         for (_, found), part in zip(parts, names, strict=True)
@@ -22,8 +22,8 @@ def join_samples(parts: "Sequence[tuple[Source, list[Sample]]]") -> "list[Sample
 
 
 def join_clips(parts: "Sequence[tuple[Source, list[StoredClip]]]") -> "list[StoredClip]":
-    """Join stored clips in the same way."""
-    names = _names(parts, [[(one.id, str(one.video)) for one in found] for _, found in parts])
+    """Join stored clips in the same way; one video of one case is one clip, whatever its ids."""
+    names = _names(parts, [[(one.id, one.shown) for one in found] for _, found in parts])
     return [
         replace(one, id=name)
         for (_, found), part in zip(parts, names, strict=True)
@@ -49,17 +49,22 @@ def join_pairs(parts: "Sequence[tuple[Source, list[StoredPair]]]") -> "list[Stor
     return joined
 
 
-def _names(parts: Sequence[tuple["Source", object]], ids: list[list[tuple[str, str]]]) -> list[list[str | None]]:
-    """Give a free id for each clip; None for a clip that an earlier part holds already (same id, same video)."""
-    taken: dict[str, str] = {}
+def _names(
+    parts: Sequence[tuple["Source", object]], ids: list[list[tuple[str, tuple[str, str]]]]
+) -> list[list[str | None]]:
+    """Give a free id for each clip, by its own id and what it is; None for one that is there already."""
+    taken: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     names: list[list[str | None]] = []
     for (source, _), found in zip(parts, ids, strict=True):
         part: list[str | None] = []
-        for own, video in found:
+        for own, what in found:
             name, number = own, 1
-            while name in taken and taken[name] != video:
+            while name in taken:
                 name, number = f"{source.name}{number if number > 1 else ''}.{own}", number + 1
-            part.append(None if name in taken else name)
-            taken[name] = video
+            part.append(None if what in seen else name)
+            if what not in seen:
+                taken.add(name)
+                seen.add(what)
         names.append(part)
     return names

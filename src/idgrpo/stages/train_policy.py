@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from idgrpo.errors import ArtifactError, UsageError
 from idgrpo.plugins import load
+from idgrpo.records.jsonl import first_record_has
 from idgrpo.run.distributed import rank_device
 from idgrpo.stages.cases import read_cases
 from idgrpo.stages.joining import join_clips, join_pairs
@@ -88,7 +89,7 @@ def train_policy(
     from idgrpo.bases.inventory import weights_of_entry
     from idgrpo.bases.load import resolve_entry
     from idgrpo.bases.numerics import check_attention
-    from idgrpo.bases.policy_card import read_policy_card
+    from idgrpo.bases.tuned import refuse_start
 
     store = store or Store.default()
     entry = resolve_entry(base)
@@ -97,18 +98,8 @@ def train_policy(
     if settled.rollout.decoder is not None:
         load(settled.rollout.decoder, "rollout.decoder")  # a wrong name is told before hours are spent
     is_grpo = settled.method == "grpo"
-    if is_grpo and listed(data) != [None]:
-        raise UsageError(
-            "--data is what --method sft and dpo learn from; GRPO draws its own clips",
-            fix="--method sft, or --method dpo",
-        )
-    if not is_grpo and cases is not None:
-        raise UsageError(f"--method {settled.method} learns from stored clips, not from --cases", fix="--data REF")
-    if settled.method == "dpo" and rm is not None:
-        raise UsageError(
-            "--method dpo learns from the preferences themselves and reads no reward model", fix="leave --rm out"
-        )
-    inputs = {"cases": find(store, "cases", cases)} if is_grpo else _find_data(store, settled.method, listed(data))
+    check_arguments(settled, cases=cases, rm=rm, data=data, init=init)
+    inputs = {"cases": find(store, "cases", cases)} if is_grpo else find_data(store, settled.method, listed(data))
     rewards, lacks = find_rewards(store, settled.reward.sources), []
     if rm is not None or (is_grpo and not rewards) or (not is_grpo and settled.clips.keep == "best"):
         if plan_only and rm is None and store.newest("rm") is None:
@@ -119,7 +110,7 @@ def train_policy(
     inputs |= {_input_name(one): one.source for one in rewards if one.source is not None}
     if init is not None:
         inputs["init"] = find(store, "policy", init)
-        read_policy_card(inputs["init"].path)  # a damaged one is refused before hours are spent
+        refuse_start(inputs["init"].path, settled.train, entry)
         if settled.asks_reference and settled.swaps_reference:
             inputs["reference"] = inputs["init"]  # the lineage says what the policy was held against
     if eval_cases is not None:
@@ -165,6 +156,33 @@ def train_policy(
     )  # fmt: skip
 
 
+def check_arguments(
+    settings: "PolicyConfig", *, cases: Given, rm: Given, data: Given | Sequence[Given], init: Given
+) -> None:
+    """Refuse arguments that have no effect on a method. Raises UsageError."""
+    if settings.method == "grpo" and listed(data) != [None]:
+        raise UsageError(
+            "--data is what --method sft and dpo learn from; GRPO draws its own clips",
+            fix="--method sft, or --method dpo",
+        )
+    if settings.method != "grpo" and cases is not None:
+        raise UsageError(f"--method {settings.method} learns from stored clips, not from --cases", fix="--data REF")
+    if settings.method == "dpo" and rm is not None:
+        raise UsageError(
+            "--method dpo learns from the preferences themselves and reads no reward model", fix="leave --rm out"
+        )
+    if settings.method == "sft" and rm is not None and settings.clips.keep == "all":
+        raise UsageError(
+            "--method sft reads a reward model only to keep the best clip of each case",
+            fix="--set clips.keep=best, or leave --rm out",
+        )
+    if settings.kl.reference == "start" and init is None:
+        raise UsageError(
+            "kl.reference=start is the policy that --init names, and none is named",
+            fix="--init POLICY, or --set kl.reference=base",
+        )
+
+
 def _check_sizes(settings: "PolicyConfig", num_material: int, ranks: int) -> None:
     """Refuse what cannot be dealt out over the ranks; UsageError tells the nearest values."""
     from idgrpo.policy.clips import check_clips
@@ -176,7 +194,7 @@ def _check_sizes(settings: "PolicyConfig", num_material: int, ranks: int) -> Non
         check_clips(num_material, settings.clips.num_per_update, ranks, MATERIAL[settings.method])
 
 
-def _find_data(store: Store, method: str, given: Sequence[Given]) -> dict[str, Source]:
+def find_data(store: Store, method: str, given: Sequence[Given]) -> dict[str, Source]:
     """Find the stored clips (SFT) or preferences (DPO), by the name of each input."""
     sources = [find(store, "preferences", one) if method == "dpo" else _find_clips(store, one) for one in given]
     return {f"data{place or ''}": source for place, source in enumerate(sources)}
@@ -184,14 +202,22 @@ def _find_data(store: Store, method: str, given: Sequence[Given]) -> dict[str, S
 
 def _read_material(settings: "PolicyConfig", inputs: dict[str, Source]) -> "Material":
     """Read what the method learns from."""
-    from idgrpo.policy.clips import read_clips, read_pairs
+    from idgrpo.policy.clips import check_files, clip_size, clips_in, preferred, read_clips, read_pairs
 
     if settings.method == "grpo":
         return read_cases(inputs["cases"])
     sources = [source for key, source in inputs.items() if key.startswith("data")]
-    if settings.method == "dpo":
-        return join_pairs([(source, read_pairs(source.records, settings.dpo)) for source in sources])
-    return join_clips([(source, read_clips(source.records)) for source in sources])
+    setting = settings.dpo if settings.method == "dpo" else None
+    compared = [source for source in sources if source.kind == "preferences"]
+    pairs = join_pairs([(source, read_pairs(source.records, setting)) for source in compared])
+    material: Material = pairs
+    if settings.method == "sft":
+        parts = [(source, read_clips(source.records)) for source in sources if source.kind == "samples"]
+        material = join_clips(parts + ([(compared[0], preferred(pairs))] if pairs else []))
+    check_files(clips_in(material))
+    if settings.clips.keep == "all":
+        clip_size(clips_in(material), settings.size)
+    return material
 
 
 def _find_clips(store: Store, given: Given) -> Source:
@@ -203,7 +229,7 @@ def _find_clips(store: Store, given: Given) -> Source:
     else:
         path = Path(given)
         file = path if path.is_file() else path / RECORD_FILES["preferences"]
-        kind = "preferences" if file.is_file() and b'"video_a"' in file.open("rb").readline() else "samples"
+        kind = "preferences" if file.is_file() and first_record_has(file, "video_a") else "samples"
     if kind not in ("samples", "preferences"):
         raise ArtifactError(f"{given} is a {kind} artifact; samples or preferences are needed here")
     return find(store, kind, given)

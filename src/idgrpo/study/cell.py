@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,10 @@ from idgrpo import stages
 from idgrpo.bases.load import resolve_entry
 from idgrpo.errors import BusyError, IdgrpoError, StoppedError, UsageError
 from idgrpo.stages import Artifact, Store
-from idgrpo.stages.settings import Words, settings_of, settled_policy
-from idgrpo.study.config import SEED, Cell, StepConfig, StudyConfig
+from idgrpo.study.config import SEED, Cell, StudyConfig
 
 WAIT_S = 2.0
 LEFT_OUT = object()
-OWN = {"name", "store", "settings", "force"}
-"""Arguments of a stage that the study gives itself."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +38,10 @@ def run_cell(study: StudyConfig, prefix: str, cell: Cell, seed: int, root: Path)
     figures: dict[str, float | None] = dict.fromkeys(study.figures)  # None: of a step that is left out
     for name, step in cell.steps.items():
         given = {
-            key: value for key, told in step.given.items() if (value := _resolved(told, made, seed)) is not LEFT_OUT
+            key: value for key, told in step.given.items() if (value := resolved(told, made, seed)) is not LEFT_OUT
         }
         if step.stage != "cases":
-            given["settings"] = {key: _resolved(value, made, seed) for key, value in step.settings.items()}
+            given["settings"] = {key: resolved(value, made, seed) for key, value in step.settings.items()}
         if step.stage == "train_policy":
             given.setdefault("base", study.base)
         try:
@@ -69,55 +65,6 @@ def run_cell(study: StudyConfig, prefix: str, cell: Cell, seed: int, root: Path)
     )
 
 
-def check_cell(study: StudyConfig, cell: Cell, seed: int) -> None:
-    """Check the arguments and settings of all steps, so that a slip in the last cell is found before the first begins."""
-    for name, step in cell.steps.items():
-        try:
-            known = [key for key in signature(getattr(stages, step.stage).prepare).parameters if key not in OWN]
-            if own := [key for key in step.given if key in OWN]:
-                fix = f"steps.{name}.settings" if own[0] == "settings" else "leave it out"
-                raise UsageError(f"given.{own[0]}: the study gives it", fix=fix)
-            if step.given.get("base", study.base) != study.base and step.stage == "train_policy":
-                raise UsageError(
-                    f"given.base: policies are compared with the study's base {study.base}", fix="`base` of the study"
-                )
-            if unknown := [key for key in step.given if key not in known]:
-                raise UsageError(f"{step.stage} has no argument {unknown[0]!r} (it has {', '.join(known)})")
-            _check_settings(study, step, {key: _resolved(value, {}, seed) for key, value in step.settings.items()})
-        except IdgrpoError as error:
-            error.message = f"study, cell {cell.name!r}, step {name}: {error.message}"
-            raise
-
-
-def check_judging(study: StudyConfig) -> None:
-    """Check what base and policies are compared by: a slip in it would show only after the first cell was trained."""
-    from idgrpo.evaluate import SCORERS
-    from idgrpo.evaluate.measure import known_measures
-
-    known = sorted({*known_measures(), *SCORERS})
-    for name in study.measures:
-        if name not in known:
-            raise UsageError(f"study, measures: there is no measure {name!r}", fix=f"one of {', '.join(known)}")
-    if "seed" in study.held_out.settings:
-        raise UsageError("study, held_out.settings: the seed is that of the noise", fix="held_out.noise_seed = N")
-    try:
-        settings_of("sample", Words(options=study.held_out.settings))
-    except UsageError as error:
-        error.message = f"study, held_out.settings: {error.message}"
-        raise
-
-
-def _check_settings(study: StudyConfig, step: StepConfig, settings: dict[str, Any]) -> None:
-    if step.stage == "train_policy":
-        base = str(step.given.get("base", study.base))
-        tiny = resolve_entry(base).architecture == "tiny"
-        settled_policy(base, step.given.get("recipe", "default"), settings, step.given.get("method"), is_tiny=tiny)
-    elif step.stage != "cases":
-        settings_of(step.stage.replace("_", "-"), Words(options=settings))
-    elif settings:
-        raise UsageError("cases have no settings", fix="put them into `given`")
-
-
 def call(stage: str, store: Store, **given: Any) -> Artifact:
     """Call a stage; wait while another process of the study makes the same thing."""
     while True:
@@ -127,12 +74,12 @@ def call(stage: str, store: Store, **given: Any) -> Artifact:
             time.sleep(WAIT_S)
 
 
-def _resolved(told: Any, made: Mapping[str, Artifact], seed: int) -> Any:
+def resolved(told: Any, made: Mapping[str, Any], seed: int) -> Any:
     """Put artifacts and the seed in place of their names; `LEFT_OUT` where every step named was left out."""
     if isinstance(told, list | tuple):
-        return [value for one in told if (value := _resolved(one, made, seed)) is not LEFT_OUT]
+        return [value for one in told if (value := resolved(one, made, seed)) is not LEFT_OUT]
     if isinstance(told, dict):
-        return {key: _resolved(value, made, seed) for key, value in told.items()}
+        return {key: resolved(value, made, seed) for key, value in told.items()}
     if told == SEED:
         return seed
     if not isinstance(told, str) or not told.startswith("$"):

@@ -124,6 +124,8 @@ class StudyConfig(Config):
         for name, step in self.steps.items():
             if not NAME.fullmatch(name):
                 yield f"steps.{name}: letters, digits, '.', '_' and '-' only"
+            if f"${name}" == SEED:
+                yield f"steps.{name}: {SEED} stands for the seed; give the step another name"
             versions = [step, *(step.changed(change) for changed, change in changes if changed == name)]
             for known in sorted({used for version in versions for used in version.names()}):
                 if places.get(known, len(places)) >= places[name]:
@@ -160,6 +162,8 @@ class StudyConfig(Config):
                     yield f"claim {claim.text!r}: axis {axis} has no value {value!r}"
             if claim.worse and claim.better.keys() != claim.worse.keys():
                 yield f"claim {claim.text!r}: better and worse name different axes"
+            if claim.worse and claim.better == claim.worse:
+                yield f"claim {claim.text!r}: better and worse are the same cells"
             if claim.measure not in self.measures:
                 yield f"claim {claim.text!r}: {claim.measure} is not among the measures of the table"
 

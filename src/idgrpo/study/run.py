@@ -18,7 +18,8 @@ from idgrpo.run.signals import StopSignal, stop_with_parent
 from idgrpo.stages import Artifact, Store
 from idgrpo.stages.source import find
 from idgrpo.stages.work import Plan, Run, Work
-from idgrpo.study.cell import CellOutcome, check_cell, check_judging, run_cell
+from idgrpo.study.cell import CellOutcome, run_cell
+from idgrpo.study.check import check_study, missing_inputs
 from idgrpo.study.config import Cell, StudyConfig
 from idgrpo.study.table import Table
 
@@ -28,7 +29,9 @@ POLL_S = 1.0
 
 def read_study(file: Path, base: str | None = None) -> StudyConfig:
     """Read a study file; base: tuned in place of the file's. Raises UsageError with all that is wrong in it."""
-    study = load_config(StudyConfig, file)
+    study = load_config(
+        StudyConfig, file, fix="a study file has `base`, `steps`, `axes`, `seeds`: see those in examples/studies/"
+    )
     return study if base is None else study.model_copy(update={"base": base})
 
 
@@ -45,8 +48,11 @@ def run_study(
     Errors: StoppedError after a stop (run it again); what a stage raises, with cell, seed and step in front.
     """
     store = store or Store.default()
-    check(study)
-    jobs = [(cell, seed) for cell in study.cells() for seed in study.seeds]
+    cells = check_study(study, name)
+    for what, error in missing_inputs(cells, store).items():
+        error.message = f"study, {what}"
+        raise error
+    jobs = [(cell, seed) for cell in cells for seed in study.seeds]
     outcomes = _run_all(study, name, jobs, store, nproc)
     reports = {f"report{place or ''}": find(store, "report", one.report) for place, one in enumerate(outcomes)}
 
@@ -74,26 +80,20 @@ def write_table(table: Table, outcomes: Sequence[CellOutcome], folder: Path) -> 
     table.draw(folder / "study.png")
 
 
-def check(study: StudyConfig) -> list[Cell]:
-    """Check every step of every cell and what they are judged by, and give the cells."""
-    cells = study.cells()
-    check_judging(study)
-    for cell in cells:
-        check_cell(study, cell, study.seeds[0])
-    return cells
-
-
 def plan(study: StudyConfig, name: str, store: Store) -> Plan:
     """Say how many cells there are, and what each does."""
-    cells = check(study)
+    cells = check_study(study, name)
+    lacks = list(missing_inputs(cells, store))
     summary = [f"{study.title}: {len(cells)} cells x {len(study.seeds)} seeds; base {study.base}"]
     summary += [f"  {cell.name}: {' -> '.join(cell.steps)}" for cell in cells]
     summary.append(f"writes  report/{name} in {store.root}; every step under the names {name}-STEP")
+    summary += [f"lacks   {what}" for what in lacks]
     document = {
         "dry_run": True,
         "cells": {cell.name: list(cell.steps) for cell in cells},
         "seeds": list(study.seeds),
         "would_write": f"report/{name}",
+        "lacks": lacks,
     }
     return Plan(summary, document)
 
