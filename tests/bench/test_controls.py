@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.bench, pytest.mark.timeout(7200)]
 FINDER = {
     **GRPO,
     "reward.contrast": 0.0,
-    "reward.measures": ["separation"],
+    "reward.sources": {"separation": "separation"},
     "reward.finder": "tiny",
     "reward.weights": {"rm": 0.0},
 }

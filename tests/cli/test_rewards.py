@@ -131,6 +131,15 @@ def test_three_rewards_of_three_kinds_one_of_them_failing(train, setting, functi
     assert config["policy"]["reward"]["weights"] == {"model": 0.5, "identity": 2.0, "bright": 0.25}
 
 
+def test_a_function_that_is_marked_as_a_measure_is_asked_about_people(train):
+    """It was taken for a function of clips, which failed with the arguments of one."""
+    finder = f"{ColourFinder.__module__}:ColourFinder"
+    code, document = train("--reward", "anybody=planted:anybody", "--set", f"reward.finder={finder}")
+    assert code == 0, document
+    store = Store(Path(document["path"]).parents[3])
+    assert store.resolve("policy").manifest.config["rewards"]["anybody"]["kind"] == "measure"
+
+
 @pytest.mark.parametrize("name", ["mine", "rm"])
 def test_another_function_is_another_run(train, functions, tmp_path, name):
     words = ["--reward", f"{name}={functions}:failing", "--set", "reward.min_valid_share=0.1"]
@@ -209,6 +218,16 @@ def test_functions_and_services_in_the_report_and_as_judges(setting, functions, 
     report = call("eval", "--samples", "base=samples", *words, "--set", "statistics.num_resamples=200")
     means = report["means"]["base"]
     assert 0 < means["bright"]["value"] < 1 and means["mine"]["value"] > 1
+    assert run(["eval", "--samples", "base=samples", "--reward", "mine=planted:anybody", *store]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert (
+        "which the report shows as such" in error["message"]
+        and 'measures=["identity", "planted:anybody"]' in error["fix"]
+    )
+    shown = call(
+        "eval", "--samples", "base=samples", "--finder", finder, "--set", 'measures=["planted:anybody"]', "--name", "b"
+    )
+    assert "anybody" in shown["means"]["base"]
     judges = ["--judge", f"{functions}:Loaded", "--judge", server, "--judge", "identity"]
     votes = call(
         "annotate", "--by", "judge", *judges, "--set", f"judge.finder={finder}", "--set", "aggregate.min_alpha=-1"

@@ -202,7 +202,7 @@ def test_plan_for_gpus_that_do_not_divide_is_for_the_next_number_of_groups(plan_
 
 
 def test_identity_measures_stand_beside_the_reward_model_and_viewers_get_the_numbers(call, tmp_path):
-    measures = ["--set", 'reward.measures=["identity","worst"]', "--set", "reward.finder=policy_setting:ColourFinder"]
+    measures = ["--reward", "identity", "--reward", "worst", "--set", "reward.finder=policy_setting:ColourFinder"]
     code, document, _ = call(*measures, "--set", "reward.normalise=group", "--set", "reward.overlap=true")
     assert code == 0, document
     rows = [json.loads(line) for line in (Path(document["path"]) / "metrics.jsonl").read_text().splitlines()]

@@ -30,7 +30,7 @@ REFUSED = {
         "members of a group would be equal",
     ),
     "clips for GRPO": ("clips.num_per_update = 8", "clips.* are settings of method=sft"),
-    "measures for SFT": ("method = 'sft'\nreward.measures = ['identity']", "reward.sources are for GRPO"),
+    "measures for SFT": ("method = 'sft'\nreward.sources = {identity = 'identity'}", "reward.sources are for GRPO"),
     "law": ("rollout.law = 'wang'", "rollout.law 'wang' is not known (known: wan, flow, dance, cps)"),
     "solver": ("rollout.solver = 'heun'", "rollout.solver 'heun' is not known"),
     "loss": ("loss.name = 'ppo'", f"known: {', '.join(LOSSES)}"),

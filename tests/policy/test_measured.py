@@ -50,36 +50,33 @@ def test_reference_without_a_face_is_a_failure_not_a_number():
     assert MeasuredRewards(Blind(), IDENTITY).rewards()["identity"]([clip(RED)], [[RED]], ["a"]) == [None]
 
 
-def test_any_measure_can_be_a_reward_also_one_of_a_plugin_which_is_called_by_its_function():
-    config = PolicyRewardConfig(measures=("separation", "planted:anybody"), finder="policy_setting:ColourFinder")
+def test_any_measure_can_be_a_reward_also_a_function_that_is_marked_as_one():
+    sources = {"separation": "separation", "anybody": "planted:anybody"}
+    config = PolicyRewardConfig(sources=sources, finder="policy_setting:ColourFinder")
     rewards = rewards_of(lambda videos, references, prompts: [0.0], config)
     assert isinstance(rewards, dict) and list(rewards) == ["rm", "separation", "anybody"]
     (alike,) = rewards["anybody"]([clip(RED)], [[RED, BLUE]], ["a"])
     assert alike == pytest.approx(0.25, abs=0.02)  # one of two people is found, as RED and hardly as BLUE
     # the contrast is for the reward model: measures ask about everybody once
-    plain = PolicyRewardConfig(measures=("planted:anybody",), contrast=1.0)
+    plain = PolicyRewardConfig(sources={"anybody": "planted:anybody"}, contrast=1.0)
     rewards = MeasuredRewards(ColourFinder(), plain.measured).rewards()
     assert RewardScorer(rewards, plain).score([clip(RED)], [[RED, BLUE]], ["a"])["anybody"].item() == alike
 
 
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("planted:nobody", "cannot be imported"),
-        ("no_such_module:x", "cannot be imported"),
-        ("policy_setting:write_setting", "not marked as a measure"),
-    ],
-)
-def test_measures_that_are_none_are_named(name, says):
-    config = PolicyRewardConfig(measures=(name,), finder="policy_setting:ColourFinder")
-    with pytest.raises(UsageError, match=says):
-        rewards_of(lambda videos, references, prompts: [0.0], config)
-    with pytest.raises(ValueError, match="'seperation' is not known"):
-        PolicyRewardConfig(measures=("seperation",))
+def test_what_is_no_measure_is_none_of_the_measured_rewards():
+    for source in (
+        "planted:nobody",
+        "no_such_module:x",
+        "policy_setting:write_setting",
+        "seperation",
+        "http://h:1",
+        "rm@sha256:1",
+    ):
+        assert not PolicyRewardConfig(sources={"mine": source}).measured
 
 
 def test_what_should_be_low_is_no_reward_unless_its_weight_says_so():
-    config = PolicyRewardConfig(measures=("confusion",), finder="policy_setting:ColourFinder")
+    config = PolicyRewardConfig(sources={"confusion": "confusion"}, finder="policy_setting:ColourFinder")
     with pytest.raises(UsageError, match="driven up"):
         rewards_of(lambda videos, references, prompts: [0.0], config)
     weighed = config.model_copy(update={"weights": {"confusion": -1.0}})

@@ -12,7 +12,6 @@ import json
 from pathlib import Path
 
 import pytest
-from policy_setting import write_reward_model
 
 from idgrpo.cli.main import run
 
@@ -31,7 +30,6 @@ class Trial:
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]):
         self.folder, self.capsys = folder, capsys
-        self.rm = str(write_reward_model(folder))  # train-policy wants one; it weighs nothing here
         self.cases = self.call("cases", "--num", "96", "--name", "train")["artifact"]
         self.fresh = self.call("cases", "--num", "64", "--split", "eval", "--name", "fresh")["artifact"]
         self.before = self.sample("before", "--base", "tiny-phantom")
@@ -49,8 +47,8 @@ class Trial:
     def told_apart(self, measure: str, reward: str) -> tuple[dict, dict]:
         """Train on one measure, and give the verdict and the differences by measure."""
         policy = self.call(
-            "train-policy", "--base", "tiny-phantom", "--cases", self.cases, "--rm", self.rm, *LEARNING,
-            "--set", f'reward.measures=["{measure}"]', "--set", "reward.weights.rm=0", "--name", reward,
+            "train-policy", "--base", "tiny-phantom", "--cases", self.cases, *LEARNING, "--reward", f"{reward}={measure}",
+            "--name", reward,
         )["artifact"]  # fmt: skip
         after = self.sample(f"after-{reward}", "--policy", policy)
         found = self.call(

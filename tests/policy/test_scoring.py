@@ -175,7 +175,9 @@ def test_a_reward_for_looking_like_anybody_is_worth_nothing_and_an_honest_one_ke
 
 
 def test_a_setting_makes_the_reward_contrastive_but_not_the_measures():
-    scorer = RewardScorer({"rm": looks, "identity": looks}, PolicyRewardConfig(contrast=0.5, measures=("identity",)))
+    scorer = RewardScorer(
+        {"rm": looks, "identity": looks}, PolicyRewardConfig(contrast=0.5, sources={"identity": "identity"})
+    )
     values = scorer.score(VIDEOS[:1], [PEOPLE[:2]], PROMPTS[:1])
     assert values["identity"].item() == 50 and values["rm"].item() == 50 - 0.5 * (30 + 60) / 2
 

@@ -57,6 +57,16 @@ def load_measures(names: list[str] | None = None) -> dict[str, Measure]:
     return {one.info.name: one for one in found}
 
 
+def is_measure(text: str) -> bool:
+    """Tell whether a text names a measure: a known one, or `module:function` of a function that is marked as one."""
+    if text in known_measures() or ":" not in text or "/" in text:
+        return text in known_measures()
+    try:
+        return hasattr(load(text, "the measure"), "info")
+    except UsageError:
+        return False
+
+
 def load_measure(name: str) -> Measure:
     """Import a measure by name; an import string `module:function` is taken as it stands.
 

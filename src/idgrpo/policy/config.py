@@ -204,15 +204,10 @@ class PolicyRewardConfig(Config):
         le=1,
         description="lambda: score = r(clip, references) - lambda mean_i r(clip, person i standing for all); 0: plain",
     )
-    measures: tuple[str, ...] = Field(
-        default=(),
-        description="measures of `eval` added to the reward model (which is named `rm` then), such as identity, worst, "
-        "separation, one of a plugin, or module:function; one where lower is better needs a weight of its own",
-    )
     sources: dict[str, str] = Field(
         default_factory=dict,
         description="rewards by name (`--reward NAME=SOURCE`): a reward model, http://.., package.module:callable, the name of "
-        "an installed reward, or a measure; `--rm` adds one more, called rm",
+        "an installed reward, or a measure of `eval` (one where lower is better needs a weight of its own); `--rm` adds one more, called rm",
     )
     finder: str = Field(
         default="facenet", description="who finds people for measures that are rewards: tiny, facenet, arcface, body"
@@ -232,24 +227,14 @@ class PolicyRewardConfig(Config):
         default=0.5, ge=0, le=1, description="below it the update is retried, then the run stops"
     )
 
-    @model_validator(mode="after")
-    def _known(self) -> "PolicyRewardConfig":
-        if names := [name for name in self.measures if ":" not in name]:
-            from idgrpo.evaluate.measure import known_measures
-
-            refuse(unknown("reward.measures", names, known_measures()))
-        return self
-
     @property
     def measured(self) -> dict[str, str]:
-        """Name of each measure as a reward -> what `measures` or `sources` says: a function outside goes by its own name."""
-        found = {name.rpartition(":")[2]: name for name in self.measures}
+        """Name of a reward -> measure, for those of the sources that are measures."""
         if not self.sources:
-            return found
-        from idgrpo.evaluate.measure import known_measures
+            return {}
+        from idgrpo.evaluate.measure import is_measure
 
-        known = known_measures()
-        return found | {name: source for name, source in self.sources.items() if source in known}
+        return {name: source for name, source in self.sources.items() if is_measure(source)}
 
 
 class KLConfig(Config):
@@ -423,9 +408,9 @@ class PolicyConfig(Config):
                 "clips.guidance=3 or clips.share=1",
             ),
             (
-                not grpo and bool(self.reward.measures or self.reward.sources),
-                "reward.measures and reward.sources are for GRPO: method=sft only ranks clips with the reward model "
-                "(clips.keep=best), and dpo reads none; leave them out",
+                not grpo and bool(self.reward.sources),
+                "reward.sources are for GRPO: method=sft only ranks clips with the reward model (clips.keep=best), and dpo reads "
+                "none; leave them out",
             ),
         ]
 

@@ -98,7 +98,7 @@ STORED: Settings = {
     "advantage": {"controls": (), "hold": 0.0},
     "kl": {"weight": 0.0},
     "loss": {"credit": "steps"},
-    "reward": {"measures": (), "contrast": 0.0},
+    "reward": {"contrast": 0.0},
     "rollout": {"window": {"size": 1, "first": 0, "move": "random"}},
     "optimizer": {"schedule": "cosine", "warmup": 20, "betas": (0.9, 0.99)},
     "ema": {"decay": 0.97},

@@ -158,6 +158,11 @@ def _find_rewards(store: Store, given: Given | Mapping[str, Given]) -> list[Rewa
     named: dict[str, Given] = dict(given) if isinstance(given, Mapping) else {} if given is None else {REWARD: given}
     rewards = find_rewards(store, named)
     for one in rewards:
+        if one.kind == "measure" and one.text not in known_measures():
+            raise UsageError(
+                f"--reward {one.name}: {one.text} is a measure, which the report shows as such",
+                fix=f"""--set 'measures=["identity", "{one.text}"]'""",
+            )
         if one.kind == "measure" or one.name in known_measures():
             raise UsageError(
                 f"--reward {one.name}: every report has the measure {one.text if one.kind == 'measure' else one.name}",

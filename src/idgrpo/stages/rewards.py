@@ -111,7 +111,7 @@ def find_reward(store: Store, name: str, given: Given) -> RewardSource:
 
     Raises UsageError, DataError or ArtifactError for a source that is none, MachineError for a service that does not answer.
     """
-    from idgrpo.evaluate.measure import known_measures, load_measure
+    from idgrpo.evaluate.measure import is_measure, known_measures, load_measure
     from idgrpo.reward.functions import REWARDS, digest_of
 
     text = given if isinstance(given, str) else ""
@@ -120,9 +120,10 @@ def find_reward(store: Store, name: str, given: Given) -> RewardSource:
 
         client = RewardClient(text)
         return RewardSource(name, "service", text, client=client, pin=str(client.health()["model"]))
-    if text in known_measures():
+    if is_measure(text):
         load_measure(text)
-        return RewardSource(name, "measure", text, pin=known_measures()[text])
+        target = known_measures().get(text)
+        return RewardSource(name, "measure", text, pin=digest_of(text) if target is None else target)
     target = REWARDS.get(text, text)
     if is_function(target):
         return RewardSource(name, "function", target, pin=digest_of(target))

@@ -106,7 +106,7 @@ def train_policy(
             lacks.append("a reward model: `idgrpo train-rm`")
         else:
             rewards.insert(0, find_reward(store, "rm", rm))
-    _check_names(rewards, settled)
+    _check_names(rewards)
     inputs |= {_input_name(one): one.source for one in rewards if one.source is not None}
     if init is not None:
         inputs["init"] = find(store, "policy", init)
@@ -250,9 +250,9 @@ def _input_name(reward: RewardSource) -> str:
     return "rm" if reward.name == "rm" else f"reward.{reward.name}"
 
 
-def _check_names(rewards: Sequence[RewardSource], settings: "PolicyConfig") -> None:
+def _check_names(rewards: Sequence[RewardSource]) -> None:
     """Refuse two rewards of one name: one of them would vanish."""
-    names = [reward.name for reward in rewards] + list({*settings.reward.measured} - {*settings.reward.sources})
+    names = [reward.name for reward in rewards]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(
             f"two rewards are called {twice[0]!r}", fix="give each a name of its own: --reward NAME=SOURCE"
