@@ -65,7 +65,7 @@ class Trial:
 def test_a_reward_for_looking_like_anybody_alarms_and_an_honest_one_does_not(tmp_path, capsys):
     trial = Trial(tmp_path, capsys)
     verdict, found = trial.told_apart("planted:anybody", "anybody")
-    assert verdict["level"] == "alarm" and "confusion" in verdict["text"]
+    assert verdict["level"] == "alarm" and "more like each other: margin" in verdict["text"]
     assert found["confusion"]["low"] > 0
     verdict, found = trial.told_apart("separation", "separation")
     assert verdict["level"] != "alarm" and found["confusion"]["low"] < 0
