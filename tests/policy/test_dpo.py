@@ -229,13 +229,20 @@ def test_ties_both_bad_and_other_splits_are_left_out_and_said(tmp_path, caplog):
     assert "--set dpo.loss=rao_kupper" in error.value.fix
     path = write_preferences(tmp_path / "bad", ("both_bad",))
     for setting, fix in [
-        (DpoConfig(), "--set dpo.loss=rao_kupper --set dpo.both_bad=tie"),
+        (DpoConfig(), "(labels a and b), or learn from ties: --set dpo.loss=rao_kupper --set dpo.both_bad=tie"),
         (DpoConfig(loss="davidson"), "or learn from ties: --set dpo.both_bad=tie"),
         (None, "give decided pairs (labels a and b)"),
     ]:
         with pytest.raises(DataError, match=r"none of 1 preferences can be learnt from \(1 both_bad\)") as error:
             read_pairs(path, setting)
         assert error.value.fix.endswith(fix)
+    path = write_preferences(tmp_path / "both", ("tie", "a"), split=(None, "test"))
+    with pytest.raises(DataError) as error:
+        read_pairs(path)
+    assert (
+        error.value.fix
+        == "give rows of the train split, or rows without a split, or give decided pairs (labels a and b)"
+    )
     path.write_text("\n")
     with pytest.raises(DataError, match=r"none of 0 preferences can be learnt from \(there are none\)") as error:
         read_pairs(path, DpoConfig())

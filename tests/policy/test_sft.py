@@ -16,9 +16,19 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from test_policy_training import SETTINGS, checkpoint, digest, numbers  # noqa: F401
 
+from idgrpo.bases.contract import VideoSize
 from idgrpo.bases.load import load_base
 from idgrpo.errors import DataError, StoppedError, UsageError
-from idgrpo.policy.clips import best_of_cases, check_clips, check_files, clip_size, preferred, read_clips, read_pairs
+from idgrpo.policy.clips import (
+    best_of_cases,
+    check_clips,
+    check_files,
+    clip_size,
+    preferred,
+    read_clip,
+    read_clips,
+    read_pairs,
+)
 from idgrpo.policy.config import PolicyConfig, PolicyRewardConfig, SizeConfig, WindowConfig
 from idgrpo.policy.figures import PhaseTimer
 from idgrpo.policy.keys import meaning
@@ -241,12 +251,32 @@ def test_what_cannot_be_read_is_told_with_file_line_and_field(tmp_path):
     (tmp_path / "case-2-0.png").write_bytes(b"no picture")
     path.write_text("\n" + path.read_text())
     with pytest.raises(DataError) as error:
-        check_files(read_clips(path))
+        check_files(read_clips(path), 4)
     first, second = error.value.message.splitlines()
     assert first.startswith(f"{path}:3: field 'video': ") and second.startswith(
         f"{path}:4: field 'references.0.images': "
     )
     assert "clip-1.mp4" in first and "case-2-0.png" in second and "put the files back" in error.value.fix
+
+
+def test_who_is_asked_for_is_checked_by_line(tmp_path):
+    """A sample of nobody ended in a traceback; one of too many people was told when it was encoded."""
+    path = write_samples(tmp_path, num=2)
+    with pytest.raises(DataError, match=rf"{path}:2: field 'references': 2 people, the base takes at most 1"):
+        check_files(read_clips(path), 1)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[1]["references"] = []
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=rf"{path}:2: field 'references': .*at least 1"):
+        read_clips(path)
+
+
+def test_a_clip_that_is_damaged_inside_is_told_by_its_line(tmp_path):
+    path = write_samples(tmp_path, num=1)
+    (clip,) = read_clips(path)
+    clip.video.write_bytes(b"no video")
+    with pytest.raises(DataError, match=rf"{path}:1: field 'video': .*clip-0.mp4"):
+        read_clip(clip, VideoSize(8, 8, 5))
 
 
 def test_clips_of_another_size_are_told_with_their_lines(tmp_path):

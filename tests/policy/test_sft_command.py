@@ -99,11 +99,16 @@ def test_a_contrastive_reward_is_counted_by_the_plan(call, setting):
             ("--method", "dpo", "--data", "prefs", "--set", "clips.num_per_update=9"),
             "9 different preferences, but there are 4",
         ),
-        (("--method", "dpo", "--data", "data"), "'pair_id'"),
+        (("--method", "dpo", "--data", "data"), "holds samples, preferences are needed here"),
+        (("--method", "dpo", "--data", "prefs", "--data", "prefs"), "is there twice"),
+        (("--method", "sft", "--data", " "), "an empty text names no samples"),
         (("--method", "sft", "--data", "data", "--rm", "rm"), "reads a reward model only to keep the best clip"),
         (("--method", "sft", "--data", "data", "--set", "kl.reference=start"), "the policy that --init names"),
         (("--method", "dpo", "--data", "prefs", "--set", "kl.reference=start"), "the policy that --init names"),
-        (("--method", "sft", "--data", "data", "--set", "method=dpo"), "--set method=dpo contradicts the option"),
+        (
+            ("--method", "sft", "--data", "data", "--set", "method=dpo"),
+            "--set says that method is dpo, an option that it is sft",
+        ),
         (("--method", "sft", "--data", "cases"), "field"),
     ],
 )
@@ -122,6 +127,18 @@ def test_a_start_of_another_base_is_refused_by_its_card(call, setting, tmp_path)
         "--method", "sft", "--data", setting["data"], "--init", str(tmp_path / "policy"), *SFT, "--dry-run"
     )
     assert code == 4 and "was trained on vace, whose layers are not those of" in document["error"]["message"], document
+
+
+def test_votes_that_cancel_out_leave_the_samples_beside_them(call, setting, tmp_path):
+    """One file without a winner stopped a run that had other clips."""
+    rows = Path(setting["prefs"]).read_text().splitlines()
+    row = json.loads(rows[0]) | {"label": "a"}
+    file = Path(setting["prefs"]).parent / "torn.jsonl"
+    file.write_text("".join(json.dumps(row | {"pair_id": name, "label": name}) + "\n" for name in ("a", "b")))
+    code, document = call("--method", "sft", "--data", str(file), "--data", setting["data"], *SFT, "--dry-run")
+    assert code == 0 and document["num_clips"] == 4, document
+    code, document = call("--method", "sft", "--data", str(file), *SFT, "--dry-run")
+    assert code == 3 and "no clip was preferred more often than not" in document["error"]["message"]
 
 
 def test_preferences_are_known_behind_an_empty_line_and_a_missing_clip_by_its_own(call, setting, tmp_path):

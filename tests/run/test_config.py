@@ -69,8 +69,11 @@ def test_bad_files_and_sets_are_named(tmp_path):
 def test_an_option_and_a_set_that_contradict_each_other_are_refused():
     """The option won without a word."""
     assert load_config(Outer, None, ["seed=4"], options={"seed": 4}).seed == 4
-    with pytest.raises(UsageError, match="--set seed=4 contradicts the option that says 5"):
+    assert load_config(Outer, None, ['seed="4"'], options={"seed": 4}).seed == 4
+    with pytest.raises(UsageError, match="--set says that seed is 4, an option that it is 5"):
         load_config(Outer, None, ["seed=4"], options={"seed": 5})
+    with pytest.raises(UsageError, match="--set says that optimizer.lr is 0.5, an option that it is 0.1"):
+        load_config(Outer, None, ['optimizer={"lr": 0.5}'], options={"optimizer.lr": 0.1})
 
 
 def test_text_fields_take_what_looks_like_a_number_as_text():

@@ -24,6 +24,10 @@ from idgrpo.study.config import StudyConfig
 from idgrpo.study.run import name_of, plan, read_study, run_study
 from idgrpo.study.table import Table, _number
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "policy"))
+
+from test_sft import write_samples
+
 STUDIES = sorted((Path(__file__).resolve().parents[2] / "examples" / "studies").glob("*.toml"))
 CHAIN = {
     "title": "Chains",
@@ -33,7 +37,11 @@ CHAIN = {
     "steps": {
         "cases": {"stage": "cases", "given": {"num": 8, "seed": "$seed"}},
         "sft": {"stage": "train_policy", "given": {"method": "sft", "data": "x.jsonl"}, "skip": True},
-        "grpo": {"stage": "train_policy", "given": {"cases": "$cases", "init": "$sft"}, "settings": {"seed": "$seed"}},
+        "grpo": {
+            "stage": "train_policy",
+            "given": {"cases": "$cases", "rm": "rm/demo", "init": "$sft"},
+            "settings": {"seed": "$seed"},
+        },
     },
     "axes": {
         "method": {
@@ -44,6 +52,9 @@ CHAIN = {
         "rate": {"low": {"grpo": {"settings": {"optimizer.lr": 1e-3}}}, "high": {}},
     },
 }
+
+
+GRPO = {"cases": "$cases", "rm": "rm/x"}
 
 
 def test_cells_are_all_combinations_with_their_steps():
@@ -61,7 +72,7 @@ def test_names_of_steps_left_out_leave_the_argument_out():
     assert resolved("$sft", made, 3) == "an artifact" and resolved("$seed", made, 3) == 3
     assert resolved("$dpo|$sft", made, 3) == "an artifact" and resolved("$dpo", made, 3) is LEFT_OUT
     assert resolved(["$dpo", "$sft", "plain"], made, 3) == ["an artifact", "plain"]
-    assert resolved({"mix": {"swap": 1}}, made, 3) == {"mix": {"swap": 1}}
+    assert resolved({"mix": {"swap": 1, "other": "$dpo"}}, made, 3) == {"mix": {"swap": 1}}
 
 
 @pytest.mark.parametrize(
@@ -76,6 +87,7 @@ def test_names_of_steps_left_out_leave_the_argument_out():
         ({"seeds": [-1]}, "(?s)seeds.0.*greater than or equal to 0"),
         ({"steps": CHAIN["steps"] | {"seed": {"stage": "cases"}}}, r"steps.seed: \$seed stands for the seed"),
         ({"claims": [{"text": "t", "better": {"rate": "low"}, "worse": {"rate": "low"}}]}, "better and worse are the same"),
+        ({"steps": CHAIN["steps"] | {"x": {"stage": "cases", "given": {"split": "a/$seed"}}}}, r"'a/\$seed': \$NAME stands alone"),
         ({"figures": ["rm.accuracy"]}, r"'rm.accuracy' is no step.metric \(steps: cases, sft, grpo\)"),
         ({"figures": ["grpo"]}, "'grpo' is no step.metric"),
         ({"claims": [{"text": "t", "measure": "margin", "better": {"rate": "low"}, "worse": {}}]}, "not among the measures"),
@@ -104,27 +116,40 @@ def test_what_cannot_be_run_is_refused(change, message):
         ({"stage": "sample", "given": {"base": "tiny-phantm"}}, "tiny-phantm"),
         ({"stage": "annotate", "given": {"samples": "samples/a", "by": "oracle"}}, "given.samples: "),
         ({"stage": "annotate", "given": {"samples": ["$cases"]}}, "a study does not wait for people"),
+        ({"stage": "cases", "given": {"num": -4}}, "step p: -4 cases of 2 people from seed 0 cannot be drawn"),
+        ({"stage": "distort"}, "given.samples: it is not given"),
+        ({"stage": "train_policy", "given": {"method": "sft", "data": "$off"}}, "given.data: every step that it names is left out"),
+        ({"stage": "train_policy", "given": {"method": "sft", "data": []}}, "given.data: every step that it names is left out"),
+        ({"stage": "train_policy", "given": {"cases": "$cases"}}, "given.rm: it is not given"),
+        ({"stage": "train_policy", "given": {"method": "sft", "data": "$cases"}}, r"given.data: \$cases is of kind cases; it takes samples or pref"),
+        ({"stage": "train_policy", "given": {"cases": "$cases", "rm": "rm/x", "init": "$cases"}}, r"\$cases is of kind cases; it takes policy"),
+        ({"stage": "train_policy", "given": {"method": "sft"}, "settings": {"method": "dpo"}}, "settings say method dpo, the call says"),
+        ({"stage": "train_policy", "given": GRPO, "settings": {"rollout.decoder": "nope.x:y"}}, "rollout.decoder nope.x:y cannot"),
+        ({"stage": "train_policy", "given": GRPO | {"eval_cases": "$cases"}}, "needs to know how often"),
+        ({"stage": "train_policy", "given": GRPO, "settings": {"reward.sources": {"x": "identiti"}}}, "'identiti' is no reward"),
     ],
 )  # fmt: skip
-def test_every_step_of_every_cell_is_checked_before_the_first_begins(step, message):
-    steps = {"cases": {"stage": "cases"}, "p": step, "end": {"stage": "train_policy"}}
+def test_every_step_of_every_cell_is_checked_before_the_first_begins(tmp_path, step, message):
+    end = {"stage": "train_policy", "given": GRPO}
+    steps = {"cases": {"stage": "cases"}, "off": {"stage": "cases", "skip": True}, "p": step, "end": end}
     study = StudyConfig.model_validate(CHAIN | {"steps": steps, "axes": {}})
     with pytest.raises(IdgrpoError, match=message):
-        check_study(study, "s")
+        check_study(study, "s", Store(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"measures": ["idntity"]}, "study, measures: there is no measure 'idntity'"),
-        ({"held_out": {"settings": {"seed": 5}}}, "study, held_out.settings: the seed is that of the noise"),
+        ({"held_out": {"settings": {"seed": 5}}}, "study, held_out.settings: the study gives the seed"),
+        ({"held_out": {"settings": {"base": "tiny-vace"}}}, "study, held_out.settings: the study gives the base"),
         ({"held_out": {"settings": {"sampler.num_step": 2}}}, "(?s)study, held_out.settings: .*did you mean 'num_steps'"),
     ],
 )  # fmt: skip
-def test_what_cells_are_judged_by_is_checked_before_the_first_begins(change, message):
+def test_what_cells_are_judged_by_is_checked_before_the_first_begins(tmp_path, change, message):
     """It was found only when the first cell had been trained."""
     with pytest.raises(UsageError, match=message):
-        check_study(StudyConfig.model_validate(CHAIN | change), "s")
+        check_study(StudyConfig.model_validate(CHAIN | change), "s", Store(tmp_path))
 
 
 def test_a_name_that_no_artifact_can_have_is_refused_at_once(tmp_path, capsys):
@@ -137,7 +162,7 @@ def test_a_name_that_no_artifact_can_have_is_refused_at_once(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("given", "lack"),
     [
-        ({"rm": "rm/nope"}, "step p: there is no 'rm/nope'"),
+        ({"cases": "cases/nope", "rm": "rm/nope"}, "step p: there is no 'cases/nope'"),
         ({"method": "sft", "data": ["x.jsonl"]}, "step p: x.jsonl: there is no such file"),
         ({"method": "dpo", "data": "preferences/nope"}, "step p: there is no 'preferences/nope'"),
     ],
@@ -151,6 +176,28 @@ def test_what_no_step_makes_and_the_store_lacks_is_planned_as_such_and_refused(t
     with pytest.raises(IdgrpoError, match=f"study, {lack}") as error:
         run_study(study, "s", store=store)
     assert error.value.fix and not list(tmp_path.iterdir())
+
+
+def test_inputs_that_are_there_are_checked_by_the_stage_itself(tmp_path):
+    """Broken records, a start of another base and an update that is too large were found when the step began."""
+    (tmp_path / "broken.jsonl").write_text('{"id": 1}\n')
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "policy.json").write_text('{"base": "vace"}')
+    data = write_samples(tmp_path / "clips", num=2, size=(5, 32, 32))
+    store = Store(tmp_path / "store")
+
+    def lacks(given: dict, settings: dict | None = None) -> list[str]:
+        step = {"stage": "train_policy", "given": given, "settings": settings or {}}
+        steps = {"cases": {"stage": "cases"}, "p": step}
+        return list(check_study(StudyConfig.model_validate(CHAIN | {"steps": steps, "axes": {}}), "s", store)[1])
+
+    assert "broken.jsonl:1: field" in lacks({"method": "sft", "data": str(tmp_path / "broken.jsonl")})[0]
+    start = {"cases": "$cases", "init": str(tmp_path / "policy")}
+    assert "was trained on vace" in lacks(start, {"reward.sources": {"x": "identity"}})[0]
+    sft = {"method": "sft", "data": str(data)}
+    assert not lacks(sft, {"clips.num_per_update": 2})
+    with pytest.raises(UsageError, match="step p: an update takes 500 different clips, but there are 2"):
+        lacks(sft, {"clips.num_per_update": 500})
 
 
 def test_every_argument_that_names_an_artifact_is_looked_for():

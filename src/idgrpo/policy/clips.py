@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from idgrpo.bases.contract import VideoSize
@@ -19,9 +20,8 @@ from idgrpo.policy.config import DpoConfig, SizeConfig
 from idgrpo.policy.scoring import RewardScorer
 from idgrpo.records.atomic import replacing
 from idgrpo.records.document import parse_json
-from idgrpo.records.jsonl import MAX_ERRORS, read_records
+from idgrpo.records.jsonl import MAX_ERRORS, explain, read_records
 from idgrpo.records.models import Case, Preference, Sample
-from idgrpo.records.record import Record
 from idgrpo.reward.check import one_clip_twice, photo_problem
 from idgrpo.reward.data import label_code, video_facts
 from idgrpo.reward.losses import INVALID, A, B, takes_ties
@@ -31,7 +31,7 @@ from idgrpo.video.read import read_video
 
 SCORED_AT_ONCE = 16
 ONE_SIZE = "all clips need one size: sample them again with --size, or leave out size.* so that the first clip decides"
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", Sample, Preference)
 log = logging.getLogger(__name__)
 
 
@@ -82,12 +82,7 @@ def clips_in(material: Material) -> list[StoredClip]:
 def read_clips(path: Path) -> list[StoredClip]:
     """Read the clips of a file of samples. Raises DataError for what is none, with file, line and field."""
     clips = [
-        StoredClip(
-            sample.id,
-            Case(id=sample.case_id, prompt=sample.prompt, references=sample.references),
-            Path(sample.video),
-            line,
-        )
+        StoredClip(sample.id, case_of(sample), Path(sample.video), line)
         for line, sample in _numbered(path, Sample, "id")
     ]
     if not clips:
@@ -112,9 +107,8 @@ def read_pairs(path: Path, setting: DpoConfig | None = None) -> list[StoredPair]
         elif code == INVALID:
             left_out["ties" if row.label == "tie" else "both_bad"] += 1
         else:
-            case = Case(id=row.case_id, prompt=row.prompt, references=row.references)
             a, b = (
-                StoredClip(f"{row.pair_id}.{side}", case, Path(video), line, f"video_{side}")
+                StoredClip(f"{row.pair_id}.{side}", case_of(row), Path(video), line, f"video_{side}")
                 for side, video in (("a", row.video_a), ("b", row.video_b))
             )
             kept.append(StoredPair(row.pair_id, a, b, code))
@@ -133,14 +127,21 @@ def _to_keep_some(left_out: Counter[str], setting: DpoConfig | None) -> str:
     """Say what would make preferences that were all left out some to learn from."""
     if not left_out:
         return "collect preferences: `idgrpo annotate`, or `idgrpo distort`"
-    if not left_out["ties"] and not left_out["both_bad"]:
-        return "give rows of the train split, or rows without a split"
-    if setting is None:
-        return "give decided pairs (labels a and b)"
-    sets = [] if takes_ties(setting.loss) else ["--set dpo.loss=rao_kupper"]
-    if not left_out["ties"]:
-        sets.append("--set dpo.both_bad=tie")
-    return f"give decided pairs (labels a and b), or learn from ties: {' '.join(sets)}"
+    undecided = left_out["ties"] + left_out["both_bad"]
+    found = ["give rows of the train split, or rows without a split"] if left_out.total() > undecided else []
+    if undecided:
+        found.append("give decided pairs (labels a and b)")
+    if undecided and setting is not None:
+        sets = [] if takes_ties(setting.loss) else ["--set dpo.loss=rao_kupper"]
+        if not left_out["ties"]:
+            sets.append("--set dpo.both_bad=tie")
+        found.append(f"learn from ties: {' '.join(sets)}")
+    return ", or ".join(found)
+
+
+def case_of(record: Sample | Preference) -> Case:
+    """Give the case that a clip or a pair is of."""
+    return Case(id=record.case_id, prompt=record.prompt, references=record.references)
 
 
 def _numbered(path: Path, model: type[R], unique: str) -> Iterator[tuple[str, R]]:
@@ -150,16 +151,20 @@ def _numbered(path: Path, model: type[R], unique: str) -> Iterator[tuple[str, R]
     def check(record: R, line: int) -> str | None:
         nonlocal place
         place = f"{path}:{line}"
+        try:
+            case_of(record)
+        except ValidationError as error:  # a case asks for more than a sample or a pair: somebody who is shown
+            return "; ".join(explain(detail, Case) for detail in error.errors())
         return one_clip_twice(record) if isinstance(record, Preference) else None
 
     for record in read_records(path, model, unique=unique, check=check):
         yield place, record
 
 
-def preferred(pairs: Sequence[StoredPair]) -> list[StoredClip]:
+def preferred(pairs: Sequence[StoredPair], *, needed: bool = True) -> list[StoredClip]:
     """Take the clips that were preferred in more of their pairs than not; ties decide nothing.
 
-    Raises DataError where no clip is left.
+    Raises DataError where no clip is left and some are needed.
     """
     balance: Counter[tuple[str, str]] = Counter()
     clips: dict[tuple[str, str], StoredClip] = {}
@@ -170,7 +175,7 @@ def preferred(pairs: Sequence[StoredPair]) -> list[StoredClip]:
         balance[sides[lost].shown] -= 1
         clips.setdefault(sides[won].shown, replace(sides[won], id=f"{pair.id}.{won}"))
     kept = [clip for shown, clip in clips.items() if balance[shown] > 0]
-    if not kept:
+    if needed and not kept:
         files = ", ".join(dict.fromkeys(pair.a.line.rpartition(":")[0] for pair in pairs))
         raise DataError(
             f"{files}: in {len(pairs)} preferences no clip was preferred more often than not",
@@ -195,10 +200,15 @@ def check_clips(num_clips: int, num_per_update: int, world_size: int, what: str 
         )
 
 
-def check_files(clips: Sequence[StoredClip]) -> None:
-    """Refuse clips and photos that cannot be read. Raises one DataError with file, line and field of the first twenty."""
+def check_files(clips: Sequence[StoredClip], max_references: int) -> None:
+    """Refuse clips and photos that cannot be read, and more people than a base takes.
+
+    Raises one DataError with file, line and field of the first twenty.
+    """
     problems: dict[str, None] = {}
     for clip in clips:
+        if (count := len(clip.case.references)) > max_references:
+            problems[clip.wrong(f"{count} people, the base takes at most {max_references}", "references")] = None
         try:
             video_facts(str(clip.video))
         except DataError as error:
@@ -234,11 +244,18 @@ def _raise(problems: Sequence[str], fix: str) -> None:
 
 def read_clip(clip: StoredClip, size: VideoSize) -> Tensor:
     """Read a clip uint8 [frame, 3, height, width]; DataError where it has another size."""
-    pixels = read_video(clip.video)
+    pixels = _pixels(clip)
     found = VideoSize(pixels.shape[3], pixels.shape[2], pixels.shape[0])
     if found != size:
         _raise([clip.wrong(f"{clip.video} is {found}, this run trains at {size}")], ONE_SIZE)
     return pixels
+
+
+def _pixels(clip: StoredClip) -> Tensor:
+    try:
+        return read_video(clip.video)
+    except DataError as error:
+        raise DataError(clip.wrong(error.message), fix=error.fix) from error
 
 
 def best_of_cases(clips: Sequence[StoredClip], scorer: RewardScorer, folder: Path, world: World) -> list[StoredClip]:
@@ -275,7 +292,7 @@ def _scores(clips: Sequence[StoredClip], scorer: RewardScorer, world: World) -> 
         for start in range(0, len(own), SCORED_AT_ONCE):
             part = own[start : start + SCORED_AT_ONCE]
             values = scorer.score(
-                [read_video(clip.video) for clip in part],
+                [_pixels(clip) for clip in part],
                 [read_references(clip.case) for clip in part],
                 [clip.case.prompt for clip in part],
             )

@@ -107,7 +107,7 @@ def _lines(path: Path, *, with_empty: bool = False) -> Iterator[tuple[int, bytes
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     except IsADirectoryError:
-        raise DataError(f"{path} is a folder, a JSON Lines file was expected") from None
+        raise DataError(f"{path} is a folder, a JSON Lines file was expected", fix="give the file in it") from None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise DataError(
             f"{str(path)!r}: the file cannot be read ({getattr(error, 'strerror', None) or error})"

@@ -45,6 +45,7 @@ def load_config(
     """
     values: dict[str, Any] = base.model_dump(exclude_unset=True) if base is not None else {}
     texts: dict[tuple[str, ...], str] = {}
+    said: dict[str, Any] = {}
     if file is not None:
         _merge(values, _read_toml(Path(file), fix))
     for item in sets or []:
@@ -52,13 +53,14 @@ def load_config(
         if not equals or not key.strip():
             raise UsageError(f"--set {item}: expected key=value, such as --set optimizer.lr=1e-3")
         _merge(values, _nested(key.strip().split("."), _value(text)))
+        _merge(said, _nested(key.strip().split("."), _value(text)))
         texts[tuple(key.strip().split("."))] = text.strip()
     for key, value in (options or {}).items():
         if value is not None:
-            place = tuple(key.split("."))
-            if place in texts and _value(texts[place]) != value:
+            other = _at(said, key.split("."))
+            if other is not None and other != value and str(other) != str(value):
                 raise UsageError(
-                    f"--set {key}={texts[place]} contradicts the option that says {value}", fix="leave one of them out"
+                    f"--set says that {key} is {other}, an option that it is {value}", fix="leave one of them out"
                 )
             _merge(values, _nested(key.split("."), value))
     try:
@@ -208,6 +210,13 @@ def _nested(path: list[str], value: Any) -> dict[str, Any]:
     for key in reversed(path):
         value = {key: value}
     return value
+
+
+def _at(values: Any, path: list[str]) -> Any:
+    """Give what stands at a place of nested tables, None where nothing does."""
+    for key in path:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
 
 
 def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from idgrpo.errors import DataError
+from idgrpo.errors import DataError, UsageError
 from idgrpo.stages.source import Given, Source, find
 from idgrpo.stages.work import Plan, Run, Stage, Work
 from idgrpo.store.artifact import Artifact
@@ -52,6 +52,11 @@ def cases(
 
 
 def _of_world(store: Store, name: str, num: int, seed: int, split: str, num_people: int, *, force: bool) -> Work:
+    if num < 1 or not 1 <= num_people <= 4 or seed < 0:
+        raise UsageError(
+            f"{num} cases of {num_people} people from seed {seed} cannot be drawn",
+            fix="1 case or more, 1 to 4 people, a seed from 0",
+        )
     config: dict[str, object] = {"world": "tinyworld", "num": num, "seed": seed, "split": split}
     if num_people != 2:
         config["num_people"] = num_people

@@ -118,6 +118,8 @@ def settled_policy(
 
     if method is not None and not isinstance(settings, Config):
         words = settings if isinstance(settings, Words) else Words(options=settings or {})
+        if (said := words.options.get("method", method)) != method:
+            raise UsageError(f"the settings say method {said}, the call says {method}", fix="leave one of them out")
         settings = replace(words, options={**words.options, "method": method})
     settled = settle(PolicyConfig, settings, preset=preset(recipe, base, tiny=is_tiny))
     if settled.method != "grpo":

@@ -98,11 +98,15 @@ def find(store: Store, kind: str, given: Given = None, *, bases_only: bool = Fal
     if isinstance(given, Source):
         return given
     if isinstance(given, Artifact) and given.kind != kind:
-        raise ArtifactError(f"{given.ref} is a {given.kind} artifact, a {kind} artifact is needed here")
+        raise ArtifactError(
+            f"{given.ref} is a {given.kind} artifact, a {kind} artifact is needed here", fix="`idgrpo artifacts list`"
+        )
     if given is None:
         return _of_artifact(store, kind, _newest(store, kind, bases_only=bases_only))
     if isinstance(given, Artifact):
         return _of_artifact(store, kind, given)
+    if not str(given).strip():
+        raise DataError(f"an empty text names no {kind}", fix=f"give a file of {kind}, or a reference of the store")
     text, path = str(given), Path(given).expanduser()
     is_reference = isinstance(given, str) and text in KINDS
     if not is_reference and path.is_file():

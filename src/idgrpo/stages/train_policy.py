@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from idgrpo.errors import ArtifactError, UsageError
+from idgrpo.errors import ArtifactError, DataError, UsageError
 from idgrpo.plugins import load
 from idgrpo.records.jsonl import first_record_has
 from idgrpo.run.distributed import rank_device
@@ -88,17 +88,13 @@ def train_policy(
     """
     from idgrpo.bases.inventory import weights_of_entry
     from idgrpo.bases.load import resolve_entry
-    from idgrpo.bases.numerics import check_attention
     from idgrpo.bases.tuned import refuse_start
 
     store = store or Store.default()
     entry = resolve_entry(base)
     settled = settled_policy(base, recipe, settings, method, is_tiny=entry.architecture == "tiny")
-    check_attention(settled.engine.attention)
-    if settled.rollout.decoder is not None:
-        load(settled.rollout.decoder, "rollout.decoder")  # a wrong name is told before hours are spent
     is_grpo = settled.method == "grpo"
-    check_arguments(settled, cases=cases, rm=rm, data=data, init=init)
+    check_arguments(settled, cases=cases, rm=rm, data=data, init=init, eval_cases=eval_cases)
     inputs = {"cases": find(store, "cases", cases)} if is_grpo else find_data(store, settled.method, listed(data))
     rewards, lacks = find_rewards(store, settled.reward.sources), []
     if rm is not None or (is_grpo and not rewards) or (not is_grpo and settled.clips.keep == "best"):
@@ -115,8 +111,7 @@ def train_policy(
             inputs["reference"] = inputs["init"]  # the lineage says what the policy was held against
     if eval_cases is not None:
         inputs["heldout"] = find(store, "cases", eval_cases)
-    _check_evaluation(settled, inputs)
-    material = _read_material(settled, inputs)
+    material = _read_material(settled, inputs, entry.max_references)
     try:
         _check_sizes(settled, len(material), ranks)
     except UsageError as error:
@@ -157,9 +152,20 @@ def train_policy(
 
 
 def check_arguments(
-    settings: "PolicyConfig", *, cases: Given, rm: Given, data: Given | Sequence[Given], init: Given
+    settings: "PolicyConfig",
+    *,
+    cases: Given,
+    rm: Given,
+    data: Given | Sequence[Given],
+    init: Given,
+    eval_cases: Given,
 ) -> None:
-    """Refuse arguments that have no effect on a method. Raises UsageError."""
+    """Refuse arguments that have no effect with these settings, and what cannot be loaded here. Raises UsageError."""
+    from idgrpo.bases.numerics import check_attention
+
+    check_attention(settings.engine.attention)
+    if settings.rollout.decoder is not None:
+        load(settings.rollout.decoder, "rollout.decoder")  # a wrong name is told before hours are spent
     if settings.method == "grpo" and listed(data) != [None]:
         raise UsageError(
             "--data is what --method sft and dpo learn from; GRPO draws its own clips",
@@ -181,6 +187,10 @@ def check_arguments(
             "kl.reference=start is the policy that --init names, and none is named",
             fix="--init POLICY, or --set kl.reference=base",
         )
+    if settings.evaluation.every and eval_cases is None:
+        raise UsageError("evaluation.every is set, but there are no held-out cases", fix="--eval-cases REF")
+    if eval_cases is not None and not settings.evaluation.every:
+        raise UsageError("--eval-cases needs to know how often", fix="--set evaluation.every=20")
 
 
 def _check_sizes(settings: "PolicyConfig", num_material: int, ranks: int) -> None:
@@ -197,10 +207,18 @@ def _check_sizes(settings: "PolicyConfig", num_material: int, ranks: int) -> Non
 def find_data(store: Store, method: str, given: Sequence[Given]) -> dict[str, Source]:
     """Find the stored clips (SFT) or preferences (DPO), by the name of each input."""
     sources = [find(store, "preferences", one) if method == "dpo" else _find_clips(store, one) for one in given]
+    for place, source in enumerate(sources):
+        if any(source.digest == other.digest and source.kind == other.kind for other in sources[:place]):
+            raise UsageError(f"--data {source.ref} is there twice", fix="leave one of them out")
+        if source.kind == "preferences" and first_record_has(source.records, "video"):
+            raise DataError(
+                f"{source.records} holds samples, preferences are needed here",
+                fix="--method sft learns from samples; `idgrpo annotate` makes preferences of them",
+            )
     return {f"data{place or ''}": source for place, source in enumerate(sources)}
 
 
-def _read_material(settings: "PolicyConfig", inputs: dict[str, Source]) -> "Material":
+def _read_material(settings: "PolicyConfig", inputs: dict[str, Source], max_references: int) -> "Material":
     """Read what the method learns from."""
     from idgrpo.policy.clips import check_files, clip_size, clips_in, preferred, read_clips, read_pairs
 
@@ -213,8 +231,9 @@ def _read_material(settings: "PolicyConfig", inputs: dict[str, Source]) -> "Mate
     material: Material = pairs
     if settings.method == "sft":
         parts = [(source, read_clips(source.records)) for source in sources if source.kind == "samples"]
-        material = join_clips(parts + ([(compared[0], preferred(pairs))] if pairs else []))
-    check_files(clips_in(material))
+        clips = preferred(pairs, needed=not parts)
+        material = join_clips(parts + ([(compared[0], clips)] if clips else []))
+    check_files(clips_in(material), max_references)
     if settings.clips.keep == "all":
         clip_size(clips_in(material), settings.size)
     return material
@@ -231,7 +250,9 @@ def _find_clips(store: Store, given: Given) -> Source:
         file = path if path.is_file() else path / RECORD_FILES["preferences"]
         kind = "preferences" if file.is_file() and first_record_has(file, "video_a") else "samples"
     if kind not in ("samples", "preferences"):
-        raise ArtifactError(f"{given} is a {kind} artifact; samples or preferences are needed here")
+        raise ArtifactError(
+            f"{given} is a {kind} artifact; samples or preferences are needed here", fix="`idgrpo artifacts list`"
+        )
     return find(store, kind, given)
 
 
@@ -257,14 +278,6 @@ def _check_names(rewards: Sequence[RewardSource]) -> None:
         raise UsageError(
             f"two rewards are called {twice[0]!r}", fix="give each a name of its own: --reward NAME=SOURCE"
         )
-
-
-def _check_evaluation(settings: "PolicyConfig", inputs: dict[str, Source]) -> None:
-    """Refuse half an order: held-out cases without a rhythm, or a rhythm without cases."""
-    if settings.evaluation.every and "heldout" not in inputs:
-        raise UsageError("evaluation.every is set, but there are no held-out cases", fix="--eval-cases REF")
-    if "heldout" in inputs and not settings.evaluation.every:
-        raise UsageError("--eval-cases needs to know how often", fix="--set evaluation.every=20")
 
 
 def _make(

@@ -99,7 +99,9 @@ class Store:
         """
         artifact = self._find_ref(ref, kind)
         if kind is not None and artifact.kind != kind:
-            raise ArtifactError(f"{ref} is a {artifact.kind} artifact, a {kind} artifact is needed here")
+            raise ArtifactError(
+                f"{ref} is a {artifact.kind} artifact, a {kind} artifact is needed here", fix="`idgrpo artifacts list`"
+            )
         artifact.verify(every_byte=False)
         return artifact
 

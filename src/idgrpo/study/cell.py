@@ -37,11 +37,10 @@ def run_cell(study: StudyConfig, prefix: str, cell: Cell, seed: int, root: Path)
     made: dict[str, Artifact] = {}
     figures: dict[str, float | None] = dict.fromkeys(study.figures)  # None: of a step that is left out
     for name, step in cell.steps.items():
-        given = {
-            key: value for key, told in step.given.items() if (value := resolved(told, made, seed)) is not LEFT_OUT
-        }
+        refs = {known: artifact.ref for known, artifact in made.items()}
+        given = resolved(step.given, refs, seed)
         if step.stage != "cases":
-            given["settings"] = {key: resolved(value, made, seed) for key, value in step.settings.items()}
+            given["settings"] = resolved(step.settings, refs, seed)
         if step.stage == "train_policy":
             given.setdefault("base", study.base)
         try:
@@ -74,12 +73,16 @@ def call(stage: str, store: Store, **given: Any) -> Artifact:
             time.sleep(WAIT_S)
 
 
-def resolved(told: Any, made: Mapping[str, Any], seed: int) -> Any:
-    """Put artifacts and the seed in place of their names; `LEFT_OUT` where every step named was left out."""
+def resolved(told: Any, made: Mapping[str, str], seed: int) -> Any:
+    """Put the references of artifacts and the seed in place of their names.
+
+    What names only steps that were left out goes from lists and tables; by itself it is `LEFT_OUT`.
+    """
     if isinstance(told, list | tuple):
         return [value for one in told if (value := resolved(one, made, seed)) is not LEFT_OUT]
     if isinstance(told, dict):
-        return {key: resolved(value, made, seed) for key, value in told.items()}
+        found = {key: resolved(value, made, seed) for key, value in told.items()}
+        return {key: value for key, value in found.items() if value is not LEFT_OUT}
     if told == SEED:
         return seed
     if not isinstance(told, str) or not told.startswith("$"):

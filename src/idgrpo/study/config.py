@@ -12,6 +12,7 @@ from idgrpo.run.config import Config
 
 StageName = Literal["cases", "sample", "distort", "annotate", "train_rm", "train_policy"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
+PLACEHOLDER = re.compile(r"\$[A-Za-z0-9.+_-]+(\s*\|\s*\$[A-Za-z0-9.+_-]+)*")
 SEED = "$seed"
 
 
@@ -42,7 +43,7 @@ class StepConfig(Config):
 
     def names(self) -> Iterator[str]:
         """List the names that its arguments and settings refer to."""
-        for text in _texts([self.given, self.settings]):
+        for text in texts([self.given, self.settings]):
             if text.startswith("$") and text != SEED:
                 yield from (name.strip().removeprefix("$") for name in text.split("|"))
 
@@ -126,6 +127,9 @@ class StudyConfig(Config):
                 yield f"steps.{name}: letters, digits, '.', '_' and '-' only"
             if f"${name}" == SEED:
                 yield f"steps.{name}: {SEED} stands for the seed; give the step another name"
+            for text in texts([step.given, step.settings]):
+                if "$" in text and not PLACEHOLDER.fullmatch(text):
+                    yield f"steps.{name}: {text!r}: $NAME stands alone, or as $A|$B"
             versions = [step, *(step.changed(change) for changed, change in changes if changed == name)]
             for known in sorted({used for version in versions for used in version.names()}):
                 if places.get(known, len(places)) >= places[name]:
@@ -168,13 +172,13 @@ class StudyConfig(Config):
                 yield f"claim {claim.text!r}: {claim.measure} is not among the measures of the table"
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts(value: Any) -> Iterator[str]:
     """List all texts in nested lists and tables."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for inner in value.values():
-            yield from _texts(inner)
+            yield from texts(inner)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _texts(inner)
+            yield from texts(inner)

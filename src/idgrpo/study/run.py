@@ -19,7 +19,7 @@ from idgrpo.stages import Artifact, Store
 from idgrpo.stages.source import find
 from idgrpo.stages.work import Plan, Run, Work
 from idgrpo.study.cell import CellOutcome, run_cell
-from idgrpo.study.check import check_study, missing_inputs
+from idgrpo.study.check import check_study
 from idgrpo.study.config import Cell, StudyConfig
 from idgrpo.study.table import Table
 
@@ -48,8 +48,8 @@ def run_study(
     Errors: StoppedError after a stop (run it again); what a stage raises, with cell, seed and step in front.
     """
     store = store or Store.default()
-    cells = check_study(study, name)
-    for what, error in missing_inputs(cells, store).items():
+    cells, lacks = check_study(study, name, store)
+    for what, error in lacks.items():
         error.message = f"study, {what}"
         raise error
     jobs = [(cell, seed) for cell in cells for seed in study.seeds]
@@ -82,8 +82,7 @@ def write_table(table: Table, outcomes: Sequence[CellOutcome], folder: Path) -> 
 
 def plan(study: StudyConfig, name: str, store: Store) -> Plan:
     """Say how many cells there are, and what each does."""
-    cells = check_study(study, name)
-    lacks = list(missing_inputs(cells, store))
+    cells, lacks = check_study(study, name, store)
     summary = [f"{study.title}: {len(cells)} cells x {len(study.seeds)} seeds; base {study.base}"]
     summary += [f"  {cell.name}: {' -> '.join(cell.steps)}" for cell in cells]
     summary.append(f"writes  report/{name} in {store.root}; every step under the names {name}-STEP")
@@ -93,7 +92,7 @@ def plan(study: StudyConfig, name: str, store: Store) -> Plan:
         "cells": {cell.name: list(cell.steps) for cell in cells},
         "seeds": list(study.seeds),
         "would_write": f"report/{name}",
-        "lacks": lacks,
+        "lacks": list(lacks),
     }
     return Plan(summary, document)
 
