@@ -422,3 +422,49 @@ def test_a_study_that_is_stopped_or_killed_leaves_nobody_behind_and_goes_on(tmp_
     assert found.returncode == 0 and "torchao" not in found.stderr, found.stderr
     assert len(json.loads(found.stdout)["runs"]) == 4
     assert all(path.stat().st_mtime_ns == before for path, before in made.items())
+
+
+CHAIN_OF_ALL = """
+title = "A reward model of the study's own"
+base = "tiny-phantom"
+seeds = [0]
+measures = ["identity"]
+
+[steps.cases]
+stage = "cases"
+given = {num = 8, seed = "$seed"}
+
+[steps.clips]
+stage = "sample"
+given = {cases = "$cases", base = "tinyworld"}
+
+[steps.damaged]
+stage = "distort"
+given = {samples = "$clips"}
+settings = {"people.finder" = "tiny", seed = "$seed"}
+
+[steps.rm]
+stage = "train_rm"
+given = {preferences = "$damaged"}
+settings = {"head.epochs" = 1, "data.test_share" = 0.0}
+
+[steps.policy]
+stage = "train_policy"
+given = {cases = "$cases"}
+settings = {num_updates = 1, "group.num_cases" = 2, "group.size" = 2, "lora.rank" = 2, "advantage.hold" = 0.0, "reward.sources" = {people = "$rm"}}
+
+[held_out]
+num = 2
+settings = {"sampler.num_steps" = 2}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_settings_may_name_what_a_step_made(tmp_path, capsys):
+    file = tmp_path / "own.toml"
+    file.write_text(CHAIN_OF_ALL)
+    assert run(["study", str(file), "--store", str(tmp_path / "store"), "--json"]) == 0
+    (policy,) = json.loads(capsys.readouterr().out)["runs"][0]["policies"]
+    inputs = Store(tmp_path / "store").resolve(policy).manifest.inputs
+    assert inputs["reward.people"].ref == "rm/own-rm@v1"
