@@ -21,6 +21,7 @@ from policy_setting import SMALL, ColourFinder, write_setting  # noqa: E402
 
 from idgrpo.cli.main import run  # noqa: E402
 from idgrpo.errors import UsageError  # noqa: E402
+from idgrpo.evaluate.measure import is_measure  # noqa: E402
 from idgrpo.reward.functions import FunctionReward  # noqa: E402
 from idgrpo.run.metrics import MetricsLog  # noqa: E402
 from idgrpo.stages.rewards import find_reward, named_rewards, parse_rewards  # noqa: E402
@@ -43,6 +44,9 @@ def raising(frames, references, prompt):
 
 def pair(frames, references, prompt):
     return frames.float().mean((1, 2, 3))[:2]
+
+class Informed:
+    info = "text"
 
 class Unmade:
     def __init__(self, device):
@@ -131,6 +135,26 @@ def test_three_rewards_of_three_kinds_one_of_them_failing(train, setting, functi
     assert config["policy"]["reward"]["weights"] == {"model": 0.5, "identity": 2.0, "bright": 0.25}
 
 
+def test_a_reward_model_alone_may_have_a_weight_and_the_plan_names_what_scores(train, setting):
+    """`reward.weights.rm` was refused where nothing else scored, after the base had been read."""
+    code, plan = train("--reward", f"rm={setting['rm']}*0.5", "--reward", "identity", "--dry-run")
+    assert code == 0 and {name: one["kind"] for name, one in plan["rewards"].items()} == {
+        "rm": "model",
+        "identity": "measure",
+    }
+    first = []
+    for words in ([], ["--set", "reward.weights.rm=2"]):
+        code, document = train("--rm", setting["rm"], *words)
+        assert code == 0, document
+        rows = MetricsLog.read(Path(document["path"]) / "metrics.jsonl")
+        first.append(next(row["reward_mean"] for row in rows if "reward_mean" in row))
+    assert first[1] == pytest.approx(2 * first[0]) and first[0] != 0
+
+
+def test_an_info_of_its_own_makes_no_measure_of_a_reward(functions):
+    assert not is_measure(f"{functions}:Informed") and is_measure("planted:anybody")
+
+
 def test_a_function_that_is_marked_as_a_measure_is_asked_about_people(train):
     """It was taken for a function of clips, which failed with the arguments of one."""
     finder = f"{ColourFinder.__module__}:ColourFinder"
@@ -170,6 +194,13 @@ def test_another_function_is_another_run(train, functions, tmp_path, name):
         (("--reward", "rm=identity", "--rm", "{rm}"), 2, "two rewards are called 'rm'"),
         (("--reward", "confusion", "--set", "reward.finder=tiny"), 2, "reward.weights.confusion=-1"),
         (("--reward", "mine={m}:failing", "--method", "sft"), 2, "reward.sources are for GRPO"),
+        (("--rm", "identity"), 2, "--reward identity"),
+        (
+            ("--reward", "identity", "--set", "reward.weights.idnetity=2", "--dry-run"),
+            2,
+            "names idnetity, which is no reward",
+        ),
+        (("--reward", "confusion", "--dry-run"), 2, "reward.weights.confusion=-1"),
     ],
 )
 def test_wrong_rewards_are_refused(train, functions, setting, words, code, says):

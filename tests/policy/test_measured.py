@@ -8,6 +8,8 @@ from idgrpo.errors import DataError, UsageError
 from idgrpo.policy.config import PolicyRewardConfig
 from idgrpo.policy.measured import MeasuredRewards, rewards_of
 from idgrpo.policy.scoring import RewardScorer
+from idgrpo.stages.rewards import check_rewards, find_rewards
+from idgrpo.store.store import Store
 
 NAMES, IDENTITY = {"identity": "identity", "worst": "worst"}, {"identity": "identity"}
 RED, BLUE = (torch.zeros(3, 8, 8, dtype=torch.uint8) for _ in range(2))
@@ -75,9 +77,10 @@ def test_what_is_no_measure_is_none_of_the_measured_rewards():
         assert not PolicyRewardConfig(sources={"mine": source}).measured
 
 
-def test_what_should_be_low_is_no_reward_unless_its_weight_says_so():
-    config = PolicyRewardConfig(sources={"confusion": "confusion"}, finder="policy_setting:ColourFinder")
+def test_what_should_be_low_is_no_reward_unless_its_weight_says_so(tmp_path):
+    rewards = find_rewards(Store(tmp_path), {"confusion": "confusion"})
     with pytest.raises(UsageError, match="driven up"):
-        rewards_of(lambda videos, references, prompts: [0.0], config)
-    weighed = config.model_copy(update={"weights": {"confusion": -1.0}})
-    assert set(rewards_of(lambda videos, references, prompts: [0.0], weighed)) == {"rm", "confusion"}
+        check_rewards(rewards, {})
+    check_rewards(rewards, {"confusion": -1.0})
+    config = PolicyRewardConfig(sources={"confusion": "confusion"}, finder="policy_setting:ColourFinder")
+    assert set(rewards_of(lambda videos, references, prompts: [0.0], config)) == {"rm", "confusion"}

@@ -245,6 +245,15 @@ def test_one_video_of_two_cases_is_a_clip_of_each(tmp_path):
     assert len(best_of_cases(clips, scorer, tmp_path / "run", World())) == 2  # two prompts under one id are two cases
 
 
+def test_copies_of_photos_in_another_folder_are_the_same_case(tmp_path):
+    """Of one case two best clips were kept where a stage had copied its photos."""
+    first, second = (read_clips(write_samples(tmp_path / name, num=1))[0] for name in ("here", "there"))
+    assert first.case != second.case and first.who == second.who and first.shown != second.shown
+    clips = [first, replace(second, id="other")]
+    scorer = RewardScorer(lambda videos, *_: [1.0] * len(videos), PolicyRewardConfig(retry_wait_s=0.0))
+    assert len(best_of_cases(clips, scorer, tmp_path / "run", World())) == 1
+
+
 def test_what_cannot_be_read_is_told_with_file_line_and_field(tmp_path):
     path = write_samples(tmp_path, num=3)
     (tmp_path / "clip-1.mp4").unlink()

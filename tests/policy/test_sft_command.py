@@ -129,7 +129,7 @@ def test_a_start_of_another_base_is_refused_by_its_card(call, setting, tmp_path)
     assert code == 4 and "was trained on vace, whose layers are not those of" in document["error"]["message"], document
 
 
-def test_votes_that_cancel_out_leave_the_samples_beside_them(call, setting, tmp_path):
+def test_votes_that_cancel_out_leave_the_samples_beside_them(call, setting, tmp_path, caplog):
     """One file without a winner stopped a run that had other clips."""
     rows = Path(setting["prefs"]).read_text().splitlines()
     row = json.loads(rows[0]) | {"label": "a"}
@@ -137,6 +137,7 @@ def test_votes_that_cancel_out_leave_the_samples_beside_them(call, setting, tmp_
     file.write_text("".join(json.dumps(row | {"pair_id": name, "label": name}) + "\n" for name in ("a", "b")))
     code, document = call("--method", "sft", "--data", str(file), "--data", setting["data"], *SFT, "--dry-run")
     assert code == 0 and document["num_clips"] == 4, document
+    assert "nothing is learnt from them" in caplog.text
     code, document = call("--method", "sft", "--data", str(file), *SFT, "--dry-run")
     assert code == 3 and "no clip was preferred more often than not" in document["error"]["message"]
 

@@ -125,6 +125,9 @@ def test_what_cannot_be_run_is_refused(change, message):
         ({"stage": "train_policy", "given": {"cases": "$cases", "rm": "rm/x", "init": "$cases"}}, r"\$cases is of kind cases; it takes policy"),
         ({"stage": "train_policy", "given": {"method": "sft"}, "settings": {"method": "dpo"}}, "settings say method dpo, the call says"),
         ({"stage": "train_policy", "given": GRPO, "settings": {"rollout.decoder": "nope.x:y"}}, "rollout.decoder nope.x:y cannot"),
+        ({"stage": "train_policy", "given": GRPO | {"rm": "identity"}}, "a measure is no reward model"),
+        ({"stage": "train_policy", "given": GRPO, "settings": {"reward.weights": {"x": 1.0}}}, "names x, which is no reward"),
+        ({"stage": "train_policy", "given": GRPO | {"recipe": "full", "init": "policy/x"}}, "the base's own are not kept"),
         ({"stage": "train_policy", "given": GRPO | {"eval_cases": "$cases"}}, "needs to know how often"),
         ({"stage": "train_policy", "given": GRPO, "settings": {"reward.sources": {"x": "identiti"}}}, "'identiti' is no reward"),
     ],
@@ -198,6 +201,28 @@ def test_inputs_that_are_there_are_checked_by_the_stage_itself(tmp_path):
     assert not lacks(sft, {"clips.num_per_update": 2})
     with pytest.raises(UsageError, match="step p: an update takes 500 different clips, but there are 2"):
         lacks(sft, {"clips.num_per_update": 500})
+
+
+def test_judges_and_functions_are_looked_for_as_their_stage_does(tmp_path, monkeypatch):
+    """A function as `rm` was taken for a tag; a judge that is none was found when the step began."""
+    (tmp_path / "own_reward.py").write_text("def style(frames, references, prompt):\n    return 1.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    judged = {"stage": "annotate", "given": {"samples": ["$clips"], "by": "judge", "judges": ["nonsense"]}}
+    clips = {"stage": "sample", "given": {"cases": "$cases", "base": "tinyworld"}}
+    policy = {"stage": "train_policy", "given": {"cases": "$cases", "rm": "own_reward:style"}}
+    steps = {"cases": {"stage": "cases"}, "clips": clips, "judged": judged, "policy": policy}
+    _, lacks = check_study(
+        StudyConfig.model_validate(CHAIN | {"steps": steps, "axes": {}}), "s", Store(tmp_path / "store")
+    )
+    assert len(lacks) == 1 and "nonsense" in next(iter(lacks)), lacks
+
+
+def test_an_adapter_and_whole_weights_do_not_follow_each_other(tmp_path):
+    first = {"stage": "train_policy", "given": {**GRPO, "recipe": "full"}}
+    second = {"stage": "train_policy", "given": GRPO | {"init": "$p"}}
+    study = CHAIN | {"steps": {"cases": {"stage": "cases"}, "p": first, "q": second}, "axes": {}}
+    with pytest.raises(UsageError, match=r"step q: train=lora cannot go on from \$p, which has train=full"):
+        check_study(StudyConfig.model_validate(study), "s", Store(tmp_path))
 
 
 def test_every_argument_that_names_an_artifact_is_looked_for():

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from idgrpo.errors import UsageError
 from idgrpo.evaluate import FIELD_MEASURES, MEASURES
@@ -62,9 +62,14 @@ def is_measure(text: str) -> bool:
     if text in known_measures() or ":" not in text or "/" in text:
         return text in known_measures()
     try:
-        return hasattr(load(text, "the measure"), "info")
+        return is_marked(load(text, "the measure"))
     except UsageError:
         return False
+
+
+def is_marked(found: Any) -> bool:
+    """Tell whether something is marked with `@measure`; a reward may have an `info` of its own."""
+    return isinstance(getattr(found, "info", None), MeasureInfo)
 
 
 def load_measure(name: str) -> Measure:
@@ -77,6 +82,6 @@ def load_measure(name: str) -> Measure:
     if ":" not in target:
         raise UsageError(f"unknown measure {name!r} (known: {', '.join(sorted(known))})")
     function = load(target, "the measure")
-    if not hasattr(function, "info"):
+    if not is_marked(function):
         raise UsageError(f"{name} is not marked as a measure", fix="put @measure(..) of idgrpo.evaluate.measure on it")
     return cast(Measure, function)

@@ -5,6 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from idgrpo.records.atomic import replacing
 from idgrpo.records.document import parse_json
 from idgrpo.records.jsonl import MAX_ERRORS, explain, read_records
 from idgrpo.records.models import Case, Preference, Sample
+from idgrpo.records.photos import photo_digest
 from idgrpo.reward.check import one_clip_twice, photo_problem
 from idgrpo.reward.data import label_code, video_facts
 from idgrpo.reward.losses import INVALID, A, B, takes_ties
@@ -48,7 +50,13 @@ class StoredClip:
     @property
     def shown(self) -> tuple[str, str]:
         """Video and case: one file may stand for several cases, and is another clip to learn from in each."""
-        return str(self.video), self.case.model_dump_json()
+        return str(self.video), self.who
+
+    @cached_property
+    def who(self) -> str:
+        """The case by what it asks for: copies of its photos in other folders are the same case."""
+        people = [(one.person, photo_digest(one.images[0]) or one.images[0]) for one in self.case.references]
+        return json.dumps([self.case.id, self.case.prompt, people])
 
     def wrong(self, problem: str, key: str | None = None) -> str:
         """Say what is wrong with the clip, or with another field of its line."""
@@ -175,12 +183,12 @@ def preferred(pairs: Sequence[StoredPair], *, needed: bool = True) -> list[Store
         balance[sides[lost].shown] -= 1
         clips.setdefault(sides[won].shown, replace(sides[won], id=f"{pair.id}.{won}"))
     kept = [clip for shown, clip in clips.items() if balance[shown] > 0]
-    if needed and not kept:
+    if pairs and not kept:
         files = ", ".join(dict.fromkeys(pair.a.line.rpartition(":")[0] for pair in pairs))
-        raise DataError(
-            f"{files}: in {len(pairs)} preferences no clip was preferred more often than not",
-            fix="give preferences that agree more, or learn from each of them: --method dpo",
-        )
+        problem = f"{files}: in {len(pairs)} preferences no clip was preferred more often than not"
+        if needed:
+            raise DataError(problem, fix="give preferences that agree more, or learn from each of them: --method dpo")
+        log.warning("%s: nothing is learnt from them", problem)
     return kept
 
 
@@ -279,7 +287,7 @@ def best_of_cases(clips: Sequence[StoredClip], scorer: RewardScorer, folder: Pat
     world.barrier()
     best: dict[str, tuple[float, StoredClip]] = {}
     for clip in clips:
-        score, (_, case) = found[clip.id], clip.shown
+        score, case = found[clip.id], clip.who
         if score is not None and (case not in best or score > best[case][0]):
             best[case] = (score, clip)
     return [clip for _, clip in best.values()]

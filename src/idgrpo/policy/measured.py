@@ -11,7 +11,7 @@ from idgrpo.bases.conditions import ConditionsCache, read_references
 from idgrpo.bases.contract import Base, VideoSize
 from idgrpo.bases.generate import jobs_of
 from idgrpo.bases.sampling import sample_to_folder
-from idgrpo.errors import DataError, UsageError
+from idgrpo.errors import DataError
 from idgrpo.evaluate.config import EvaluateConfig, FindingConfig
 from idgrpo.evaluate.copies import photo_prints
 from idgrpo.evaluate.evaluate import evaluate
@@ -107,12 +107,6 @@ def rewards_of(
         return scores if callable(scores) else dict(scores)
     named = {"rm": scores} if callable(scores) else dict(scores)
     measured = MeasuredRewards(load_finder(config.finder), config.measured)
-    for name, one in measured.measures.items():
-        if one.info.better == "lower" and name not in config.weights:
-            raise UsageError(
-                f"of the measure {name} lower is better: as a reward it would be driven up",
-                fix=f"--set reward.weights.{name}=-1",
-            )
     return named | measured.rewards()
 
 

@@ -199,17 +199,22 @@ def _open_weights(base: Base, config: PolicyConfig, init: Path | None) -> None:
         refuse_mixture(init, config.train)
     if config.train == "full":
         if init is not None:
-            if config.kl.weight and config.kl.reference == "base":
-                raise UsageError(
-                    "whole weights that start from a policy are held near that policy: the base's own are not kept",
-                    fix="--set kl.reference=start, or --set kl.weight=0",
-                )
+            refuse_lost_reference(config)
             load_tuned(base, init)
         open_all(base)
     elif init is not None:
         load_adapter(base, init, trainable=True)
     else:
         attach(base, rank=config.lora.rank, alpha=config.lora.alpha, targets=config.lora.targets, seed=config.seed)
+
+
+def refuse_lost_reference(config: PolicyConfig) -> None:
+    """Refuse whole weights that start from a policy and are to be held near the base. Raises UsageError."""
+    if config.train == "full" and config.kl.weight and config.kl.reference == "base":
+        raise UsageError(
+            "whole weights that start from a policy are held near that policy: the base's own are not kept",
+            fix="--set kl.reference=start, or --set kl.weight=0",
+        )
 
 
 def _is_tiny(base: Base) -> bool:

@@ -166,7 +166,7 @@ def _find_rewards(store: Store, given: Given | Mapping[str, Given]) -> list[Rewa
         if one.kind == "measure" or one.name in known_measures():
             raise UsageError(
                 f"--reward {one.name}: every report has the measure {one.text if one.kind == 'measure' else one.name}",
-                fix="leave it out, or call the reward otherwise: NAME=SOURCE",
+                fix="leave it out" if one.kind == "measure" else "call the reward otherwise: NAME=SOURCE",
             )
     return rewards
 

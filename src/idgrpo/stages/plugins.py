@@ -42,11 +42,12 @@ def _problem_of(group: str, part: Any) -> str | None:
     """Tell what a part of a group is not."""
     from idgrpo.bases.contract import BaseEntry
     from idgrpo.distort.registry import Entry
+    from idgrpo.evaluate.measure import is_marked
 
     if group == "idgrpo.bases":
         return None if isinstance(part, BaseEntry) else f"a {type(part).__name__}, no BaseEntry"
     if group == "idgrpo.measures":
-        return None if hasattr(part, "info") else "not marked with @measure of idgrpo.evaluate.measure"
+        return None if is_marked(part) else "not marked with @measure of idgrpo.evaluate.measure"
     if not (callable(part) or (group == "idgrpo.distortions" and isinstance(part, Entry))):
         return f"a {type(part).__name__}, which cannot be called"
     return None

@@ -5,7 +5,7 @@ the name of an installed one), or a measure of the report. The same sources serv
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -135,6 +135,39 @@ def find_reward(store: Store, name: str, given: Given) -> RewardSource:
         )
     source = find(store, "rm", given)
     return RewardSource(name, "model", source.ref, source=source, pin=source.digest)
+
+
+def check_rewards(rewards: Sequence[RewardSource], weights: Mapping[str, float], *, more: Collection[str] = ()) -> None:
+    """Refuse what cannot be trained on: two rewards of one name, weights of none, a measure driven the wrong way.
+
+    more: names of rewards that are not there yet. Raises UsageError.
+    """
+    from idgrpo.evaluate.measure import load_measure
+
+    names = [reward.name for reward in rewards]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(
+            f"two rewards are called {twice[0]!r}", fix="give each a name of its own: --reward NAME=SOURCE"
+        )
+    if strange := sorted(set(weights) - {*names, *more}):
+        raise UsageError(
+            f"reward.weights names {', '.join(strange)}, which is no reward of this run (rewards: {', '.join([*names, *more])})",
+            fix="correct reward.weights",
+        )
+    for one in rewards:
+        if one.kind == "measure" and one.name not in weights and load_measure(one.text).info.better == "lower":
+            raise UsageError(
+                f"of the measure {one.name} lower is better: as a reward it would be driven up",
+                fix=f"--set reward.weights.{one.name}=-1",
+            )
+
+
+def find_model(store: Store, given: Given) -> RewardSource:
+    """Find what `--rm` names, called rm: like any reward, but no measure. Raises UsageError for one."""
+    found = find_reward(store, "rm", given)
+    if found.kind == "measure":
+        raise UsageError(f"--rm {found.text}: a measure is no reward model", fix=f"--reward {found.text}")
+    return found
 
 
 def is_function(text: str) -> bool:

@@ -12,7 +12,7 @@ from idgrpo.records.jsonl import first_record_has
 from idgrpo.run.distributed import rank_device
 from idgrpo.stages.cases import read_cases
 from idgrpo.stages.joining import join_clips, join_pairs
-from idgrpo.stages.rewards import RewardSource, find_reward, find_rewards
+from idgrpo.stages.rewards import RewardSource, check_rewards, find_model, find_rewards
 from idgrpo.stages.settings import Settings, settled_policy
 from idgrpo.stages.source import RECORD_FILES, Given, Source, find, listed
 from idgrpo.stages.work import Plan, Run, Stage, Work
@@ -101,8 +101,8 @@ def train_policy(
         if plan_only and rm is None and store.newest("rm") is None:
             lacks.append("a reward model: `idgrpo train-rm`")
         else:
-            rewards.insert(0, find_reward(store, "rm", rm))
-    _check_names(rewards)
+            rewards.insert(0, find_model(store, rm))
+    check_rewards(rewards, settled.reward.weights, more=["rm"] if lacks else [])
     inputs |= {_input_name(one): one.source for one in rewards if one.source is not None}
     if init is not None:
         inputs["init"] = find(store, "policy", init)
@@ -136,7 +136,7 @@ def train_policy(
         _make(run, base, material, inputs, settled, device, rewards, store.root / "cache" / "conditions")
 
     def plan() -> Plan:
-        told = _plan(store, resolved, inputs, material, settled, name)
+        told = _plan(store, resolved, inputs, rewards, material, settled, name)
         told.summary.extend(f"lacks   {what}" for what in lacks)
         told.document["lacks"] = lacks
         if gpus is not None:
@@ -162,6 +162,7 @@ def check_arguments(
 ) -> None:
     """Refuse arguments that have no effect with these settings, and what cannot be loaded here. Raises UsageError."""
     from idgrpo.bases.numerics import check_attention
+    from idgrpo.policy.train import refuse_lost_reference
 
     check_attention(settings.engine.attention)
     if settings.rollout.decoder is not None:
@@ -187,6 +188,8 @@ def check_arguments(
             "kl.reference=start is the policy that --init names, and none is named",
             fix="--init POLICY, or --set kl.reference=base",
         )
+    if init is not None:
+        refuse_lost_reference(settings)
     if settings.evaluation.every and eval_cases is None:
         raise UsageError("evaluation.every is set, but there are no held-out cases", fix="--eval-cases REF")
     if eval_cases is not None and not settings.evaluation.every:
@@ -271,15 +274,6 @@ def _input_name(reward: RewardSource) -> str:
     return "rm" if reward.name == "rm" else f"reward.{reward.name}"
 
 
-def _check_names(rewards: Sequence[RewardSource]) -> None:
-    """Refuse two rewards of one name: one of them would vanish."""
-    names = [reward.name for reward in rewards]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UsageError(
-            f"two rewards are called {twice[0]!r}", fix="give each a name of its own: --reward NAME=SOURCE"
-        )
-
-
 def _make(
     run: Run,
     base_name: str,
@@ -332,7 +326,8 @@ def _make(
         evaluate.prepare(base)
     settings = _with_overlap(settings, rewards)
     scores = {name: _at_rate(load, base.entry.fps) for name, load in scorers.items()}
-    alone = scores["rm"] if list(scores) == ["rm"] else scores  # a reward model alone is what metrics call the reward
+    is_plain = list(scores) == ["rm"] and not settings.reward.weights
+    alone = scores["rm"] if is_plain else scores  # a reward model alone is what metrics call the reward
     figures = train(
         base, material, rewards_of(alone, settings.reward) if rewards else None, settings, run.folder,
         out=run.out.path if run.publishes else None,
@@ -369,6 +364,7 @@ def _plan(
     store: Store,
     resolved: dict[str, Any],
     inputs: dict[str, Source],
+    rewards: Sequence[RewardSource],
     material: "Material",
     settings: "PolicyConfig",
     name: str,
@@ -384,6 +380,7 @@ def _plan(
     what = MATERIAL[settings.method]
     summary = [
         f"reads   {', '.join(f'{key} {value}' for key, value in reads.items())}; {len(material)} {what}; base {resolved['base']}",
+        *([f"scores  by {', '.join(f'{one.name}: {one.kind} {one.text}' for one in rewards)}"] if rewards else []),
         f"writes  policy/{name} in {store.root}",
         f"does    {settings.num_updates} updates of {work.say()}",
         *([f"against the reference policy {reference}"] if reference is not None else []),
@@ -391,6 +388,7 @@ def _plan(
     document = {
         "dry_run": True,
         "would_read": reads,
+        "rewards": {one.name: {"kind": one.kind, "source": one.text} for one in rewards},
         "would_write": f"policy/{name}",
         f"num_{what}": len(material),
         "samples_per_update": work.samples,

@@ -1,5 +1,6 @@
 """One cell with one seed: its steps, then held-out clips of base and tuned, and the report that compares them."""
 
+import difflib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -115,8 +116,12 @@ def _figure(artifact: Artifact, figure: str) -> float:
     """Give the figure `step.metric` of what the step made."""
     metric, metrics = figure.partition(".")[2], artifact.manifest.metrics
     if not isinstance(metrics.get(metric), int | float):
-        known = ", ".join(key for key, value in metrics.items() if isinstance(value, int | float))
-        raise UsageError(f"there is no figure {metric!r} (known: {known})", fix="name one of them in `figures`")
+        known = [key for key, value in metrics.items() if isinstance(value, int | float)]
+        near = difflib.get_close_matches(metric, known, n=1)
+        raise UsageError(
+            f"there is no figure {metric!r} (known: {', '.join(known)})",
+            fix=f"`figures` may name {near[0]!r}" if near else "name one of them in `figures`",
+        )
     return float(metrics[metric])
 
 

@@ -10,8 +10,10 @@ from idgrpo import stages
 from idgrpo.bases.load import resolve_entry
 from idgrpo.bases.tuned import refuse_start
 from idgrpo.errors import ArtifactError, DataError, IdgrpoError, MachineError, UsageError
+from idgrpo.policy.config import PolicyConfig
 from idgrpo.stages import Store
-from idgrpo.stages.rewards import find_rewards
+from idgrpo.stages.judging import find_judges
+from idgrpo.stages.rewards import check_rewards, find_model, find_rewards
 from idgrpo.stages.sample import TRUE_BASE
 from idgrpo.stages.settings import Words, settings_of, settled_policy
 from idgrpo.stages.source import find, listed
@@ -84,7 +86,7 @@ class _Step:
     """A step in a cell as its stage will be called, with `$name` in place of artifacts that do not exist yet."""
 
     def __init__(self, study: StudyConfig, cell: Cell, name: str, store: Store):
-        self.study, self.name, self.store, self.step = study, name, store, cell.steps[name]
+        self.study, self.cell, self.name, self.store, self.step = study, cell, name, store, cell.steps[name]
         self.stage, seed = self.step.stage, study.seeds[0]
         earlier = list(cell.steps)[: list(cell.steps).index(name)]
         made = {known: f"${known}" for known in earlier}
@@ -93,6 +95,13 @@ class _Step:
         if self.stage == "train_policy":
             self.given.setdefault("base", study.base)
         self.call = repr((name, self.given, self.settings))
+
+    @property
+    def settled(self) -> PolicyConfig:
+        """The settings of a step that trains a policy."""
+        given, base = self.given, self.given["base"]
+        is_tiny = resolve_entry(base).architecture == "tiny"
+        return settled_policy(base, given.get("recipe", "default"), self.settings, given.get("method"), is_tiny=is_tiny)
 
     def check(self) -> None:
         """Raise UsageError for what is wrong in the file, ArtifactError or DataError for an input that is not there."""
@@ -109,6 +118,8 @@ class _Step:
             settings_of(self.stage.replace("_", "-"), Words(options=self.settings))
             if not (self.stage == "annotate" and self.given.get("pairs")):
                 self._need(READS[self.stage])
+            if judges := [one for one in self.given.get("judges", ()) if not one.startswith("$")]:
+                find_judges(self.store, judges)
         inputs = list(self._inputs())
         for key, kinds, one in inputs:
             if one.startswith("$") and (made := MADE[self.study.steps[one[1:]].stage]) not in kinds:
@@ -120,7 +131,9 @@ class _Step:
         for key, kinds, one in inputs:
             if one.startswith(("$", "http://", "https://")):
                 continue
-            if key == "data":
+            if key == "rm":
+                find_model(self.store, one)
+            elif key == "data":
                 find_data(self.store, "dpo" if len(kinds) == 1 else "sft", [one])
             else:
                 find(self.store, kinds[0], one)
@@ -131,16 +144,22 @@ class _Step:
             raise UsageError(
                 f"given.base: policies are compared with the study's base {self.study.base}", fix="`base` of the study"
             )
-        entry = resolve_entry(base)
-        recipe, method, is_tiny = given.get("recipe", "default"), given.get("method"), entry.architecture == "tiny"
-        settled = settled_policy(base, recipe, self.settings, method, is_tiny=is_tiny)
+        entry, settled = resolve_entry(base), self.settled
         check_arguments(settled, **{key: given.get(key) for key in ("cases", "rm", "data", "init", "eval_cases")})
         self._need("cases" if settled.method == "grpo" else "data", settled.method)
         if (settled.method == "grpo" and not settled.reward.sources) or settled.clips.keep == "best":
             self._need("rm")
-        find_rewards(self.store, {name: one for name, one in settled.reward.sources.items() if not one.startswith("$")})
-        if (init := given.get("init")) is not None and not init.startswith("$"):
+        sources = settled.reward.sources
+        rewards = find_rewards(self.store, {name: one for name, one in sources.items() if not one.startswith("$")})
+        later = [name for name, one in sources.items() if one.startswith("$")]
+        check_rewards(rewards, settled.reward.weights, more=[*later, *(["rm"] if given.get("rm") else [])])
+        init = given.get("init")
+        if init is not None and not init.startswith("$"):
             refuse_start(find(self.store, "policy", init).path, settled.train, entry)
+        elif init is not None and MADE[self.study.steps[init[1:]].stage] == "policy":
+            trained = _Step(self.study, self.cell, init[1:], self.store).settled.train
+            if trained != settled.train:
+                raise UsageError(f"train={settled.train} cannot go on from {init}, which has train={trained}")
 
     def _need(self, key: str, method: str | None = None) -> None:
         """Refuse an input that is not named: the newest of the store, which a stage takes then, may be the study's own."""

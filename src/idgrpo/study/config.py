@@ -96,7 +96,7 @@ class StudyConfig(Config):
         default=("identity", "separation", "worst"), min_length=1, description="measures of `eval` in the table"
     )
     figures: tuple[str, ...] = Field(
-        default=(), description="figures of steps in the table: step.metric, such as rm.accuracy"
+        default=(), description="figures of steps in the table: step.metric, such as rm.test_accuracy_decided"
     )
     claims: tuple[ClaimConfig, ...] = Field(default=(), description="sentences that the table decides")
 
