@@ -14,6 +14,7 @@ from idgrpo.bases.contract import VideoSize
 from idgrpo.bases.load import load_base
 from idgrpo.bases.lora import attach
 from idgrpo.bases.tuned import open_all
+from idgrpo.cli.streams import leave
 from idgrpo.policy.clips import read_clips, read_pairs
 from idgrpo.policy.config import ATTENTION, DpoConfig, PolicyConfig
 from idgrpo.policy.dpo import PairBook
@@ -125,3 +126,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave(0)  # as the program's ranks do: threads of libtorch do not survive an interpreter that is taken down

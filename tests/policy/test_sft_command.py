@@ -101,6 +101,11 @@ def test_a_contrastive_reward_is_counted_by_the_plan(call, setting):
         ),
         (("--method", "dpo", "--data", "data"), "holds samples, preferences are needed here"),
         (("--method", "dpo", "--data", "prefs", "--data", "prefs"), "is there twice"),
+        (("--method", "dpo", "--data", "prefs", "--set", "group.size=4"), "group.size is a setting of method=grpo"),
+        (
+            ("--method", "sft", "--data", "data", "--set", "reward.normalise=group"),
+            "reward.normalise is a setting of method=grpo",
+        ),
         (("--method", "sft", "--data", " "), "an empty text names no samples"),
         (("--method", "sft", "--data", "data", "--rm", "rm"), "reads a reward model only to keep the best clip"),
         (("--method", "sft", "--data", "data", "--set", "kl.reference=start"), "the policy that --init names"),

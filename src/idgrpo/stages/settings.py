@@ -126,7 +126,17 @@ def settled_policy(
         settled = settle(PolicyConfig, settings, preset=preset(recipe, base, tiny=is_tiny, method=settled.method))
     if method is not None and settled.method != method:
         raise UsageError(f"the settings say method {settled.method}, the call says {method}")
+    if settled.method != "grpo" and not isinstance(settings, Config):
+        _refuse_of_grpo(settings if isinstance(settings, Words) else Words(options=settings or {}), settled.method)
     return settled
+
+
+def _refuse_of_grpo(words: Words, method: str) -> None:
+    """Refuse settings of groups that were named for a method without groups; a file may hold the settings of all methods."""
+    named = [*(text.partition("=")[0].strip() for text in words.sets or ()), *words.options]
+    for key in named:
+        if key.split(".")[0] in ("group", "advantage") or key == "reward.normalise":
+            raise UsageError(f"{key} is a setting of method=grpo: it has no effect on {method}", fix="leave it out")
 
 
 def _shown_policy(words: Words, base: str, recipe: str) -> ShownSettings:
