@@ -147,6 +147,19 @@ def test_votes_that_cancel_out_leave_the_samples_beside_them(call, setting, tmp_
     assert code == 3 and "no clip was preferred more often than not" in document["error"]["message"]
 
 
+def test_equal_lines_in_two_folders_are_two_sources(call, tmp_path):
+    for place, name in enumerate(("here", "there")):
+        write_samples(tmp_path / name, num=2, size=(5, 32, 32))
+        if place:
+            write_samples(tmp_path / "other", num=3, size=(5, 32, 32))
+            for clip in (0, 1):
+                (tmp_path / "other" / f"clip-{clip + 1}.mp4").replace(tmp_path / name / f"clip-{clip}.mp4")
+    first, second = (str(tmp_path / name / "samples.jsonl") for name in ("here", "there"))
+    assert Path(first).read_text() == Path(second).read_text()
+    code, document = call("--method", "sft", "--data", first, "--data", second, *SFT, "--dry-run")
+    assert code == 0 and document["num_clips"] == 4, document
+
+
 def test_preferences_are_known_behind_an_empty_line_and_a_missing_clip_by_its_own(call, setting, tmp_path):
     """A blank first line made samples of them; a missing clip was told without file and line, after the base was loaded."""
     rows = Path(setting["prefs"]).read_text().splitlines()

@@ -210,9 +210,11 @@ def _check_sizes(settings: "PolicyConfig", num_material: int, ranks: int) -> Non
 def find_data(store: Store, method: str, given: Sequence[Given]) -> dict[str, Source]:
     """Find the stored clips (SFT) or preferences (DPO), by the name of each input."""
     sources = [find(store, "preferences", one) if method == "dpo" else _find_clips(store, one) for one in given]
-    for place, source in enumerate(sources):
-        if any(source.digest == other.digest and source.kind == other.kind for other in sources[:place]):
+    seen: set[tuple[str, str, str | None]] = set()
+    for source in sources:
+        if (mark := (source.kind, source.digest, source.media)) in seen:  # equal lines may name other clips
             raise UsageError(f"--data {source.ref} is there twice", fix="leave one of them out")
+        seen.add(mark)
         if source.kind == "preferences" and first_record_has(source.records, "video"):
             raise DataError(
                 f"{source.records} holds samples, preferences are needed here",
