@@ -63,6 +63,15 @@ def _contrast_of(answers: list[object], weight: float) -> object:
     return failed[0] if failed else contrast_reward(values[:1], [values[1:]], weight)[0]
 
 
+def check_weights(weights: Mapping[str, float], names: Sequence[str]) -> None:
+    """Refuse weights of what is no reward: a misspelt one would weigh 1. Raises UsageError."""
+    if strange := sorted(set(weights) - set(names)):
+        raise UsageError(
+            f"reward.weights names {', '.join(strange)}, which is no reward of this run (rewards: {', '.join(names)})",
+            fix="correct reward.weights",
+        )
+
+
 class RewardScorer:
     """Scores videos with one or several rewards; failed samples are tried again, the rest is kept.
 
@@ -77,11 +86,7 @@ class RewardScorer:
         sleep: Callable[[float], None] = time.sleep,
     ):
         named = dict(rewards) if isinstance(rewards, Mapping) else {"reward": rewards}
-        if strange := sorted(config.weights.keys() - named.keys()):
-            raise UsageError(
-                f"reward.weights names {', '.join(strange)}, which is no reward of this run (rewards: {', '.join(named)})",
-                fix="correct reward.weights",
-            )
+        check_weights(config.weights, list(named))
         self.rewards = {
             name: reward if name in config.measured else contrasted(reward, config.contrast)
             for name, reward in named.items()

@@ -143,17 +143,14 @@ def check_rewards(rewards: Sequence[RewardSource], weights: Mapping[str, float],
     more: names of rewards that are not there yet. Raises UsageError.
     """
     from idgrpo.evaluate.measure import load_measure
+    from idgrpo.policy.scoring import check_weights
 
     names = [reward.name for reward in rewards]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(
             f"two rewards are called {twice[0]!r}", fix="give each a name of its own: --reward NAME=SOURCE"
         )
-    if strange := sorted(set(weights) - {*names, *more}):
-        raise UsageError(
-            f"reward.weights names {', '.join(strange)}, which is no reward of this run (rewards: {', '.join([*names, *more])})",
-            fix="correct reward.weights",
-        )
+    check_weights(weights, [*names, *more])
     for one in rewards:
         if one.kind == "measure" and one.name not in weights and load_measure(one.text).info.better == "lower":
             raise UsageError(
